@@ -1,0 +1,5 @@
+"""Importance weighted autoencoders in TensorFlow 2 and Keras 3."""
+
+import os
+
+os.environ["KERAS_BACKEND"] = "tensorflow"

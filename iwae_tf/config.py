@@ -1,0 +1,158 @@
+"""The options of a run: the one place for their names, defaults, help and rules.
+
+The command line makes its flags from these fields; `iwae_tf.experiment.run` takes a
+`Config`. Nothing here imports TensorFlow, so a bad flag is told at once.
+"""
+
+import dataclasses
+import math
+
+from iwae_tf.errors import UsageError
+
+BURDA_EPOCHS = 3280  # 1 + 3 + 9 + ... + 3^7
+
+
+def _option(default, help, *, of_run=True, **rules):
+    return dataclasses.field(
+        default=default, metadata={"help": help, "of_run": of_run, **rules}
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Options of a run. `of_run` fields decide its numbers, the others do not.
+
+    Raises:
+      UsageError: for a value that breaks a rule.
+    """
+
+    dataset: str = _option(
+        "auto",
+        "mnist, digits, fashion_mnist, omniglot, the path of an .npz with x_train and "
+        "x_test, or auto: mnist if it can be had, else digits.",
+    )
+    binarization: str = _option(
+        "dynamic",
+        "How grey training images become binary: drawn afresh each time they are seen, "
+        "cut at one half, or not at all.",
+        choices=("dynamic", "threshold", "none"),
+    )
+    stochastic_layers: int = _option(1, "Number of stochastic layers.", minimum=1)
+    n_latent: tuple[int, ...] | None = _option(
+        None, "Latent sizes, bottom-up, such as 100,50; by default the paper's."
+    )
+    n_hidden: tuple[int, ...] | None = _option(
+        None,
+        "Hidden units beside each stochastic layer, bottom-up, such as 200,100; by "
+        "default the paper's.",
+    )
+    objective: str = _option(
+        "iwae_elbo",
+        "What is maximised.",
+        choices=("vae_elbo", "vae_elbo_kl", "iwae_elbo", "iwae_eq14"),
+    )
+    n_samples: int = _option(5, "k, samples per image.", minimum=1)
+    beta: float = _option(
+        1.0, "Weight of log p(z) - log q(z|x) in the loss.", minimum=0.0
+    )
+    warmup_steps: int = _option(
+        0, "Optimizer steps over which that weight rises from 0.", minimum=0
+    )
+    schedule: str = _option(
+        "burda",
+        "The paper's eight stages from 1e-3 down to 1e-4, scaled to --epochs, or a "
+        "constant --learning_rate.",
+        choices=("burda", "constant"),
+    )
+    epochs: int = _option(BURDA_EPOCHS, "Passes over the training images.", minimum=1)
+    batch_size: int = _option(20, "Images per optimizer step.", minimum=1)
+    learning_rate: float | None = _option(
+        None, "Of --schedule constant, by default 0.001.", above=0.0
+    )
+    seed: int = _option(123, "Of weights and noise.", minimum=0, maximum=2**31 - 1)
+    jit: bool = _option(True, "Compile the steps with XLA.")
+
+    run_dir: str | None = _option(
+        None,
+        "Where the run lives; by default runs/ and a name made of dataset, objective, "
+        "layers, k and seed.",
+        of_run=False,
+    )
+    data_dir: str | None = _option(
+        None,
+        "Where tensorflow-datasets keeps its data, by default TFDS_DATA_DIR or "
+        "~/tensorflow_datasets.",
+        of_run=False,
+    )
+    offline: bool = _option(False, "Never try to download.", of_run=False)
+    device: str = _option(
+        "auto", "auto, cpu, gpu, or gpu:N for the Nth one.", of_run=False
+    )
+    checkpoint_seconds: float = _option(
+        60.0, "Least time between checkpoints.", of_run=False, minimum=0.0
+    )
+    histograms: bool = _option(
+        False, "Also log histograms of the weights to TensorBoard.", of_run=False
+    )
+    eval_samples: int = _option(
+        5000, "k of the test log-likelihood.", of_run=False, minimum=1
+    )
+    eval_chunk: int = _option(
+        250,
+        "Samples held in memory at once while scoring; part of what seeds the noise.",
+        of_run=False,
+        minimum=1,
+    )
+    rescore: bool = _option(False, "Score a finished run again.", of_run=False)
+
+    def __post_init__(self):
+        """Checks every rule."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value is not None:
+                _check(field.name, value, field.metadata)
+        for name in ("n_latent", "n_hidden"):
+            sizes = getattr(self, name)
+            if sizes is not None:
+                check_sizes(name, sizes, self.stochastic_layers)
+        if self.schedule != "constant" and self.learning_rate is not None:
+            raise UsageError(
+                "learning_rate: goes with schedule constant only, got "
+                f"{self.learning_rate} with schedule {self.schedule}"
+            )
+
+    def of_run(self) -> dict:
+        """The fields that decide a run's numbers."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.metadata["of_run"]
+        }
+
+
+def check_sizes(name: str, sizes: tuple[int, ...], stochastic_layers: int) -> None:
+    """Checks that there is one positive size for each stochastic layer.
+
+    Raises:
+      UsageError: if not.
+    """
+    if len(sizes) != stochastic_layers or min(sizes) < 1:
+        raise UsageError(
+            f"{name}: must be {stochastic_layers} positive sizes, one for each "
+            f"stochastic layer, got {','.join(map(str, sizes))}"
+        )
+
+
+def _check(name, value, rules):
+    if "choices" in rules and value not in rules["choices"]:
+        raise UsageError(
+            f"{name}: must be one of {', '.join(rules['choices'])}, got {value!r}"
+        )
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"{name}: must be finite, got {value}")
+    if "minimum" in rules and value < rules["minimum"]:
+        raise UsageError(f"{name}: must be at least {rules['minimum']}, got {value}")
+    if "maximum" in rules and value > rules["maximum"]:
+        raise UsageError(f"{name}: must be at most {rules['maximum']}, got {value}")
+    if "above" in rules and value <= rules["above"]:
+        raise UsageError(f"{name}: must be above {rules['above']}, got {value}")

@@ -1,0 +1,155 @@
+"""Binarisation and the input pipeline, whose state is the step alone."""
+
+import hashlib
+
+import numpy as np
+import tensorflow as tf
+
+from iwae_tf import randomness
+from iwae_tf.errors import UsageError
+
+BINARIZATIONS = ("dynamic", "threshold", "none")
+
+
+def grey(x: np.ndarray | tf.Tensor) -> tf.Tensor:
+    """Images as float32 in 0..1; uint8 is divided by 255."""
+    return tf.cast(x, tf.float32) / _white(x)
+
+
+def _white(x):
+    return 255.0 if x.dtype == np.uint8 else 1.0
+
+
+def mean_image(x: np.ndarray) -> np.ndarray:
+    """The mean of images [n, ...] in 0..1, without a float copy of them all."""
+    return np.mean(x, axis=0) / _white(x)
+
+
+def binarize(
+    x: np.ndarray | tf.Tensor, mode: str = "dynamic", seed: int | tf.Tensor = 0
+) -> tf.Tensor:
+    """Makes images binary.
+
+    Args:
+      x: images, uint8 0..255 or float 0..1, any shape.
+      mode: `dynamic` draws each pixel from a Bernoulli with the grey value as its
+        mean, `threshold` is 1 from grey value 0.5 up, `none` keeps grey values.
+      seed: an integer or [2]; of the dynamic mode.
+
+    Returns:
+      x: float32, same shape.
+
+    Raises:
+      UsageError: for an unknown mode.
+    """
+    x = grey(x)
+    if mode == "dynamic":
+        return tf.cast(
+            randomness.uniform(tf.shape(x), randomness.seed_of(seed)) < x, tf.float32
+        )
+    if mode == "threshold":
+        return tf.cast(x >= 0.5, tf.float32)
+    if mode == "none":
+        return x
+    raise UsageError(
+        f"binarization: must be one of {', '.join(BINARIZATIONS)}, got {mode!r}"
+    )
+
+
+def steps_of_epoch(n_images: int, batch_size: int) -> tuple[int, int]:
+    """How an epoch is cut into optimizer steps and steps into executions.
+
+    Executions must be of one size. So an epoch has the most batches, and an execution
+    the most steps up to 50, for which that works out: a number of steps without a
+    divisor from 25 to 50 is lowered to the next that has one.
+
+    Args:
+      n_images: in the training set.
+      batch_size: b.
+
+    Returns:
+      steps_per_epoch: optimizer steps.
+      steps_per_execution: a divisor of it.
+
+    Raises:
+      UsageError: if there are fewer images than a batch.
+    """
+    if not 1 <= batch_size <= n_images:
+        raise UsageError(
+            f"batch_size: must be from 1 to the number of training images, {n_images}, "
+            f"got {batch_size}"
+        )
+    most = n_images // batch_size
+    if most <= 50:
+        return most, most
+    return next(
+        (steps, size)
+        for steps in range(most, 0, -1)
+        for size in range(50, 24, -1)
+        if steps % size == 0
+    )
+
+
+def training_batches(
+    x: np.ndarray,
+    batch_size: int,
+    seed: int,
+    first_step: int = 0,
+    binarization: str = "dynamic",
+) -> tf.data.Dataset:
+    """An endless stream of training batches, each a function of its step alone.
+
+    Every epoch has its own order, and every visit of an image its own binarisation.
+    The images at the end of the order that do not fit into the steps of the epoch,
+    see `steps_of_epoch`, sit it out.
+
+    Args:
+      x: images [n, height, width, channels], uint8 0..255 or float 0..1.
+      batch_size: b.
+      seed: of order and binarisation.
+      first_step: the step of the first batch, counted from 0 at the start of the
+        first epoch.
+      binarization: see `binarize`.
+
+    Returns:
+      batches: each float32 [b, height, width, channels].
+
+    Raises:
+      UsageError: if there are fewer images than a batch, or for an unknown mode.
+    """
+    steps_per_epoch, _ = steps_of_epoch(len(x), batch_size)
+    first_epoch, n_skipped = divmod(first_step, steps_per_epoch)
+    with tf.device("CPU"):
+        images = tf.constant(x)
+
+    def order(epoch):
+        shuffled = tf.random.experimental.stateless_shuffle(
+            tf.range(len(x)),
+            randomness.seed_of(seed, randomness.ORDER, epoch),
+            alg="philox",
+        )[: steps_per_epoch * batch_size]
+        return tf.data.Dataset.from_tensor_slices(
+            tf.reshape(shuffled, [steps_per_epoch, batch_size])
+        )
+
+    def batch(step, indices):
+        return binarize(
+            tf.gather(images, indices),
+            binarization,
+            randomness.seed_of(seed, randomness.BINARIZE, step),
+        )
+
+    return (
+        tf.data.Dataset.range(first_epoch, np.iinfo(np.int32).max)
+        .flat_map(order)
+        .skip(n_skipped)
+        .enumerate(first_step)
+        .map(batch, num_parallel_calls=tf.data.AUTOTUNE)
+        .prefetch(tf.data.AUTOTUNE)
+    )
+
+
+def sha256(x: np.ndarray | tf.Tensor) -> str:
+    """The SHA-256 of images: of their shape and their float32 bytes."""
+    x = np.ascontiguousarray(x, dtype="<f4")
+    return hashlib.sha256(repr(x.shape).encode() + x.tobytes()).hexdigest()

@@ -1,0 +1,345 @@
+"""Where the images come from: digits, MNIST and its like, or an .npz file.
+
+NumPy only. scikit-learn and tensorflow-datasets are imported by the functions that
+need them, and TensorFlow only once there is something to read with it, so that a
+missing data set is reported at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import re
+import threading
+import urllib.parse
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from absl import logging
+
+from iwae_tf.errors import UsageError
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
+
+NAMES = ("mnist", "digits", "fashion_mnist", "omniglot")
+
+# One file of each data set that tensorflow-datasets fetches: what is asked first.
+_URLS = {
+    "mnist": "https://storage.googleapis.com/cvdf-datasets/mnist/"
+    "train-images-idx3-ubyte.gz",
+    "fashion_mnist": "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+    "train-images-idx3-ubyte.gz",
+    "omniglot": "https://github.com/brendenlake/omniglot/raw/master/python/"
+    "images_background.zip",
+}
+_PROBE_SECONDS = 4.0  # to reach the host
+_STALL_SECONDS = 20.0  # without a byte, once a download runs
+_ARRAYS = ("x_train", "x_test", "y_train", "y_test")
+
+
+class Images(NamedTuple):
+    """A data set in memory.
+
+    Attributes:
+        name: letters, digits, `-` and `_` only, fit for a directory name.
+        x_train: `[n, height, width, channels]`, uint8 0..255 or float32 0..1.
+        x_test: `[m, height, width, channels]`, same type as `x_train`.
+        y_train: `[n]` int64 labels, or None.
+        y_test: `[m]` int64 labels, or None.
+    """
+
+    name: str
+    x_train: np.ndarray
+    x_test: np.ndarray
+    y_train: np.ndarray | None
+    y_test: np.ndarray | None
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """`(height, width, channels)` of one image."""
+        return self.x_train.shape[1:]
+
+
+def load(
+    dataset: str = "auto", data_dir: str | None = None, offline: bool = False
+) -> Images:
+    """Loads a data set by name, or from an .npz file.
+
+    "auto" is MNIST where it is prepared or can be downloaded, else digits with a
+    warning. Reading a tensorflow-datasets data set starts TensorFlow: set up its
+    devices before.
+
+    Args:
+        dataset: "auto", one of `NAMES`, or a path that ends in .npz.
+        data_dir: folder of tensorflow-datasets; None is `TFDS_DATA_DIR`, else
+            `~/tensorflow_datasets`.
+        offline: never open a connection.
+
+    Returns:
+        images: train and test images and labels, always in the same order.
+
+    Raises:
+        UsageError: the name is unknown, or the data set is absent or malformed.
+    """
+    if dataset.lower().endswith(".npz"):
+        return _load_npz(os.path.expanduser(dataset))
+    if dataset == "digits":
+        return _load_digits()
+    if dataset in NAMES:
+        return _load_tfds(dataset, data_dir, offline)
+    if dataset != "auto":
+        choices = ", ".join(("auto", *NAMES))
+        rule = f"dataset must be one of {choices} or a path ending in .npz"
+        raise UsageError(f"{rule}, got {dataset!r}")
+    try:
+        return _load_tfds("mnist", data_dir, offline)
+    except UsageError as error:
+        logging.warning("dataset auto uses digits (8x8) instead of MNIST: %s", error)
+        return _load_digits()
+
+
+def _load_digits() -> Images:
+    """The 1,797 digits that come with scikit-learn, every fifth one for the test."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    x = (bunch.images / 16.0).astype(np.float32)[..., np.newaxis]
+    y = bunch.target.astype(np.int64)
+    test = np.arange(len(x)) % 5 == 0
+    return Images("digits", x[~test], x[test], y[~test], y[test])
+
+
+# tensorflow-datasets -----------------------------------------------------------------
+
+
+def _load_tfds(name: str, data_dir: str | None, offline: bool) -> Images:
+    """Reads a data set of tensorflow-datasets, fetching it first where it is absent.
+
+    Raises:
+        UsageError: it is neither prepared nor to be had, or cannot be read.
+    """
+    import tensorflow_datasets as tfds
+
+    folder = os.path.expanduser(data_dir) if data_dir else None
+    builder, problem = None, None
+    try:
+        builder = tfds.builder(name, data_dir=folder)
+        if not _is_prepared(builder):
+            problem = _fetch(builder, offline)
+        if problem is None:
+            x_train, y_train = _read_split(builder, "train")
+            x_test, y_test = _read_split(builder, "test")
+            return Images(name, x_train, x_test, y_train, y_test)
+    # Damaged files surface as errors of json, protobuf, TensorFlow, the OS, ...
+    except Exception as error:
+        problem = f"reading failed ({_brief(error)}), delete its files if damaged"
+    where = repr(builder.data_dir if builder else folder or "the default folder")
+    raise UsageError(
+        f"{name} is not ready in {where}: {problem}. Connect to the network and "
+        "run again, point --data_dir (or TFDS_DATA_DIR) at a folder in which it is "
+        "prepared, or use --dataset digits or an .npz file"
+    )
+
+
+def _is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
+    """Whether the data set is on disk; a download cut short does not count."""
+    # Looked at first because `is_prepared` logs a warning where the file is absent.
+    info = builder.data_path / "dataset_info.json"
+    return info.exists() and builder.is_prepared()
+
+
+def _fetch(builder: tfds.core.DatasetBuilder, offline: bool) -> str | None:
+    """Downloads and prepares a data set; returns what prevented it, or None."""
+    if builder.data_path.exists():
+        return "that folder is incomplete, delete it"
+    if offline:
+        return "it is absent, and offline forbids a download"
+    problem = _probe(_URLS[builder.name])
+    if problem is not None:
+        return f"it is absent, and {problem}"
+    try:
+        with _impatient_downloads():
+            builder.download_and_prepare()
+    # requests, zipfile, checksums, a full disk: whatever ends a download.
+    except Exception as error:
+        return f"it is absent, and its download failed ({_brief(error)})"
+    return None
+
+
+def _probe(url: str) -> str | None:
+    """Asks for the head of a file; returns why the host is out of reach, or None.
+
+    A thread, because a name look-up that hangs heeds no time limit; `requests`,
+    because the download uses it, with the same proxies and certificates.
+    """
+    import requests
+
+    host = urllib.parse.urlsplit(url).hostname
+    outcome: list[str | None] = []
+
+    def ask() -> None:
+        try:
+            reply = requests.head(url, timeout=_PROBE_SECONDS, allow_redirects=True)
+            status = f"{host} answered with status {reply.status_code}"
+            outcome.append(None if reply.ok else status)
+        except Exception as error:
+            outcome.append(f"{host} cannot be reached ({type(error).__name__})")
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_PROBE_SECONDS)
+    silence = f"{host} did not answer within {_PROBE_SECONDS:g} s"
+    return outcome[0] if outcome else silence
+
+
+@contextlib.contextmanager
+def _impatient_downloads() -> Iterator[None]:
+    """Gives downloads one retry, not ten (204 s), and a limit on silence, not none."""
+    from tensorflow_datasets.core.download import downloader
+
+    retries, open_url = downloader.MAX_RETRIES, downloader._open_url
+    downloader.MAX_RETRIES = 1
+    downloader._open_url = functools.partial(open_url, timeout=_STALL_SECONDS)
+    try:
+        yield
+    finally:
+        downloader.MAX_RETRIES, downloader._open_url = retries, open_url
+
+
+def _read_split(
+    builder: tfds.core.DatasetBuilder, split: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Reads images `[n, h, w, c]` uint8 and labels `[n]` int64 in stored order."""
+    import tensorflow_datasets as tfds
+
+    # In batches: Omniglot is 640 MB before it is shrunk. A cache would double it.
+    batches = builder.as_dataset(
+        split=split,
+        batch_size=1000,
+        shuffle_files=False,
+        read_config=tfds.ReadConfig(try_autocache=False),
+    )
+    images, labels = [], []
+    for batch in tfds.as_numpy(batches):
+        image = batch["image"]
+        images.append(_shrink(image) if builder.name == "omniglot" else image)
+        labels.append(batch["label"].astype(np.int64))
+    return np.concatenate(images), np.concatenate(labels)
+
+
+def _shrink(images: np.ndarray, size: int = 28) -> np.ndarray:
+    """Turns Omniglot's drawings into MNIST's format: white ink on black, 28x28.
+
+    Every new pixel is the mean of the area it covers, rounded. The split of
+    tensorflow-datasets (19,280 / 13,180) is not that of Burda et al. 2016.
+
+    Args:
+        images: `[n, s, s, 3]` uint8, black ink on white, the channels equal.
+        size: side of the new images.
+
+    Returns:
+        images: `[n, size, size, 1]` uint8.
+    """
+    old = images.shape[1]
+    # In units of 1/size old pixels edges are integers, and all sums exact in float32.
+    new_edge, old_edge = old * np.arange(size)[:, np.newaxis], size * np.arange(old)
+    overlap = np.minimum(new_edge + old, old_edge + size) - np.maximum(
+        new_edge, old_edge
+    )
+    area = np.maximum(overlap, 0).astype(np.float32)  # [size, old], rows sum to old
+    ink = 255.0 - images[..., 0].astype(np.float32)
+    means = area @ ink @ area.T / np.float32(old * old)
+    return np.rint(means).astype(np.uint8)[..., np.newaxis]
+
+
+# npz files ---------------------------------------------------------------------------
+
+
+def _load_npz(path: str) -> Images:
+    """Reads and checks `x_train`, `x_test` and, if there, `y_train`, `y_test`.
+
+    Raises:
+        UsageError: names the file, the array, the rule and what was found.
+    """
+    arrays = _read_npz(path)
+    if ("y_train" in arrays) != ("y_test" in arrays):
+        found = "y_train" if "y_train" in arrays else "y_test"
+        rule = "y_train and y_test must both be there or neither"
+        raise UsageError(f"{path!r}: {rule}, got only {found}")
+    train = _check_images(f"{path!r}: x_train", arrays["x_train"])
+    test = _check_images(f"{path!r}: x_test", arrays["x_test"])
+    if train.shape[1:] != test.shape[1:] or train.dtype != test.dtype:
+        rule = "x_train and x_test must agree in image shape and type"
+        found = f"{train.shape[1:]} {train.dtype} and {test.shape[1:]} {test.dtype}"
+        raise UsageError(f"{path!r}: {rule}, got {found}")
+    labels = [
+        _check_labels(f"{path!r}: {name}", arrays.get(name), len(x))
+        for name, x in (("y_train", train), ("y_test", test))
+    ]
+    stem = os.path.splitext(os.path.basename(path))[0]
+    return Images(re.sub("[^A-Za-z0-9_-]", "-", stem), train, test, *labels)
+
+
+def _read_npz(path: str) -> dict[str, np.ndarray]:
+    """Reads those of the four arrays that the file holds; never unpickles."""
+    if not os.path.isfile(path):
+        raise UsageError(f"dataset must be an existing .npz file, got {path!r}")
+    arrays, name = {}, "the archive"
+    try:
+        # Opened here, since NumPy leaves a damaged file open.
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            held = archive.files
+            for name in (name for name in _ARRAYS if name in held):
+                arrays[name] = np.asarray(archive[name])
+    # A damaged file surfaces as errors of zipfile, zlib, NumPy, the tokenizer, ...
+    except Exception as error:
+        rule = f"{name} must be readable as .npz without pickles"
+        raise UsageError(f"{path!r}: {rule}, got {_brief(error)}") from error
+    for name in _ARRAYS[:2]:
+        if name not in arrays:
+            raise UsageError(f"{path!r}: array {name} must be there, got {held}")
+    return arrays
+
+
+def _check_images(where: str, x: np.ndarray) -> np.ndarray:
+    """Returns `x` as `[n, h, w, c]`, uint8 0..255 or float32 0..1, or refuses it."""
+    if x.ndim not in (3, 4):
+        rule = "must have rank 3 [n, h, w] or 4 [n, h, w, c]"
+        raise UsageError(f"{where} {rule}, got shape {x.shape}")
+    if 0 in x.shape:
+        rule = "must hold at least one image of at least one pixel"
+        raise UsageError(f"{where} {rule}, got shape {x.shape}")
+    if x.dtype.kind not in "biuf":
+        raise UsageError(f"{where} must be integer, float or bool, got {x.dtype}")
+    low, high = x.min(), x.max()  # NaN if any value is
+    if not (np.isfinite(low) and np.isfinite(high)):
+        count = x.size - np.count_nonzero(np.isfinite(x))
+        raise UsageError(f"{where} must be finite, got {count} NaN or inf of {x.size}")
+    integer = x.dtype.kind in "iu"
+    limit = 255 if integer else 1
+    if low < 0 or high > limit:
+        rule = f"must lie in 0..{limit}, being {x.dtype}"
+        raise UsageError(f"{where} {rule}, got values {low}..{high}")
+    if integer and high <= 1:
+        logging.warning("%s are integers 0..1 of 255: if binary, save as bool", where)
+    x = x[..., np.newaxis] if x.ndim == 3 else x
+    return x.astype(np.uint8 if integer else np.float32)
+
+
+def _check_labels(where: str, y: np.ndarray | None, count: int) -> np.ndarray | None:
+    """Returns `y` as `[count]` int64, None for None, or refuses it."""
+    if y is None:
+        return None
+    if y.dtype.kind not in "iu" or y.shape != (count,):
+        rule = f"must be integers of shape {(count,)}, one for each image"
+        raise UsageError(f"{where} {rule}, got {y.dtype} of shape {y.shape}")
+    return y.astype(np.int64)
+
+
+def _brief(error: Exception) -> str:
+    """Type and first line of an error, for a message of one line."""
+    text = f"{type(error).__name__}: {error}".strip()
+    return text.splitlines()[0][:200]

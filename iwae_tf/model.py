@@ -1,0 +1,226 @@
+"""The Keras model: a posterior and a generator."""
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from iwae_tf import randomness
+from iwae_tf.draws import Draws
+from iwae_tf.errors import UsageError
+from iwae_tf.objectives import (
+    OBJECTIVES,
+    Objective,
+    iwae_elbo,
+    vae_elbo,
+    value_and_gradients,
+)
+from iwae_tf.posteriors import flatten
+
+
+class IWAE(keras.Model):
+    """An importance weighted autoencoder.
+
+    `fit`, `evaluate` and `predict` are Keras' own; `fit(x)` takes images
+    [n, height, width, channels] with values in {0, 1}.
+
+    Attributes:
+      first_bad_step: the first optimizer step, counted from 0, whose loss was not
+        finite; -1 if there was none.
+
+    Reference:
+      Burda et al. 2016, arXiv:1509.00519.
+    """
+
+    def __init__(self, posterior, generator, seed: int = 123):
+        """Builds the networks' variables.
+
+        Args:
+          posterior: q(z|x), see `iwae_tf.posteriors`.
+          generator: p(x, z), see `iwae_tf.generators`.
+          seed: of all noise in training and testing.
+        """
+        super().__init__()
+        self.posterior = posterior
+        self.generator = generator
+        self.seed = seed
+        self.draw(tf.zeros([1, *generator.image_shape]), 1, randomness.seed_of(seed))
+        self.built = True
+
+    def compile(
+        self,
+        optimizer="adam",
+        objective: str = "iwae_elbo",
+        n_samples: int = 50,
+        beta: float = 1.0,
+        warmup_steps: int = 0,
+        jit_compile: bool = True,
+        **kwargs,
+    ):
+        """Chooses what `fit` maximises.
+
+        Args:
+          optimizer: a Keras optimizer.
+          objective: a name in `iwae_tf.objectives.OBJECTIVES`.
+          n_samples: k, samples per image.
+          beta: weight of log p(z) - log q(z|x) in the loss; the bounds that are
+            logged always have weight 1.
+          warmup_steps: optimizer steps over which that weight rises from 0 to beta.
+          jit_compile: whether XLA compiles the steps.
+          **kwargs: for `keras.Model.compile`, such as `steps_per_execution`.
+
+        Raises:
+          UsageError: for an unknown objective, one that this model cannot have, or
+            a number out of range.
+        """
+        if objective not in OBJECTIVES:
+            raise UsageError(
+                f"objective: must be one of {', '.join(OBJECTIVES)}, got {objective!r}"
+            )
+        if n_samples < 1:
+            raise UsageError(f"n_samples: must be at least 1, got {n_samples}")
+        if warmup_steps < 0:
+            raise UsageError(f"warmup_steps: must be at least 0, got {warmup_steps}")
+        if OBJECTIVES[objective].needs_kl and len(self.posterior.n_latent) > 1:
+            raise UsageError(
+                f"objective: {objective} has a closed form for one stochastic layer "
+                f"only, got {len(self.posterior.n_latent)} layers; use vae_elbo"
+            )
+        super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
+        self.objective: Objective = OBJECTIVES[objective]
+        self.n_samples = n_samples
+        self.beta = beta
+        self.warmup_steps = warmup_steps
+        self._means = {
+            name: keras.metrics.Mean(name=name)
+            for name in (
+                "loss",
+                "bound",
+                "vae_elbo",
+                "iwae_elbo",
+                "log_px",
+                "log_pz",
+                "log_qz",
+            )
+        }
+        self.optimizer.build(self.trainable_variables)
+        self.first_bad_step = tf.Variable(-1, trainable=False, dtype=tf.int32)
+
+    @property
+    def metrics(self):
+        """Means over the batches of an epoch, nats per image."""
+        return list(self._means.values())
+
+    def draw(
+        self, x: tf.Tensor, k: int, seed: tf.Tensor, with_kl: bool = False
+    ) -> Draws:
+        """Draws k latents per image and weighs them.
+
+        Args:
+          x: images [b, height, width, channels].
+          k: samples per image.
+          seed: [2].
+          with_kl: whether to fill in `kl`; one stochastic layer only.
+
+        Returns:
+          draws: of b images, k samples each.
+        """
+        x = tf.cast(x, tf.float32)
+        zs, log_qz = self.posterior.draw(x, k, seed)
+        log_px, log_pz = self.generator.log_joint(x, zs)
+        return Draws(zs, log_px, log_pz, log_qz, self.kl(x) if with_kl else None)
+
+    def kl(self, x: tf.Tensor) -> tf.Tensor:
+        """Closed-form KL(q(z|x) || p(z)) of a model with one stochastic layer.
+
+        Args:
+          x: images [b, height, width, channels].
+
+        Returns:
+          kl: [b], nats.
+        """
+        q = self.posterior.conditional(0, flatten(tf.cast(x, tf.float32)))
+        return tfp.distributions.kl_divergence(q, self.generator.prior())
+
+    def call(self, x):
+        """Reconstructions of images, see `reconstruct`."""
+        return self.reconstruct(x, randomness.seed_of(self.seed, randomness.FIGURES))
+
+    def reconstruct(self, x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """E[x|z] for one z drawn from q(z|x).
+
+        Args:
+          x: images [b, height, width, channels].
+          seed: [2].
+
+        Returns:
+          mean: pixel probabilities [b, height, width, channels].
+        """
+        zs, _ = self.posterior.draw(tf.cast(x, tf.float32), 1, seed)
+        return self.generator.mean_image(zs)[0]
+
+    def sample(self, n: int, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Images from the prior.
+
+        Args:
+          n: number of images.
+          seed: [2]; the same seed gives the same latent noise whatever the weights.
+
+        Returns:
+          samples: binary images drawn from p(x|z), [n, height, width, channels].
+          mean: pixel probabilities E[x|z] of the same latents, same shape.
+        """
+        mean = self.generator.mean_image(self.generator.sample_latents(n, seed))
+        threshold = randomness.uniform(tf.shape(mean), randomness.seed_of(seed, -1))
+        return tf.cast(threshold < mean, tf.float32), mean
+
+    def train_step(self, data):
+        """One optimizer step on a batch of images."""
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        step = tf.cast(self.optimizer.iterations, tf.int32)
+        loss, gradients, draws = value_and_gradients(
+            self.objective,
+            self,
+            x,
+            self.n_samples,
+            randomness.seed_of(self.seed, randomness.TRAIN, step),
+            self.beta_at(step),
+        )
+        is_first_bad = ~tf.math.is_finite(loss) & (self.first_bad_step < 0)
+        self.first_bad_step.assign(tf.where(is_first_bad, step, self.first_bad_step))
+        self.optimizer.apply_gradients(
+            zip(gradients, self.trainable_variables, strict=True)
+        )
+        return self._log(loss, draws)
+
+    def test_step(self, data):
+        """The bounds on a batch of images; the noise depends on its place only."""
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        seed = randomness.seed_of(
+            self.seed, randomness.TEST, self._means["bound"].count
+        )
+        draws = self.draw(x, self.n_samples, seed, with_kl=self.objective.needs_kl)
+        beta = self.beta_at(self.optimizer.iterations)
+        loss = -tf.reduce_mean(self.objective.bound(draws, beta))
+        return self._log(loss, draws)
+
+    def beta_at(self, step: tf.Tensor) -> float | tf.Tensor:
+        """The weight of the latent part of the loss at an optimizer step."""
+        if not self.warmup_steps:
+            return self.beta
+        return self.beta * tf.minimum(
+            1.0, tf.cast(step, tf.float32) / self.warmup_steps
+        )
+
+    def _log(self, loss, draws):
+        values = {
+            "loss": loss,
+            "bound": self.objective.bound(draws, 1.0),
+            "vae_elbo": vae_elbo(draws),
+            "iwae_elbo": iwae_elbo(draws),
+            "log_px": tf.reduce_mean(draws.log_px, axis=0),
+            "log_pz": tf.reduce_mean(draws.log_pz, axis=0),
+            "log_qz": tf.reduce_mean(draws.log_qz, axis=0),
+        }
+        for name, value in values.items():
+            self._means[name].update_state(value)
+        return {name: mean.result() for name, mean in self._means.items()}

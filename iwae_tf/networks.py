@@ -1,0 +1,49 @@
+"""Keras layers without probability."""
+
+from collections.abc import Sequence
+
+import keras
+
+
+class MLP(keras.layers.Layer):
+    """Fully connected layers; with no widths it is the identity."""
+
+    def __init__(self, widths: Sequence[int], activation: str = "tanh"):
+        """Makes the layers.
+
+        Args:
+          widths: units of each layer, from input to output.
+          activation: nonlinearity after every layer.
+        """
+        super().__init__()
+        self.hidden = [keras.layers.Dense(n, activation=activation) for n in widths]
+
+    def call(self, inputs):
+        """Maps [..., d_in] to [..., widths[-1]]."""
+        for layer in self.hidden:
+            inputs = layer(inputs)
+        return inputs
+
+
+class LocScale(keras.layers.Layer):
+    """The parameters of a diagonal Gaussian: an MLP and two linear heads.
+
+    The second head is the log of the scale.
+    """
+
+    def __init__(self, widths: Sequence[int], d: int):
+        """Makes the layers.
+
+        Args:
+          widths: units of the hidden layers.
+          d: size of the Gaussian.
+        """
+        super().__init__()
+        self.mlp = MLP(widths)
+        self.loc = keras.layers.Dense(d)
+        self.log_scale = keras.layers.Dense(d)
+
+    def call(self, inputs):
+        """Maps [..., d_in] to a pair (loc, scale), each [..., d]."""
+        features = self.mlp(inputs)
+        return self.loc(features), keras.ops.exp(self.log_scale(features))

@@ -1,0 +1,38 @@
+"""Stateless randomness: a number is a function of its seed and of nothing else.
+
+A seed is an int32 tensor of shape [2]. `alg="philox"` is explicit everywhere: the
+default gives the same bits and is about 25 times slower under XLA on a CPU.
+"""
+
+import tensorflow as tf
+
+# Purposes that are folded into a run's seed, so that no two uses share numbers.
+TRAIN, TEST, SCORE, FIGURES, ORDER, BINARIZE = range(6)
+
+
+def seed_of(seed: int | tf.Tensor, *data: int | tf.Tensor) -> tf.Tensor:
+    """Folds integers into a seed.
+
+    Args:
+      seed: an integer, or a seed of shape [2].
+      *data: integers, each folded in in turn: purpose, step, layer, ...
+
+    Returns:
+      seed: int32 [2].
+    """
+    seed = tf.cast(seed, tf.int32)
+    if seed.shape.rank == 0:
+        seed = tf.stack([seed, tf.zeros_like(seed)])
+    for value in data:
+        seed = tf.random.fold_in(seed, tf.cast(value, tf.int32), alg="philox")
+    return seed
+
+
+def normal(shape, seed: tf.Tensor) -> tf.Tensor:
+    """Standard normal float32 numbers of the given shape."""
+    return tf.random.stateless_normal(shape, seed, alg="philox")
+
+
+def uniform(shape, seed: tf.Tensor) -> tf.Tensor:
+    """Float32 numbers of the given shape, uniform on [0, 1)."""
+    return tf.random.stateless_uniform(shape, seed, alg="philox")

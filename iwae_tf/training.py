@@ -1,0 +1,412 @@
+"""Schedules, device, checkpoints and callbacks: what a resumable `fit` needs."""
+
+import csv
+import itertools
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from iwae_tf import data
+from iwae_tf.errors import UsageError
+from iwae_tf.model import IWAE
+from iwae_tf.progress import Progress
+
+SCALARS = ("bound", "vae_elbo", "iwae_elbo", "log_px", "log_pz", "log_qz")
+
+
+class Diverged(ArithmeticError):
+    """The loss was not finite; the message says where and what is left."""
+
+
+def burda_schedule(total_steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Eight stages, the i-th of 3^i parts at rate 1e-3 * 10^(-i/7).
+
+    Args:
+      total_steps: optimizer steps of the whole run; the paper's are 3,280 epochs.
+
+    Reference:
+      Burda et al. 2016, section 5, arXiv:1509.00519.
+    """
+    parts = [3**i for i in range(8)]
+    ends = [end * total_steps / sum(parts) for end in itertools.accumulate(parts)]
+    # A boundary is the last step of its stage, counted from 0.
+    return keras.optimizers.schedules.PiecewiseConstantDecay(
+        boundaries=[round(end) - 1 for end in ends[:-1]],
+        values=[1e-3 * 10 ** (-i / 7) for i in range(8)],
+    )
+
+
+def use_device(name: str) -> str:
+    """Chooses the device; a GPU's memory grows as it is needed.
+
+    Must be called before TensorFlow makes its first tensor.
+
+    Args:
+      name: auto, cpu, gpu or gpu:N.
+
+    Returns:
+      description: for people.
+
+    Raises:
+      UsageError: if there is no such device.
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    kind, _, index = name.partition(":")
+    if kind not in ("auto", "cpu", "gpu") or (index and not index.isdecimal()):
+        raise UsageError(f"device: must be auto, cpu, gpu or gpu:N, got {name!r}")
+    if kind == "gpu" and int(index or 0) >= len(gpus):
+        raise UsageError(
+            f"device: TensorFlow must see the GPU, got {name!r} with "
+            f"{len(gpus)} GPUs seen"
+        )
+    if kind == "cpu" or not gpus:
+        tf.config.set_visible_devices([], "GPU")
+        return f"CPU with {os.cpu_count()} cores"
+    gpu = gpus[int(index or 0)]
+    tf.config.set_visible_devices([gpu], "GPU")
+    tf.config.experimental.set_memory_growth(gpu, True)
+    return tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
+
+
+class Checkpoints(keras.callbacks.Callback):
+    """Keeps the last two states of a run, each written whole or not at all.
+
+    The state is weights, optimizer slots and the step: everything else is a function
+    of them.
+    """
+
+    def __init__(self, directory: Path, seconds: float = 0.0, steps_per_epoch: int = 1):
+        """Names the place.
+
+        Args:
+          directory: made when first needed.
+          seconds: least time between two checkpoints.
+          steps_per_epoch: optimizer steps.
+        """
+        super().__init__()
+        self.directory = Path(directory)
+        self._seconds, self._steps_per_epoch = seconds, steps_per_epoch
+        self._last = time.monotonic()
+
+    def paths(self) -> list[Path]:
+        """The checkpoints there are, oldest first."""
+        return sorted(self.directory.glob("step-*.weights.h5"))
+
+    def restore(self, model: IWAE) -> int:
+        """Loads the newest checkpoint that can be read.
+
+        Args:
+          model: its optimizer's state is loaded too if it has one.
+
+        Returns:
+          step: optimizer steps done; 0 if there is no checkpoint.
+
+        Raises:
+          UsageError: if there are checkpoints and none can be read.
+        """
+        paths = self.paths()
+        for path in reversed(paths):
+            try:
+                model.load_weights(path)
+            except (OSError, KeyError, ValueError) as error:
+                logging.warning(
+                    "%s cannot be read: %s", path, str(error).split("\n")[0]
+                )
+                continue
+            return int(path.name.removeprefix("step-").partition(".")[0])
+        if paths:
+            raise UsageError(
+                f"run_dir: a checkpoint must be readable, got {len(paths)} damaged "
+                f"ones in {self.directory}; remove the folder to start over"
+            )
+        return 0
+
+    def save(self) -> None:
+        """Writes the present state, unless there or not finite."""
+        weights = self.model.get_weights()
+        if not all(np.isfinite(weight).all() for weight in weights):
+            return
+        step = int(self.model.optimizer.iterations.numpy())
+        path = self.directory / f"step-{step:010}.weights.h5"
+        self._last = time.monotonic()
+        if path.exists():
+            return
+        self.directory.mkdir(parents=True, exist_ok=True)
+        part = self.directory / "part.weights.h5"
+        self.model.save_weights(part)
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+        for old in self.paths()[:-2]:
+            old.unlink()
+
+    def _save_if_due(self):
+        if time.monotonic() - self._last >= self._seconds:
+            self.save()
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Saves within a long epoch.
+
+        Not at its end: the metrics and the figures of the epoch are still to come.
+        """
+        if int(self.model.optimizer.iterations.numpy()) % self._steps_per_epoch:
+            self._save_if_due()
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Saves between epochs; must be the last callback to see the epoch."""
+        self._save_if_due()
+
+
+class StopWhenDiverged(keras.callbacks.Callback):
+    """Stops at the first loss that is not finite, before anything of it is saved."""
+
+    def __init__(self, checkpoints: Checkpoints):
+        """Takes the checkpoints that the message names."""
+        super().__init__()
+        self._checkpoints = checkpoints
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Looks at the step that the model noted.
+
+        Raises:
+          Diverged: if there is one.
+        """
+        step = int(self.model.first_bad_step.numpy())
+        if step < 0:
+            return
+        paths = self._checkpoints.paths()
+        raise Diverged(
+            f"the loss was not finite at step {step} (counted from 0), learning rate "
+            f"{learning_rate_at(self.model.optimizer, step):.3g}; "
+            f"last good checkpoint: {paths[-1] if paths else 'none'}"
+        )
+
+
+class Display(keras.callbacks.Callback):
+    """The progress of the whole run."""
+
+    def __init__(self, epochs: int, steps_per_epoch: int, first_step: int):
+        """Takes the size of the run.
+
+        Args:
+          epochs: of the whole run.
+          steps_per_epoch: optimizer steps.
+          first_step: steps done by an earlier start.
+        """
+        super().__init__()
+        self._epochs, self._steps_per_epoch = epochs, steps_per_epoch
+        self._progress = Progress(epochs * steps_per_epoch, "steps", first_step)
+        self._is_warm = False
+        self._test = ""
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Shows epoch, rate, bounds and the time to go."""
+        step = int(self.model.optimizer.iterations.numpy())
+        if not self._is_warm:
+            self._progress.restart_clock(step)
+            self._is_warm = True
+        epoch = min((step - 1) // self._steps_per_epoch + 1, self._epochs)
+        self._progress.update(
+            step,
+            f"epoch {epoch}/{self._epochs}  train {logs['bound']:.2f}{self._test}",
+        )
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Keeps the bound on the test batch for display."""
+        self._test = f"  test {logs['val_bound']:.2f}"
+
+    def on_train_end(self, logs=None):
+        """Ends the line."""
+        self._progress.close()
+
+
+class Metrics(keras.callbacks.Callback):
+    """Writes `metrics.csv` and TensorBoard's scalars and histograms, once an epoch."""
+
+    COLUMNS = (
+        "epoch",
+        "step",
+        "seconds",
+        "learning_rate",
+        "images_per_second",
+        *(f"train_{name}" for name in SCALARS),
+        *(f"test_{name}" for name in SCALARS),
+    )
+
+    def __init__(
+        self, run_dir: Path, batch_size: int, first_step: int, histograms: bool
+    ):
+        """Opens the files and drops what a lost part of the run had written.
+
+        Args:
+          run_dir: gets `metrics.csv` and `tensorboard`.
+          batch_size: images per step.
+          first_step: steps done by an earlier start.
+          histograms: whether to write histograms of the weights.
+        """
+        super().__init__()
+        self.path = Path(run_dir) / "metrics.csv"
+        self._batch_size, self._histograms = batch_size, histograms
+        self.rows = [
+            row for row in read_metrics(self.path) if int(row["step"]) <= first_step
+        ]
+        with self.path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self.COLUMNS)
+            writer.writeheader()
+            writer.writerows(self.rows)
+        seconds_before = float(self.rows[-1]["seconds"]) if self.rows else 0.0
+        self._start = time.monotonic() - seconds_before
+        self._writers = {
+            part: tf.summary.create_file_writer(
+                str(Path(run_dir) / "tensorboard" / part)
+            )
+            for part in ("train", "test")
+        }
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Starts the clock of the rate."""
+        self._epoch_start = (time.monotonic(), self._step())
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Writes a row."""
+        now, step = time.monotonic(), self._step()
+        started, first_step = self._epoch_start
+        rate = (step - first_step) * self._batch_size / (now - started)
+        train = {name: logs[name] for name in SCALARS}
+        test = {name: logs[f"val_{name}"] for name in SCALARS}
+        rates = {
+            "learning_rate": learning_rate_at(self.model.optimizer, step - 1),
+            "images_per_second": rate,
+        }
+        row = {
+            "epoch": epoch + 1,
+            "step": step,
+            "seconds": round(now - self._start, 3),
+            **{name: f"{value:.7g}" for name, value in rates.items()},
+            **{f"train_{name}": f"{value:.4f}" for name, value in train.items()},
+            **{f"test_{name}": f"{value:.4f}" for name, value in test.items()},
+        }
+        self.rows.append(row)
+        with self.path.open("a", newline="") as file:
+            csv.DictWriter(file, self.COLUMNS).writerow(row)
+        for part, values in (("train", train | rates), ("test", test)):
+            with self._writers[part].as_default(step):
+                for name, value in values.items():
+                    tf.summary.scalar(name, value)
+        if self._histograms:
+            with self._writers["train"].as_default(step):
+                for variable in self.model.trainable_variables:
+                    tf.summary.histogram(variable.path, variable)
+
+    def write_images(self, name: str, images: np.ndarray) -> None:
+        """Sends one picture [height, width, channels] to TensorBoard."""
+        with self._writers["test"].as_default(self._step()):
+            tf.summary.image(name, images[None])
+
+    def on_train_end(self, logs=None):
+        """Leaves everything on disk."""
+        for writer in self._writers.values():
+            writer.flush()
+
+    def _step(self):
+        return int(self.model.optimizer.iterations.numpy())
+
+
+class AtEpochs(keras.callbacks.Callback):
+    """Calls a function at epochs 0, 1, 2, 4, 8, ... and at the last."""
+
+    def __init__(self, epochs: int, function: Callable[[int], None]):
+        """Takes the function.
+
+        Args:
+          epochs: the last.
+          function: of the number of epochs done.
+        """
+        super().__init__()
+        self._epochs, self._function = epochs, function
+
+    def on_train_begin(self, logs=None):
+        """Epoch 0, unless an earlier start had it."""
+        if int(self.model.optimizer.iterations.numpy()) == 0:
+            self._function(0)
+
+    def on_epoch_end(self, epoch, logs=None):
+        """The other epochs."""
+        done = epoch + 1
+        if done & (done - 1) == 0 or done == self._epochs:
+            self._function(done)
+
+
+def fit(
+    model: IWAE,
+    x_train: np.ndarray,
+    x_test: np.ndarray,
+    *,
+    epochs: int,
+    batch_size: int,
+    binarization: str,
+    first_step: int,
+    callbacks: list[keras.callbacks.Callback],
+) -> None:
+    """Trains from a step on to the end of the last epoch.
+
+    Args:
+      model: compiled, with `first_step` steps done.
+      x_train: grey training images [n, height, width, channels].
+      x_test: binary test images; the first 500 at most are watched.
+      epochs: of the whole run.
+      batch_size: images per step.
+      binarization: see `iwae_tf.data.binarize`.
+      first_step: where to go on.
+      callbacks: get epochs counted over the whole run.
+    """
+    steps_per_epoch, _ = data.steps_of_epoch(len(x_train), batch_size)
+    first_epoch, n_done = divmod(first_step, steps_per_epoch)
+    test_batch = min(len(x_test), 100)
+    n_watched = min(len(x_test), 500) // test_batch * test_batch
+    spans = [(first_epoch, epochs, steps_per_epoch)]
+    if n_done:  # the rest of the epoch in which an earlier start stopped
+        spans = [
+            (first_epoch, first_epoch + 1, steps_per_epoch - n_done),
+            (first_epoch + 1, epochs, steps_per_epoch),
+        ]
+    for first, last, n_steps in spans:
+        if first == last:
+            continue
+        model.fit(
+            data.training_batches(
+                x_train,
+                batch_size,
+                model.seed,
+                first * steps_per_epoch + steps_per_epoch - n_steps,
+                binarization,
+            ),
+            initial_epoch=first,
+            epochs=last,
+            steps_per_epoch=n_steps,
+            shuffle=False,
+            validation_data=x_test[:n_watched],
+            validation_batch_size=test_batch,
+            callbacks=callbacks,
+            verbose=0,
+        )
+
+
+def learning_rate_at(optimizer: keras.optimizers.Optimizer, step: int) -> float:
+    """The learning rate of a step, counted from 0."""
+    rate = optimizer._learning_rate
+    return float(rate(step) if callable(rate) else rate)
+
+
+def read_metrics(path: Path) -> list[dict[str, str]]:
+    """The complete rows of a `metrics.csv`, none if there is no such file."""
+    if not Path(path).exists():
+        return []
+    with Path(path).open(newline="") as file:
+        return [row for row in csv.DictReader(file) if None not in row.values()]

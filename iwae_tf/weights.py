@@ -1,0 +1,130 @@
+"""The algebra of log importance weights, `log_w [k, b]`, in nats.
+
+Every function reduces the sample axis, 0, and returns `[b]`. Weights are never
+exponentiated before their maximum is subtracted.
+"""
+
+import tensorflow as tf
+
+
+def check_log_w(log_w) -> tf.Tensor:
+    """Returns `log_w` as a tensor.
+
+    Raises:
+      ValueError: unless it is a float tensor of shape [k, b].
+    """
+    log_w = tf.convert_to_tensor(log_w)
+    if log_w.shape.rank != 2 or not log_w.dtype.is_floating:
+        raise ValueError(
+            "log_w: must be a float tensor of shape [k, b], "
+            f"got {log_w.dtype.name} of shape {log_w.shape}"
+        )
+    return log_w
+
+
+def log_mean_exp(log_w) -> tf.Tensor:
+    """The importance sampling estimate of log p(x): log mean_k exp(log_w).
+
+    Args:
+      log_w: log-weights [k, b], nats.
+
+    Returns:
+      log_p: [b], nats.
+
+    Reference:
+      Burda et al. 2016, eq. 8, arXiv:1509.00519.
+    """
+    log_w = check_log_w(log_w)
+    k = tf.cast(tf.shape(log_w)[0], log_w.dtype)
+    return tf.reduce_logsumexp(log_w, axis=0) - tf.math.log(k)
+
+
+def normalise(log_w) -> tf.Tensor:
+    """The self-normalised weights: w_i / sum_j w_j.
+
+    Args:
+      log_w: log-weights [k, b], nats.
+
+    Returns:
+      w_norm: [k, b], sums to one over axis 0.
+    """
+    return tf.nn.softmax(check_log_w(log_w), axis=0)
+
+
+def effective_sample_size(log_w) -> tf.Tensor:
+    """Kish's effective sample size: (sum_i w_i)^2 / sum_i w_i^2.
+
+    Args:
+      log_w: log-weights [k, b], nats.
+
+    Returns:
+      ess: [b], from 1 (one weight has all the mass) to k (all weights equal).
+    """
+    log_w = check_log_w(log_w)
+    k = tf.cast(tf.shape(log_w)[0], log_w.dtype)
+    return k * tf.exp(2 * log_mean_exp(log_w) - log_mean_exp(2 * log_w))
+
+
+class StreamingLogMeanExp:
+    """`log_mean_exp` of groups of samples that arrive in chunks of any size.
+
+    The mean over complete groups of `group_size` samples is an unbiased estimate of
+    the bound with k = group_size; with group_size equal to the number of samples it
+    is `log_mean_exp` of them all. Memory is independent of the number of samples;
+    sums are kept in float64.
+    """
+
+    def __init__(self, group_size: int):
+        """Starts empty.
+
+        Args:
+          group_size: k, samples in a group.
+        """
+        self.group_size = group_size
+        self._n_open = 0
+        self._open = None  # log-sum of the group that is not yet complete, [b]
+        self._n_closed = 0
+        self._closed = 0.0  # sum of log-means of the complete groups, [b]
+
+    def add(self, log_w) -> None:
+        """Takes the next chunk of samples, `log_w [c, b]`."""
+        log_w = tf.cast(check_log_w(log_w), tf.float64)
+        n = log_w.shape[0]
+        head = min(n, self.group_size - self._n_open)
+        self._extend(log_w[:head])
+        n_groups = (n - head) // self.group_size
+        middle = log_w[head : head + n_groups * self.group_size]
+        if n_groups:
+            groups = tf.reshape(middle, [n_groups, self.group_size, -1])
+            self._close(tf.reduce_logsumexp(groups, axis=1), n_groups)
+        self._extend(log_w[head + n_groups * self.group_size :])
+
+    def _extend(self, log_w):
+        if log_w.shape[0] == 0:
+            return
+        if self._n_open:
+            log_w = tf.concat([self._open[None], log_w], axis=0)
+            self._n_open -= 1
+        self._n_open += log_w.shape[0]
+        self._open = tf.reduce_logsumexp(log_w, axis=0)
+        if self._n_open == self.group_size:
+            self._close(self._open[None], 1)
+            self._n_open = 0
+
+    def _close(self, log_sums, n_groups):
+        log_size = tf.math.log(tf.cast(self.group_size, tf.float64))
+        self._closed += tf.reduce_sum(log_sums - log_size, axis=0)
+        self._n_closed += n_groups
+
+    def mean(self) -> tf.Tensor:
+        """The mean of `log_mean_exp` over the complete groups: [b], nats, float64.
+
+        Raises:
+          ValueError: if no group is complete.
+        """
+        if not self._n_closed:
+            raise ValueError(
+                f"group_size: {self.group_size} samples make a group, "
+                f"got {self._n_open}"
+            )
+        return self._closed / self._n_closed

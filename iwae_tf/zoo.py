@@ -1,0 +1,71 @@
+"""Named constructors for each paper's networks."""
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+
+from iwae_tf.config import check_sizes
+from iwae_tf.generators import BernoulliChain
+from iwae_tf.model import IWAE
+from iwae_tf.posteriors import GaussianChain
+
+
+def burda(
+    image_shape: tuple[int, int, int],
+    stochastic_layers: int = 1,
+    n_latent: Sequence[int] | None = None,
+    n_hidden: Sequence[int] | None = None,
+    mean_image: np.ndarray | None = None,
+    seed: int = 123,
+) -> IWAE:
+    """The networks of Burda et al. 2016: two tanh layers per stochastic layer.
+
+    One stochastic layer: x-200-200-z50-200-200-x. Two: x-200-200-z100-100-100-z50 and
+    back. More layers go on halving both sizes.
+
+    Args:
+      image_shape: height, width, channels.
+      stochastic_layers: L.
+      n_latent: latent size of each layer, bottom-up.
+      n_hidden: hidden units beside each layer, bottom-up.
+      mean_image: mean of the training images, 0..1, of which the logits are the
+        initial output bias.
+      seed: of the initial weights and of the model's noise.
+
+    Returns:
+      model: not compiled.
+
+    Raises:
+      UsageError: if the sizes do not fit the number of layers.
+    """
+    n_latent = tuple(n_latent or default_latents(stochastic_layers))
+    n_hidden = tuple(n_hidden or default_hidden(stochastic_layers))
+    check_sizes("n_latent", n_latent, stochastic_layers)
+    check_sizes("n_hidden", n_hidden, stochastic_layers)
+    keras.utils.set_random_seed(seed)
+    widths = [(n, n) for n in n_hidden]
+    bias = "zeros" if mean_image is None else constant_logit(mean_image)
+    return IWAE(
+        GaussianChain(widths, n_latent),
+        BernoulliChain(image_shape, widths, n_latent, output_bias=bias),
+        seed=seed,
+    )
+
+
+def default_latents(stochastic_layers: int) -> tuple[int, ...]:
+    """The paper's latent sizes: 50, or 100 and 50; then halved on."""
+    if stochastic_layers == 1:
+        return (50,)
+    return tuple(max(1, 100 >> level) for level in range(stochastic_layers))
+
+
+def default_hidden(stochastic_layers: int) -> tuple[int, ...]:
+    """The paper's hidden widths: 200, then 100; then halved on."""
+    return tuple(max(1, 200 >> level) for level in range(stochastic_layers))
+
+
+def constant_logit(mean_image: np.ndarray) -> keras.initializers.Initializer:
+    """An initializer with the logits of a mean image, kept off 0 and 1 by 0.001."""
+    mean = np.clip(np.ravel(mean_image).astype(np.float64), 0.001, 0.999)
+    return keras.initializers.Constant(np.log(mean / (1 - mean)))

@@ -1,0 +1,56 @@
+"""Packaging of iwae_tf."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+setup(
+    name="iwae_tf",
+    version="0.1.0",
+    description="Importance weighted autoencoders in TensorFlow 2 and Keras 3",
+    long_description=Path(__file__).with_name("README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
+    author="The iwae_tf authors",
+    license="MIT",
+    license_files=["LICENSE"],
+    keywords=[
+        "importance weighted autoencoder",
+        "variational autoencoder",
+        "variational inference",
+        "tensorflow",
+        "keras",
+    ],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Education",
+        "Intended Audience :: Science/Research",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+    packages=["iwae_tf"],
+    python_requires=">=3.11,<3.14",
+    install_requires=[
+        "absl-py>=2.1",
+        "importlib_resources>=6",
+        "keras>=3.15,<3.16",
+        "matplotlib>=3.9",
+        "numpy>=2,<3",
+        "pillow>=10",
+        "scikit-learn>=1.5",
+        "tensorboard>=2.20,<2.22",
+        "tensorflow>=2.21,<2.22",
+        "tensorflow-datasets>=4.9.10,<5",
+        "tensorflow-probability[tf]>=0.25,<0.26",
+        "tf-keras>=2.21,<2.22",
+    ],
+    extras_require={
+        "cuda": ["tensorflow[and-cuda]>=2.21,<2.22"],
+        "test": ["build", "pytest>=8", "ruff==0.17.5", "scipy>=1.13"],
+    },
+    entry_points={"console_scripts": ["iwae=iwae_tf.cli:main"]},
+)

@@ -1,0 +1,428 @@
+"""Figures and files of iwae_tf.plots, read back where a file is written."""
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from iwae_tf import plots
+
+TITLE = "mnist · iwae_elbo · 1 layer · k = 5 · epoch 8"
+
+
+def binary(n, height, width, channels=1, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 2, (n, height, width, channels)).astype(np.float32)
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        return np.asarray(image.convert("L"))
+
+
+def panel_pixels(figure, axes, path):
+    """The grey levels that the saved figure has inside the axes."""
+    plots.save(figure, path)
+    page = pixels(path)
+    left, bottom, right, top = np.round(axes.get_window_extent().extents).astype(int)
+    return page[len(page) - top : len(page) - bottom, left:right]
+
+
+def rows_of(train, test=(), first=1):
+    rows = [{"epoch": i, "train_bound": v} for i, v in enumerate(train, first)]
+    for row, value in zip(rows, test, strict=False):
+        row["test_bound"] = value
+    return rows
+
+
+def lines_of(figure):
+    return [line.get_xydata().tolist() for line in figure.axes[0].lines]
+
+
+def legend_of(figure):
+    return [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+
+
+def test_neither_tensorflow_nor_pyplot_is_imported():
+    code = "import sys, iwae_tf.plots; print(*sys.modules)"
+    output = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert "matplotlib.figure" in output
+    assert not {"tensorflow", "keras", "matplotlib.pyplot"} & set(output)
+
+
+def test_montage_equals_a_hand_built_array():
+    images = np.arange(1, 6).reshape(5, 1, 1, 1) / 10 * np.ones((5, 2, 1, 1))
+    g = 0.5
+    expected = [
+        [0.1, g, 0.2, g, 0.3],
+        [0.1, g, 0.2, g, 0.3],
+        [g, g, g, g, g],
+        [0.4, g, 0.5, g, g],
+        [0.4, g, 0.5, g, g],
+    ]
+    np.testing.assert_array_equal(plots.montage(images, 3)[..., 0], expected)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+def test_montage_places_every_tile(channels):
+    images = np.random.default_rng(0).random((7, 3, 4, channels))
+    page = plots.montage(images, 2)
+    assert page.shape == (4 * 4 - 1, 2 * 5 - 1, channels)
+    for i, image in enumerate(images):
+        y, x = i // 2 * 4, i % 2 * 5
+        np.testing.assert_array_equal(page[y : y + 3, x : x + 4], image)
+        page[y : y + 3, x : x + 4] = 0.5
+    assert (page == 0.5).all()
+
+
+def test_sample_sheet_panels_hold_samples_then_means():
+    samples = binary(9, 4, 4)
+    means = np.random.default_rng(1).random(samples.shape)
+    figure = plots.sample_sheet(samples, means, TITLE)
+    shown = [axes.images[0].get_array() for axes in figure.axes]
+    np.testing.assert_array_equal(shown[0], plots.montage(samples, 3)[..., 0])
+    np.testing.assert_array_equal(shown[1], plots.montage(means, 3)[..., 0])
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles == ["binary samples x ~ p(x|z)", "mean images E[x|z]"]
+    assert figure.get_suptitle() == TITLE
+
+
+def test_only_binary_samples_are_called_binary():
+    grey = np.full((4, 2, 2, 1), 0.3)
+    figure = plots.sample_sheet(grey, grey, TITLE)
+    assert figure.axes[0].get_title() == "samples x ~ p(x|z)"
+
+
+def test_one_channel_is_gray_from_0_to_1():
+    image = (
+        plots.sample_sheet(*[np.full((1, 2, 2, 1), 0.3)] * 2, TITLE).axes[0].images[0]
+    )
+    assert image.get_cmap().name == "gray"
+    assert image.get_clim() == (0, 1)
+    assert image.get_interpolation() == "nearest"
+
+
+def test_three_channels_are_rgb_and_others_show_their_mean():
+    for channels, shape in [(2, (5, 5)), (3, (5, 5, 3)), (4, (5, 5))]:
+        images = np.random.default_rng(0).random((1, 5, 5, channels))
+        shown = plots.sample_sheet(images, images, TITLE).axes[0].images[0].get_array()
+        expected = images[0] if channels == 3 else images[0].mean(-1)
+        assert shown.shape == shape
+        np.testing.assert_array_equal(shown, expected)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_values_of_a_diverged_model_are_clipped_and_nan_is_grey(channels, tmp_path):
+    images = np.array([math.nan, math.inf, -math.inf, 2, -1, 0.25]).reshape(1, 1, 6, 1)
+    images = np.repeat(images, channels, axis=-1)
+    figure = plots.sample_sheet(images, images, TITLE)
+    shown = np.ma.filled(figure.axes[0].images[0].get_array(), -9)
+    shown = shown.reshape(6, -1)[:, 0]
+    np.testing.assert_array_equal(shown, [0.5, 1, 0, 1, 0, 0.25])
+    plots.save(figure, tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    "n, height, width",
+    [(100, 8, 8), (100, 28, 28), (1, 8, 8), (7, 28, 28), (36, 5, 9), (400, 28, 28)],
+)
+def test_every_image_pixel_is_one_square_of_output_pixels(n, height, width, tmp_path):
+    images = binary(n, height, width)
+    figure = plots.sample_sheet(images, 1 - images, TITLE)
+    n_columns = math.ceil(math.sqrt(n))
+    for axes, x in zip(figure.axes, (images, 1 - images), strict=True):
+        levels = (plots.montage(x, n_columns)[..., 0] * 255 + 0.5).astype(int)
+        shown = panel_pixels(figure, axes, tmp_path / "a.png")
+        scale = len(shown) // len(levels)
+        np.testing.assert_array_equal(shown, np.kron(levels, np.ones([scale] * 2)))
+    assert set(np.unique(shown)) <= {0, 128, 255}
+
+
+def test_reconstructions_stand_below_their_images(tmp_path):
+    images = binary(100, 8, 8)
+    figure = plots.reconstruction_sheet(images, images * 0.25, TITLE)
+    assert len(figure.axes) == 5
+    for i, axes in enumerate(figure.axes):
+        panel = axes.images[0].get_array()
+        assert panel.shape == (17, 20 * 9 - 1)
+        row = plots.montage(images[20 * i : 20 * i + 20], 20)[..., 0]
+        np.testing.assert_array_equal(panel[:8], row)
+        gaps = np.arange(8, 179, 9)
+        np.testing.assert_array_equal(
+            np.delete(panel[9:], gaps, axis=1), np.delete(row, gaps, axis=1) * 0.25
+        )
+        labels = [(text.get_text(), text.xy[1]) for text in axes.texts]
+        assert labels == [("x", 3.5), ("E[x|z]", 12.5)]
+        shown = panel_pixels(figure, axes, tmp_path / "a.png")
+        assert len(np.unique(shown)) == 4
+        assert len(shown) % 17 == 0
+
+
+@pytest.mark.parametrize("n, shape", [(1, (1, 1)), (10, (1, 10)), (16, (2, 8))])
+def test_reconstruction_rows_are_balanced(n, shape):
+    images = binary(n, 4, 4)
+    figure = plots.reconstruction_sheet(images, images, TITLE)
+    width = figure.axes[0].images[0].get_array().shape[1]
+    assert (len(figure.axes), (width + 1) // 5) == shape
+
+
+def texts_of(figure):
+    figure.draw_without_rendering()
+    texts = [*figure.texts]
+    for axes in figure.axes:
+        texts += [axes.title, axes._right_title, *axes.texts, axes.xaxis.label]
+    return [t for t in texts if t.get_text() and t.get_visible()]
+
+
+@pytest.mark.parametrize("title", [TITLE, "a long title of a run " * 6])
+@pytest.mark.parametrize("size", [8, 28])
+def test_no_text_leaves_the_page_or_meets_text_or_image(size, title):
+    images = binary(100, size, size)
+    for figure in (
+        plots.sample_sheet(images, images, title),
+        plots.reconstruction_sheet(images, images, title),
+        plots.training_curves(rows_of([-500, -99, -98, -97, -96, -95]), title),
+    ):
+        texts = texts_of(figure)
+        boxes = [text.get_window_extent() for text in texts]
+        images_of = [axes for axes in figure.axes if axes.images]
+        boxes += [axes.get_window_extent() for axes in images_of]
+        page = figure.bbox.extents
+        for i, box in enumerate(boxes):
+            assert (box.min >= page[:2]).all() and (box.max <= page[2:]).all()
+            assert box.count_overlaps(boxes[:i]) == 0
+        for axes in images_of:
+            assert not axes.axison
+            assert axes.get_aspect() == 1
+        assert 7.9 < figure.get_figwidth() < 8.7
+
+
+def test_curves_hold_the_measured_values_and_the_legend_the_last_ones():
+    rows = rows_of(["-120.5", "-100.25", "-95"], ["-122", "", "-98.125"])
+    figure = plots.training_curves(rows, TITLE)
+    axes = figure.axes[0]
+    assert lines_of(figure) == [
+        [[1, -120.5], [2, -100.25], [3, -95]],
+        [[1, -122], [3, -98.125]],
+    ]
+    assert legend_of(figure) == [
+        "train bound: −95.00 at epoch 3",
+        "test bound: −98.12 at epoch 3",
+    ]
+    assert [line.get_color() for line in axes.lines] == ["#0072B2", "#D55E00"]
+    assert axes.get_ylabel() == "bound (nats per image)"
+    assert axes.get_xlabel() == "epoch"
+    assert figure.get_suptitle() == TITLE
+
+
+def test_curves_leave_out_values_that_are_not_finite_numbers(tmp_path):
+    rows = rows_of([-100, math.nan, math.inf, "-inf", None, -90], ["", "nan"])
+    figure = plots.training_curves(rows, TITLE)
+    assert lines_of(figure) == [[[1, -100], [6, -90]], []]
+    assert legend_of(figure)[1] == "test bound: not measured"
+    plots.save(figure, tmp_path / "a.png")
+
+
+def test_curves_without_any_value_still_make_a_figure(tmp_path):
+    figure = plots.training_curves([{"epoch": 1}], TITLE)
+    plots.save(figure, tmp_path / "a.png")
+    assert len(figure.axes[0].get_yticks()) == 0
+
+
+def test_one_row_is_one_point_at_epoch_1(tmp_path):
+    figure = plots.training_curves(rows_of([-540.25], [-541]), TITLE)
+    axes = figure.axes[0]
+    plots.save(figure, tmp_path / "a.png")
+    assert lines_of(figure) == [[[1, -540.25]], [[1, -541]]]
+    assert all(line.get_marker() == "o" for line in axes.lines)
+    assert shown_epochs(figure) == ["1"]
+    low, high = axes.get_ylim()
+    assert low < -541 and high > -540.25
+
+
+def shown_epochs(figure):
+    figure.draw_without_rendering()
+    axis, (low, high) = figure.axes[0].xaxis, figure.axes[0].get_xlim()
+    return [
+        label.get_text()
+        for tick, label in zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=True)
+        if low <= tick <= high
+    ]
+
+
+@pytest.mark.parametrize(
+    "n_epochs, scale, epochs",
+    [
+        (3, "linear", "1 2 3"),
+        (30, "linear", None),
+        (31, "log", "1 2 5 10 20"),
+        (3280, "log", "1 2 5 10 20 50 100 200 500 1000 2000"),
+    ],
+)
+def test_long_runs_have_a_log_axis_and_epochs_are_plain_numbers(
+    n_epochs, scale, epochs
+):
+    figure = plots.training_curves(rows_of(np.linspace(-200, -90, n_epochs)), TITLE)
+    assert figure.axes[0].get_xscale() == scale
+    shown = shown_epochs(figure)
+    assert all(label.isdigit() for label in shown)
+    assert epochs is None or shown == epochs.split()
+    assert len(figure.axes[0].xaxis.get_minorticklocs()) == 0
+
+
+@pytest.mark.parametrize("n_epochs", [30, 3280])
+def test_first_epochs_do_not_flatten_the_rest(n_epochs):
+    epochs = np.arange(1, n_epochs + 1)
+    train = -84 - 416 * np.exp(1 - epochs) - 40 / np.sqrt(epochs)
+    test = [v - 2 if i % 10 == 0 or i == 0 else "" for i, v in enumerate(train)]
+    axes = plots.training_curves(rows_of(train, test), TITLE).axes[0]
+    low, high = axes.get_ylim()
+    assert high > train.max()
+    assert low < train[n_epochs // 4] - 2
+    assert low > -160
+    assert axes.get_title(loc="right") == "lowest value −542.00 (epoch 1) not shown"
+
+
+def test_a_gentle_curve_is_shown_whole_and_without_a_note():
+    axes = plots.training_curves(rows_of(np.linspace(-110, -90, 20)), TITLE).axes[0]
+    assert -112 < axes.get_ylim()[0] < -110
+    assert axes.get_title(loc="right") == ""
+
+
+def test_the_last_value_is_always_shown():
+    rows = rows_of([-91.0] * 19 + [-90.9], [-95] * 19 + [-300])
+    assert plots.training_curves(rows, TITLE).axes[0].get_ylim()[0] < -300
+
+
+def figures():
+    images = binary(16, 8, 8)
+    yield plots.sample_sheet(images, images, TITLE)
+    yield plots.reconstruction_sheet(images, images, TITLE)
+    yield plots.training_curves(rows_of([-500, -100, -90, -89]), TITLE)
+
+
+def test_saving_twice_gives_the_same_bytes_without_metadata(tmp_path):
+    for figure, again in zip(figures(), figures(), strict=True):
+        saved = []
+        for i, each in enumerate((figure, figure, again)):
+            plots.save(each, tmp_path / f"{i}.png")
+            saved.append((tmp_path / f"{i}.png").read_bytes())
+        assert saved[0] == saved[1] == saved[2]
+        assert saved[0].startswith(b"\x89PNG")
+        assert b"tEXt" not in saved[0]
+
+
+def test_a_failed_save_keeps_the_old_file_and_leaves_no_other(tmp_path):
+    class Broken:
+        def savefig(self, path, **kwargs):
+            path.write_bytes(b"half")
+            raise OSError("disk full")
+
+    path = tmp_path / "a.png"
+    path.write_bytes(b"old")
+    with pytest.raises(OSError, match="disk full"):
+        plots.save(Broken(), path)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+    plots.save(next(figures()), path)
+    assert path.read_bytes() != b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def write_png(path, array):
+    Image.fromarray(np.asarray(array, np.uint8)).save(path)
+    return path
+
+
+def read_gif(path):
+    with Image.open(path) as gif:
+        frames, durations = [], []
+        for i in range(gif.n_frames):
+            gif.seek(i)
+            durations.append(gif.info["duration"])
+            frames.append(np.asarray(gif.convert("L")).astype(int))
+        return frames, durations, gif.info["loop"]
+
+
+def test_gif_shows_the_frames_in_order_and_rests_on_the_last(tmp_path):
+    arrays = np.random.default_rng(0).integers(0, 256, (4, 20, 30))
+    paths = [write_png(tmp_path / f"{i}.png", a) for i, a in enumerate(arrays)]
+    plots.animate(paths[::-1], tmp_path / "a.gif", seconds_per_frame=0.5)
+    frames, durations, loop = read_gif(tmp_path / "a.gif")
+    assert durations == [500, 500, 500, 1500]
+    assert loop == 0
+    for frame, array in zip(frames, arrays[::-1], strict=True):
+        assert abs(frame - array).max() <= 2  # 64 grey levels
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_gif_takes_colour_to_grey_and_pads_small_frames_with_white(tmp_path):
+    small = write_png(tmp_path / "a.png", np.zeros((4, 6)))
+    large = write_png(tmp_path / "b.png", np.full((5, 4, 3), (255, 0, 0)))
+    plots.animate([small, large], tmp_path / "a.gif")
+    with Image.open(tmp_path / "a.gif") as gif:
+        assert gif.mode in ("L", "P")
+        colours = np.asarray(gif.convert("RGB"))
+    assert (colours == colours[..., :1]).all()
+    (first, second), durations, _ = read_gif(tmp_path / "a.gif")
+    assert durations == [800, 2400]
+    assert first.shape == (5, 6)
+    assert (first[:4] == 0).all() and (first[4:] == 255).all()
+    assert abs(second[:, :4] - 76).max() <= 2 and (second[:, 4:] == 255).all()
+
+
+@pytest.mark.parametrize("kind", ["binary noise", "grey noise"])
+def test_gif_of_14_sheets_stays_below_3_megabytes(kind, tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(14):
+        means = rng.random((100, 28, 28, 1))
+        samples = means < 0.5
+        means = means if kind == "grey noise" else ~samples
+        figure = plots.sample_sheet(samples, means, f"epoch {i}")
+        plots.save(figure, tmp_path / f"{i}.png")
+    paths = [tmp_path / f"{i}.png" for i in range(14)]
+    plots.animate(paths, tmp_path / "a.gif")
+    assert (tmp_path / "a.gif").stat().st_size < 3_000_000
+    assert len(read_gif(tmp_path / "a.gif")[0]) == 14
+
+
+GOOD = np.zeros((4, 2, 2, 1))
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: plots.montage(GOOD[0], 2), r"images must be .* got shape \(2, 2, 1\)"),
+        (lambda: plots.montage(GOOD[:0], 2), r"images must be .*shape \(0, 2, 2, 1\)"),
+        (lambda: plots.montage(GOOD, 0), "n_columns must be at least 1, got 0"),
+        (
+            lambda: plots.montage(np.full((1, 2, 2, 1), 255), 1),
+            r"images must be in 0..1, got a maximum of 255",
+        ),
+        (
+            lambda: plots.sample_sheet(GOOD, GOOD[:3], ""),
+            r"samples and means must have the same shape, got \(4, .* and \(3, ",
+        ),
+        (lambda: plots.sample_sheet(GOOD, GOOD[0], ""), "means must be a non-empty"),
+        (
+            lambda: plots.reconstruction_sheet(GOOD, GOOD[:3], ""),
+            "images and reconstructions must have the same shape, got",
+        ),
+        (lambda: plots.training_curves([], ""), "rows must hold .* got 0 rows"),
+        (lambda: plots.training_curves([{}], ""), r"rows must all .* got \[nan\]"),
+        (lambda: plots.animate([], "a.gif"), "png_paths must hold .* got 0 paths"),
+        (
+            lambda: plots.animate(["a.png"], "a.gif", 0),
+            "seconds_per_frame must be at least 0.02, got 0",
+        ),
+    ],
+)
+def test_errors_name_argument_rule_and_value_in_one_line(call, message):
+    with pytest.raises(ValueError, match=message) as error:
+        call()
+    assert "\n" not in str(error.value)
