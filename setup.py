@@ -41,6 +41,7 @@ setup(
         "matplotlib>=3.9",
         "numpy>=2,<3",
         "pillow>=10",
+        "requests>=2.31",
         "scikit-learn>=1.5",
         "tensorboard>=2.20,<2.22",
         "tensorflow>=2.21,<2.22",

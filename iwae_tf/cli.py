@@ -6,10 +6,11 @@ import sys
 import types
 import typing
 
-from absl import app, flags
+from absl import app, flags, logging
 
+from iwae_tf import datasets
 from iwae_tf.config import Config
-from iwae_tf.errors import UsageError
+from iwae_tf.errors import Diverged, UsageError
 
 FLAGS = flags.FLAGS
 
@@ -76,13 +77,14 @@ def _fail(error):
 
 
 def _main(config):
-    # TensorFlow is imported late: a wrong flag is told at once.
+    logging.set_verbosity(logging.WARNING)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from iwae_tf import experiment
-    from iwae_tf.training import Diverged
-
     try:
-        experiment.run(config)
+        # Before TensorFlow is imported: what is missing is told at once.
+        dataset = datasets.resolve(config.dataset, config.data_dir, config.offline)
+        from iwae_tf import experiment
+
+        experiment.run(dataclasses.replace(config, dataset=dataset))
     except UsageError as error:
         _fail(error)
     except Diverged as error:

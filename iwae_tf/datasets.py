@@ -44,11 +44,11 @@ class Images(NamedTuple):
     """A data set in memory.
 
     Attributes:
-        name: letters, digits, `-` and `_` only, fit for a directory name.
-        x_train: `[n, height, width, channels]`, uint8 0..255 or float32 0..1.
-        x_test: `[m, height, width, channels]`, same type as `x_train`.
-        y_train: `[n]` int64 labels, or None.
-        y_test: `[m]` int64 labels, or None.
+      name: letters, digits, `-` and `_` only, fit for a directory name.
+      x_train: `[n, height, width, channels]`, uint8 0..255 or float32 0..1.
+      x_test: `[m, height, width, channels]`, same type as `x_train`.
+      y_train: `[n]` int64 labels, or None.
+      y_test: `[m]` int64 labels, or None.
     """
 
     name: str
@@ -73,32 +73,56 @@ def load(
     devices before.
 
     Args:
-        dataset: "auto", one of `NAMES`, or a path that ends in .npz.
-        data_dir: folder of tensorflow-datasets; None is `TFDS_DATA_DIR`, else
-            `~/tensorflow_datasets`.
-        offline: never open a connection.
+      dataset: "auto", one of `NAMES`, or a path that ends in .npz.
+      data_dir: folder of tensorflow-datasets; None is `TFDS_DATA_DIR`, else
+          `~/tensorflow_datasets`.
+      offline: never open a connection.
 
     Returns:
-        images: train and test images and labels, always in the same order.
+      images: train and test images and labels, always in the same order.
 
     Raises:
-        UsageError: the name is unknown, or the data set is absent or malformed.
+      UsageError: the name is unknown, or the data set is absent or malformed.
     """
-    if dataset.lower().endswith(".npz"):
-        return _load_npz(os.path.expanduser(dataset))
+    dataset = resolve(dataset, data_dir, offline)
+    if dataset in _URLS:
+        return _load_tfds(dataset, data_dir, offline)
     if dataset == "digits":
         return _load_digits()
+    return _load_npz(os.path.expanduser(dataset))
+
+
+def resolve(
+    dataset: str = "auto", data_dir: str | None = None, offline: bool = False
+) -> str:
+    """Settles which data set is meant and gets it onto the disk, without TensorFlow.
+
+    Args:
+      dataset: as for `load`.
+      data_dir: as for `load`.
+      offline: as for `load`.
+
+    Returns:
+      dataset: `dataset` itself, or what "auto" comes to.
+
+    Raises:
+      UsageError: the name is unknown, or the data set is absent.
+    """
+    if dataset.lower().endswith(".npz") or dataset == "digits":
+        return dataset
     if dataset in NAMES:
-        return _load_tfds(dataset, data_dir, offline)
+        _prepare(dataset, data_dir, offline)
+        return dataset
     if dataset != "auto":
         choices = ", ".join(("auto", *NAMES))
         rule = f"dataset must be one of {choices} or a path ending in .npz"
         raise UsageError(f"{rule}, got {dataset!r}")
     try:
-        return _load_tfds("mnist", data_dir, offline)
+        _prepare("mnist", data_dir, offline)
+        return "mnist"
     except UsageError as error:
         logging.warning("dataset auto uses digits (8x8) instead of MNIST: %s", error)
-        return _load_digits()
+        return "digits"
 
 
 def _load_digits() -> Images:
@@ -116,30 +140,48 @@ def _load_digits() -> Images:
 
 
 def _load_tfds(name: str, data_dir: str | None, offline: bool) -> Images:
-    """Reads a data set of tensorflow-datasets, fetching it first where it is absent.
+    """Reads a data set of tensorflow-datasets.
 
     Raises:
-        UsageError: it is neither prepared nor to be had, or cannot be read.
+      UsageError: it is neither prepared nor to be had, or cannot be read.
+    """
+    builder = _prepare(name, data_dir, offline)
+    try:
+        x_train, y_train = _read_split(builder, "train")
+        x_test, y_test = _read_split(builder, "test")
+    # Damaged files surface as errors of protobuf, TensorFlow, the OS, ...
+    except Exception as error:
+        problem = f"reading failed ({_brief(error)}), delete its files if damaged"
+        raise _not_ready(name, builder.data_dir, problem) from error
+    return Images(name, x_train, x_test, y_train, y_test)
+
+
+def _prepare(
+    name: str, data_dir: str | None, offline: bool
+) -> tfds.core.DatasetBuilder:
+    """Makes sure that a data set is on disk, fetching it where it is absent.
+
+    Raises:
+      UsageError: it is neither prepared nor to be had.
     """
     import tensorflow_datasets as tfds
 
     folder = os.path.expanduser(data_dir) if data_dir else None
-    builder, problem = None, None
     try:
         builder = tfds.builder(name, data_dir=folder)
-        if not _is_prepared(builder):
-            problem = _fetch(builder, offline)
-        if problem is None:
-            x_train, y_train = _read_split(builder, "train")
-            x_test, y_test = _read_split(builder, "test")
-            return Images(name, x_train, x_test, y_train, y_test)
-    # Damaged files surface as errors of json, protobuf, TensorFlow, the OS, ...
-    except Exception as error:
+        problem = None if _is_prepared(builder) else _fetch(builder, offline)
+    except Exception as error:  # a damaged dataset_info.json, a folder without rights
         problem = f"reading failed ({_brief(error)}), delete its files if damaged"
-    where = repr(builder.data_dir if builder else folder or "the default folder")
-    raise UsageError(
-        f"{name} is not ready in {where}: {problem}. Connect to the network and "
-        "run again, point --data_dir (or TFDS_DATA_DIR) at a folder in which it is "
+        raise _not_ready(name, folder or "the default folder", problem) from error
+    if problem is not None:
+        raise _not_ready(name, builder.data_dir, problem)
+    return builder
+
+
+def _not_ready(name: str, folder: str, problem: str) -> UsageError:
+    return UsageError(
+        f"{name} is not ready in {str(folder)!r}: {problem}. Connect to the network "
+        "and run again, point --data_dir (or TFDS_DATA_DIR) at a folder in which it is "
         "prepared, or use --dataset digits or an .npz file"
     )
 
@@ -237,11 +279,11 @@ def _shrink(images: np.ndarray, size: int = 28) -> np.ndarray:
     tensorflow-datasets (19,280 / 13,180) is not that of Burda et al. 2016.
 
     Args:
-        images: `[n, s, s, 3]` uint8, black ink on white, the channels equal.
-        size: side of the new images.
+      images: `[n, s, s, 3]` uint8, black ink on white, the channels equal.
+      size: side of the new images.
 
     Returns:
-        images: `[n, size, size, 1]` uint8.
+      images: `[n, size, size, 1]` uint8.
     """
     old = images.shape[1]
     # In units of 1/size old pixels edges are integers, and all sums exact in float32.
@@ -262,7 +304,7 @@ def _load_npz(path: str) -> Images:
     """Reads and checks `x_train`, `x_test` and, if there, `y_train`, `y_test`.
 
     Raises:
-        UsageError: names the file, the array, the rule and what was found.
+      UsageError: names the file, the array, the rule and what was found.
     """
     arrays = _read_npz(path)
     if ("y_train" in arrays) != ("y_test" in arrays):

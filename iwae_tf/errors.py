@@ -1,8 +1,12 @@
-"""What a person can put right: a bad flag, file or value."""
+"""What ends a run early, each told in one line."""
 
 
 class UsageError(ValueError):
-    """One line that names the argument, the rule and the value received.
+    """What a person can put right: names the argument, the rule and the value.
 
     The command line prints it without a traceback and exits with status 2.
     """
+
+
+class Diverged(ArithmeticError):
+    """A loss was not finite; the message says where, and what is left."""

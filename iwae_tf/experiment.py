@@ -17,19 +17,12 @@ from iwae_tf.config import Config
 from iwae_tf.errors import UsageError
 from iwae_tf.evaluation import Likelihood, log_likelihood
 from iwae_tf.model import IWAE
-from iwae_tf.progress import Progress, clock
+from iwae_tf.progress import Progress
+from iwae_tf.results import summary
 
 TEST_SEED = 20160509  # test images are binarised once, alike in every run
 N_SAMPLES_SHOWN = 100
 N_RECONSTRUCTIONS_SHOWN = 50
-
-# Burda et al. 2016, table 1: MNIST, log p(x) by 5,000 samples, nats.
-PAPER = {
-    ("vae", 1): {1: -86.76, 5: -86.47, 50: -86.35},
-    ("iwae", 1): {1: -86.76, 5: -85.54, 50: -84.78},
-    ("vae", 2): {1: -85.33, 5: -85.01, 50: -84.78},
-    ("iwae", 2): {1: -85.33, 5: -83.89, 50: -82.90},
-}
 
 
 def run(config: Config, images: datasets.Images | None = None) -> dict:
@@ -70,7 +63,6 @@ def run(config: Config, images: datasets.Images | None = None) -> dict:
         "epochs": int(rows[-1]["epoch"]),
         "steps": int(rows[-1]["step"]),
         "train_seconds": float(rows[-1]["seconds"]),
-        "paper": paper_value(config),
         "device": device,
         "versions": versions(),
         "commit": commit(),
@@ -354,35 +346,6 @@ def summarise(likelihood: Likelihood) -> dict:
         "ess_median": round(float(np.median(likelihood.ess)), 2),
         "ess_min": round(float(likelihood.ess.min()), 2),
     }
-
-
-def paper_value(config: Config) -> float | None:
-    """The paper's test log-likelihood for this model, nats, where it has one."""
-    if config.dataset != "mnist" or config.n_latent or config.n_hidden:
-        return None
-    family = config.objective.split("_")[0]
-    table = PAPER.get((family, config.stochastic_layers), {})
-    return table.get(config.n_samples)
-
-
-def summary(report: dict) -> str:
-    """A finished run in a few lines."""
-    test = report["test"]
-    bounds = "  ".join(f"{k}: {value:.2f}" for k, value in test["bounds"].items())
-    lines = [
-        f"test log p(x) = {test['log_likelihood']:.2f} ± {test['standard_error']:.2f} "
-        f"nats ({test['n_samples']} samples, {test['n_images']} images), "
-        f"{report['epochs']} epochs",
-        f"bound at k = {bounds}",
-        f"ELBO = E log p(x|z) - KL = {test['log_px_given_z']:.2f} - {test['kl']:.2f}; "
-        f"effective sample size: median {test['ess_median']:.0f}, "
-        f"least {test['ess_min']:.1f}",
-        f"trained in {clock(report['train_seconds'])}, "
-        f"scored in {clock(report['score_seconds'])}",
-    ]
-    if report["paper"] is not None:
-        lines.insert(1, f"the paper: {report['paper']:.2f} after 3280 epochs")
-    return "\n".join(lines)
 
 
 def versions() -> dict[str, str]:

@@ -38,15 +38,15 @@ def montage(images: np.ndarray, n_columns: int) -> np.ndarray:
     """Tile images row by row, one pixel of mid grey between neighbours.
 
     Args:
-        images: `[n, height, width, channels]`, values in 0..1.
-        n_columns: images per row; an incomplete last row is filled with grey.
+      images: `[n, height, width, channels]`, values in 0..1.
+      n_columns: images per row; an incomplete last row is filled with grey.
 
     Returns:
-        image: `[rows * (height + 1) - 1, n_columns * (width + 1) - 1, channels]`.
+      image: `[rows * (height + 1) - 1, n_columns * (width + 1) - 1, channels]`.
 
     Raises:
-        ValueError: If `images` is not rank 4, is empty or holds integers above 1,
-            or if `n_columns` is below 1.
+      ValueError: If `images` is not rank 4, is empty or holds integers above 1,
+          or if `n_columns` is below 1.
     """
     images = _check_images("images", images)
     if n_columns < 1:
@@ -65,15 +65,15 @@ def sample_sheet(samples: np.ndarray, means: np.ndarray, title: str) -> Figure:
     """Draw samples of p(x|z) beside the mean images of the same latents.
 
     Args:
-        samples: `[n, height, width, channels]`, values in 0..1.
-        means: `[n, height, width, channels]`, E[x|z] for the z of each sample.
-        title: what the run is.
+      samples: `[n, height, width, channels]`, values in 0..1.
+      means: `[n, height, width, channels]`, E[x|z] for the z of each sample.
+      title: what the run is.
 
     Returns:
-        figure: two panels of the same grid, samples on the left, means on the right.
+      figure: two panels of the same grid, samples on the left, means on the right.
 
     Raises:
-        ValueError: If an argument breaks a rule of `montage` or the shapes differ.
+      ValueError: If an argument breaks a rule of `montage` or the shapes differ.
     """
     samples, means = _check_pair(samples=samples, means=means)
     n_columns = math.ceil(math.sqrt(len(samples)))
@@ -97,15 +97,15 @@ def reconstruction_sheet(
     """Draw test images, each with its reconstruction directly below it.
 
     Args:
-        images: `[n, height, width, channels]`, values in 0..1.
-        reconstructions: `[n, height, width, channels]`, in the order of `images`.
-        title: what the run is.
+      images: `[n, height, width, channels]`, values in 0..1.
+      reconstructions: `[n, height, width, channels]`, in the order of `images`.
+      title: what the run is.
 
     Returns:
-        figure: panels of two rows, the row "x" above the row "E[x|z]".
+      figure: panels of two rows, the row "x" above the row "E[x|z]".
 
     Raises:
-        ValueError: If an argument breaks a rule of `montage` or the shapes differ.
+      ValueError: If an argument breaks a rule of `montage` or the shapes differ.
     """
     pair = _check_pair(images=images, reconstructions=reconstructions)
     n, image_height = pair[0].shape[:2]
@@ -135,17 +135,17 @@ def training_curves(rows: Sequence[Mapping[str, object]], title: str) -> Figure:
     """Draw the training and test bound over epochs.
 
     Args:
-        rows: one mapping per epoch, as `csv.DictReader` reads metrics.csv: "epoch",
-            and "train_bound" and "test_bound" in nats per image, each a number or
-            its text; missing, empty and non-finite values are not drawn.
-        title: what the run is.
+      rows: one mapping per epoch, as `csv.DictReader` reads metrics.csv: "epoch",
+          and "train_bound" and "test_bound" in nats per image, each a number or
+          its text; missing, empty and non-finite values are not drawn.
+      title: what the run is.
 
     Returns:
-        figure: one panel. Very low values of the first epochs may lie below it; a
-            note in the figure then says so.
+      figure: one panel. Very low values of the first epochs may lie below it; a
+          note in the figure then says so.
 
     Raises:
-        ValueError: If `rows` is empty or a row has no epoch.
+      ValueError: If `rows` is empty or a row has no epoch.
     """
     if not len(rows):
         raise ValueError("rows must hold at least one epoch, got 0 rows")
@@ -174,8 +174,8 @@ def save(figure: Figure, path: str | os.PathLike) -> None:
     """Write a figure as a PNG; the same figure always gives the same bytes.
 
     Args:
-        figure: a figure of this module.
-        path: the file to write or to replace, in a folder that exists.
+      figure: a figure of this module.
+      path: the file to write or to replace, in a folder that exists.
     """
     with _replacing(path) as temporary:
         # matplotlib would write its version into the file
@@ -190,13 +190,13 @@ def animate(
     """Join PNGs to one grey, endless GIF that rests on its last frame.
 
     Args:
-        png_paths: the frames in order; smaller ones get white on the right and below.
-        gif_path: the file to write or to replace, in a folder that exists.
-        seconds_per_frame: time per frame; the last one stays three times as long.
+      png_paths: the frames in order; smaller ones get white on the right and below.
+      gif_path: the file to write or to replace, in a folder that exists.
+      seconds_per_frame: time per frame; the last one stays three times as long.
 
     Raises:
-        ValueError: If there are no frames or they last less than 0.02 s, which
-            browsers do not follow.
+      ValueError: If there are no frames or they last less than 0.02 s, which
+          browsers do not follow.
     """
     if not len(png_paths):
         raise ValueError("png_paths must hold at least one PNG, got 0 paths")

@@ -8,20 +8,18 @@ class Progress:
     """Shows how far a long piece of work is and when it will end.
 
     A terminal gets one line that is rewritten; a file or a pipe gets a whole line
-    every `line_seconds` and at the end.
+    every ten seconds, less often the longer it takes, and at the end.
     """
 
-    def __init__(self, total: int, unit: str, done: int = 0, line_seconds: float = 10):
+    def __init__(self, total: int, unit: str, done: int = 0):
         """Starts the clock.
 
         Args:
           total: amount of work.
           unit: what is counted, in the plural.
           done: what an earlier start has done already.
-          line_seconds: least time between lines when output is not a terminal.
         """
         self.total, self.unit = total, unit
-        self._line_seconds = line_seconds
         self._is_terminal = sys.stdout.isatty()
         self._first = (time.monotonic(), done)
         self._last_shown = float("-inf") if self._is_terminal else time.monotonic()
@@ -39,11 +37,12 @@ class Progress:
           text: what else to say.
         """
         now = time.monotonic()
-        pause = 0.1 if self._is_terminal else self._line_seconds
+        start, done_before = self._first
+        # Longer work gets fewer lines: at most some 50 for each doubling of its time.
+        pause = 0.1 if self._is_terminal else max(10, 0.02 * (now - start))
         if now - self._last_shown < pause and done < self.total:
             return
         self._last_shown = now
-        start, done_before = self._first
         rate = (done - done_before) / max(now - start, 1e-9)
         parts = [f"{100 * done / self.total:3.0f}%", text]
         if rate > 0:

@@ -13,15 +13,11 @@ import tensorflow as tf
 from absl import logging
 
 from iwae_tf import data
-from iwae_tf.errors import UsageError
+from iwae_tf.errors import Diverged, UsageError
 from iwae_tf.model import IWAE
 from iwae_tf.progress import Progress
 
 SCALARS = ("bound", "vae_elbo", "iwae_elbo", "log_px", "log_pz", "log_qz")
-
-
-class Diverged(ArithmeticError):
-    """The loss was not finite; the message says where and what is left."""
 
 
 def burda_schedule(total_steps: int) -> keras.optimizers.schedules.LearningRateSchedule:

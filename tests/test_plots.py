@@ -215,6 +215,7 @@ def test_curves_hold_the_measured_values_and_the_legend_the_last_ones():
         "test bound: −98.12 at epoch 3",
     ]
     assert [line.get_color() for line in axes.lines] == ["#0072B2", "#D55E00"]
+    assert [line.get_linestyle() for line in axes.lines] == ["-", "--"]
     assert axes.get_ylabel() == "bound (nats per image)"
     assert axes.get_xlabel() == "epoch"
     assert figure.get_suptitle() == TITLE

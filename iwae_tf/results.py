@@ -1,0 +1,144 @@
+"""Reports of runs as text: one run in a few lines, many as a Markdown table.
+
+`python -m iwae_tf.results DIRECTORY` puts the table of every `report.json` below a
+directory into its `README.md`.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from iwae_tf.errors import UsageError
+from iwae_tf.progress import clock
+
+# Burda et al. 2016, table 1: MNIST, log p(x) by 5,000 samples, nats.
+PAPER = {
+    ("vae", 1): {1: -86.76, 5: -86.47, 50: -86.35},
+    ("iwae", 1): {1: -86.76, 5: -85.54, 50: -84.78},
+    ("vae", 2): {1: -85.33, 5: -85.01, 50: -84.78},
+    ("iwae", 2): {1: -85.33, 5: -83.89, 50: -82.90},
+}
+PAPER_EPOCHS = 3280
+BEGIN, END = "<!-- table: begin -->\n", "<!-- table: end -->\n"
+
+
+def paper_value(config: dict) -> float | None:
+    """The paper's test log-likelihood of a model.
+
+    Args:
+      config: options of the run, as in its report.
+
+    Returns:
+      log_p: nats per image; None if the paper has no such model.
+    """
+    if config["dataset"] != "mnist" or config["n_latent"] or config["n_hidden"]:
+        return None
+    family = config["objective"].split("_")[0]
+    row = PAPER.get((family, config["stochastic_layers"]), {})
+    return row.get(config["n_samples"])
+
+
+def summary(report: dict) -> str:
+    """A finished run in a few lines."""
+    test = report["test"]
+    bounds = "  ".join(f"{k}: {value:.2f}" for k, value in test["bounds"].items())
+    lines = [
+        f"test log p(x) = {test['log_likelihood']:.2f} ± {test['standard_error']:.2f} "
+        f"nats ({test['n_samples']} samples, {test['n_images']} images), "
+        f"{report['epochs']} epochs",
+        f"bound at k = {bounds}",
+        f"ELBO = E log p(x|z) - KL = {test['log_px_given_z']:.2f} - {test['kl']:.2f}; "
+        f"effective sample size: median {test['ess_median']:.0f}, "
+        f"least {test['ess_min']:.1f}",
+        f"trained in {clock(report['train_seconds'])}, "
+        f"scored in {clock(report['score_seconds'])}",
+    ]
+    paper = paper_value(report["config"])
+    if paper is not None:
+        lines.insert(1, f"the paper: {paper:.2f} after {PAPER_EPOCHS} epochs")
+    return "\n".join(lines)
+
+
+def table(reports: list[dict]) -> str:
+    """Reports as a Markdown table, ordered by what they are."""
+    lines = [
+        "| data | objective | layers | k | epochs | schedule | seed | test log p(x) | "
+        "paper | training | scoring | commit |",
+        "|---|---|--:|--:|--:|---|--:|---|--:|--:|--:|---|",
+    ]
+    return "\n".join(lines + [_row(report) for report in sorted(reports, key=_key)])
+
+
+def _key(report):
+    config = report["config"]
+    return (
+        config["dataset"],
+        config["stochastic_layers"],
+        config["objective"],
+        config["n_samples"],
+        report["epochs"],
+        config["seed"],
+    )
+
+
+def _row(report):
+    config, test = report["config"], report["test"]
+    paper = paper_value(config)
+    cells = (
+        config["dataset"],
+        f"`{config['objective']}`",
+        config["stochastic_layers"],
+        config["n_samples"],
+        report["epochs"],
+        config["schedule"],
+        config["seed"],
+        f"{test['log_likelihood']:.2f} ± {test['standard_error']:.2f} "
+        f"(k = {test['n_samples']}, {test['n_images']:,} images)",
+        "—" if paper is None else f"{paper:.2f}",
+        clock(report["train_seconds"]),
+        clock(report["score_seconds"]),
+        (report["commit"] or "unknown")[:10],
+    )
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def collect(directory: str | Path) -> Path:
+    """Writes the table of all reports below a directory into its `README.md`.
+
+    Text around the table is kept.
+
+    Args:
+      directory: where to look for `report.json`, at any depth.
+
+    Returns:
+      path: of the README.
+
+    Raises:
+      UsageError: if there are no reports.
+    """
+    paths = sorted(Path(directory).rglob("report.json"))
+    if not paths:
+        raise UsageError(
+            f"directory: must have a report.json below it, got {str(directory)!r}"
+        )
+    readme = Path(directory) / "README.md"
+    text = (
+        readme.read_text("utf-8") if readme.exists() else f"# Results\n\n{BEGIN}{END}"
+    )
+    if BEGIN not in text or END not in text:
+        text += f"\n{BEGIN}{END}"
+    before, rest = text.split(BEGIN, 1)
+    after = rest.split(END, 1)[1]
+    rows = table([json.loads(path.read_text("utf-8")) for path in paths])
+    readme.write_text(f"{before}{BEGIN}{rows}\n{END}{after}", "utf-8")
+    return readme
+
+
+if __name__ == "__main__":
+    try:
+        if len(sys.argv) != 2:
+            raise UsageError(f"arguments: must be one directory, got {sys.argv[1:]}")
+        print(collect(sys.argv[1]))
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
