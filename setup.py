@@ -1,14 +1,18 @@
 """Packaging of iwae_tf."""
 
+import re
 from pathlib import Path
 
 from setuptools import setup
 
+HERE = Path(__file__).parent
+INIT = HERE.joinpath("iwae_tf/__init__.py").read_text("utf-8")
+
 setup(
     name="iwae_tf",
-    version="0.1.0",
+    version=re.search(r'__version__ = "(.+)"', INIT)[1],
     description="Importance weighted autoencoders in TensorFlow 2 and Keras 3",
-    long_description=Path(__file__).with_name("README.md").read_text("utf-8"),
+    long_description=HERE.joinpath("README.md").read_text("utf-8"),
     long_description_content_type="text/markdown",
     author="The iwae_tf authors",
     license="MIT",

@@ -1,5 +1,36 @@
-"""Importance weighted autoencoders in TensorFlow 2 and Keras 3."""
+"""Importance weighted autoencoders in TensorFlow 2 and Keras 3.
 
+Models produce log importance weights; everything else consumes them.
+
+Axes: samples `k` first, batch `b` second, event last. `log_w` is [k, b]; a function of
+weights reduces axis 0 and returns [b]. Units: nats per image, summed over pixels and
+latents. Names: `x` image, `z` one latent, `zs` the tuple of latents bottom-up (`zs[0]`
+is nearest to the pixels), `log_px`, `log_pz`, `log_qz`, `log_w`, `w_norm` normalised
+weights, `bound` the value of an objective, `loss` the scalar that is minimised, `d`
+latent size.
+"""
+
+import importlib
 import os
 
+# Before anything imports Keras: the user's shell may name another backend.
 os.environ["KERAS_BACKEND"] = "tensorflow"
+
+_ROOMS = {
+    "Config": "config",
+    "Draws": "draws",
+    "IWAE": "model",
+    "OBJECTIVES": "objectives",
+    "load": "experiment",
+    "log_likelihood": "evaluation",
+    "run": "experiment",
+}
+__all__ = tuple(_ROOMS)
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str):
+    """Imports what is asked for, so that the command line starts without TensorFlow."""
+    if name not in _ROOMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_ROOMS[name]}"), name)

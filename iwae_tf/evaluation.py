@@ -118,15 +118,23 @@ def _score_batch(draw, images, seed, n_samples, chunk):
     of_squares = StreamingLogMeanExp(n_samples)
     log_px_given_z = StreamingLogMeanExp(1)
     for first in range(0, n_samples, chunk):
-        log_w, log_px = draw(images, randomness.seed_of(seed, first))
         n_kept = min(chunk, n_samples - first)
+        log_w, log_px = (
+            part.numpy()[:n_kept]
+            for part in draw(images, randomness.seed_of(seed, first))
+        )
         for bound in bounds.values():
-            bound.add(log_w[:n_kept])
-        of_squares.add(2 * tf.cast(log_w[:n_kept], tf.float64))
-        log_px_given_z.add(log_px[:n_kept])
-    values = {k: bound.mean().numpy() for k, bound in bounds.items()}
+            bound.add(log_w)
+        of_squares.add(2 * log_w)
+        log_px_given_z.add(log_px)
+    values = {k: bound.mean() for k, bound in bounds.items()}
     log_mean_w = values[n_samples]
-    reconstruction = log_px_given_z.mean().numpy()
-    elbo = values[1] if 1 in values else log_mean_w
-    ess = n_samples * np.exp(2 * log_mean_w - of_squares.mean().numpy())
-    return [log_mean_w, ess, reconstruction, reconstruction - elbo, *values.values()]
+    reconstruction = log_px_given_z.mean()
+    ess = n_samples * np.exp(2 * log_mean_w - of_squares.mean())
+    return [
+        log_mean_w,
+        ess,
+        reconstruction,
+        reconstruction - values[1],
+        *values.values(),
+    ]

@@ -16,6 +16,12 @@ from iwae_tf.objectives import (
 )
 from iwae_tf.posteriors import flatten
 
+if keras.backend.backend() != "tensorflow":
+    raise ImportError(
+        "keras: must run on TensorFlow, got the backend "
+        f"{keras.backend.backend()!r}; import iwae_tf before keras"
+    )
+
 
 class IWAE(keras.Model):
     """An importance weighted autoencoder.

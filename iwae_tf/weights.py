@@ -4,6 +4,7 @@ Every function reduces the sample axis, 0, and returns `[b]`. Weights are never
 exponentiated before their maximum is subtracted.
 """
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -60,9 +61,7 @@ def effective_sample_size(log_w) -> tf.Tensor:
     Returns:
       ess: [b], from 1 (one weight has all the mass) to k (all weights equal).
     """
-    log_w = check_log_w(log_w)
-    k = tf.cast(tf.shape(log_w)[0], log_w.dtype)
-    return k * tf.exp(2 * log_mean_exp(log_w) - log_mean_exp(2 * log_w))
+    return 1 / tf.reduce_sum(tf.square(normalise(log_w)), axis=0)
 
 
 class StreamingLogMeanExp:
@@ -88,35 +87,30 @@ class StreamingLogMeanExp:
 
     def add(self, log_w) -> None:
         """Takes the next chunk of samples, `log_w [c, b]`."""
-        log_w = tf.cast(check_log_w(log_w), tf.float64)
-        n = log_w.shape[0]
-        head = min(n, self.group_size - self._n_open)
-        self._extend(log_w[:head])
-        n_groups = (n - head) // self.group_size
-        middle = log_w[head : head + n_groups * self.group_size]
-        if n_groups:
-            groups = tf.reshape(middle, [n_groups, self.group_size, -1])
-            self._close(tf.reduce_logsumexp(groups, axis=1), n_groups)
-        self._extend(log_w[head + n_groups * self.group_size :])
+        log_w = np.asarray(check_log_w(log_w), np.float64)
+        n_head = min(len(log_w), self.group_size - self._n_open)
+        n_groups = (len(log_w) - n_head) // self.group_size
+        head, middle, tail = np.split(
+            log_w, [n_head, n_head + n_groups * self.group_size]
+        )
+        self._extend(head)
+        groups = middle.reshape(n_groups, self.group_size, log_w.shape[1])
+        self._close(np.logaddexp.reduce(groups, axis=1))
+        self._extend(tail)
 
     def _extend(self, log_w):
-        if log_w.shape[0] == 0:
-            return
-        if self._n_open:
-            log_w = tf.concat([self._open[None], log_w], axis=0)
-            self._n_open -= 1
-        self._n_open += log_w.shape[0]
-        self._open = tf.reduce_logsumexp(log_w, axis=0)
+        log_sum = np.logaddexp.reduce(log_w, axis=0)
+        self._open = np.logaddexp(self._open, log_sum) if self._n_open else log_sum
+        self._n_open += len(log_w)
         if self._n_open == self.group_size:
-            self._close(self._open[None], 1)
+            self._close(self._open[None])
             self._n_open = 0
 
-    def _close(self, log_sums, n_groups):
-        log_size = tf.math.log(tf.cast(self.group_size, tf.float64))
-        self._closed += tf.reduce_sum(log_sums - log_size, axis=0)
-        self._n_closed += n_groups
+    def _close(self, log_sums):
+        self._closed += np.sum(log_sums - np.log(self.group_size), axis=0)
+        self._n_closed += len(log_sums)
 
-    def mean(self) -> tf.Tensor:
+    def mean(self) -> np.ndarray:
         """The mean of `log_mean_exp` over the complete groups: [b], nats, float64.
 
         Raises:

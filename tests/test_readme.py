@@ -1,0 +1,58 @@
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+import iwae_tf
+from iwae_tf.config import Config
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def readme():
+    return (ROOT / "README.md").read_text("utf-8")
+
+
+def flag_rows():
+    for field in sorted(dataclasses.fields(Config), key=lambda field: field.name):
+        default = "" if field.default is None else f"`{field.default}`"
+        choices = field.metadata.get("choices", ())
+        help = field.metadata["help"]
+        if choices:
+            help += f" One of: {', '.join(f'`{choice}`' for choice in choices)}."
+        name = f"--[no]{field.name}" if field.type is bool else f"--{field.name}"
+        yield f"| `{name}` | {default} | {help} |"
+
+
+def test_flag_table_is_that_of_the_options(readme):
+    rows = re.findall(r"^\| `--.+$", readme, re.MULTILINE)
+    assert [row for row in rows if "path/to" not in row] == list(flag_rows())
+
+
+def test_there_are_exactly_two_set_up_commands(readme):
+    commands = re.findall(r"^python3 -m venv .+$", readme, re.MULTILINE)
+    assert [command.split()[-1] for command in commands] == ["60", "pytest"]
+
+
+def test_every_linked_file_is_there(readme):
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", readme)
+    assert links and [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_python_example_runs(readme, tmp_path, monkeypatch):
+    import numpy as np
+
+    code = re.search(r"```python\n(.+?)```", readme, re.DOTALL)[1]
+    x = np.random.default_rng(0).integers(0, 256, (60, 5, 4, 1), dtype=np.uint8)
+    np.savez(tmp_path / "mine.npz", x_train=x, x_test=x[:7])
+    monkeypatch.chdir(tmp_path)
+    exec(code.replace("5000", "50"), names := {})
+    assert names["samples"].shape == (100, 5, 4, 1)
+    assert names["score"].log_px.shape == (7,)
+
+
+def test_version_is_told_alike_everywhere():
+    citation = (ROOT / "CITATION.cff").read_text("utf-8")
+    assert f"\nversion: {iwae_tf.__version__}\n" in citation
