@@ -42,6 +42,7 @@ def binarize(
     Raises:
       UsageError: for an unknown mode.
     """
+    _check_mode(mode)
     x = grey(x)
     if mode == "dynamic":
         return tf.cast(
@@ -49,11 +50,14 @@ def binarize(
         )
     if mode == "threshold":
         return tf.cast(x >= 0.5, tf.float32)
-    if mode == "none":
-        return x
-    raise UsageError(
-        f"binarization: must be one of {', '.join(BINARIZATIONS)}, got {mode!r}"
-    )
+    return x
+
+
+def _check_mode(mode):
+    if mode not in BINARIZATIONS:
+        raise UsageError(
+            f"binarization: must be one of {', '.join(BINARIZATIONS)}, got {mode!r}"
+        )
 
 
 def steps_of_epoch(n_images: int, batch_size: int) -> tuple[int, int]:
@@ -117,6 +121,7 @@ def training_batches(
     Raises:
       UsageError: if there are fewer images than a batch, or for an unknown mode.
     """
+    _check_mode(binarization)  # inside `map` the error would be wrapped
     steps_per_epoch, _ = steps_of_epoch(len(x), batch_size)
     first_epoch, n_skipped = divmod(first_step, steps_per_epoch)
     with tf.device("CPU"):

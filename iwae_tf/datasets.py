@@ -108,7 +108,12 @@ def resolve(
     Raises:
       UsageError: the name is unknown, or the data set is absent.
     """
-    if dataset.lower().endswith(".npz") or dataset == "digits":
+    if dataset.lower().endswith(".npz"):
+        path = os.path.expanduser(dataset)
+        if not os.path.isfile(path):
+            raise UsageError(f"dataset must be an existing .npz file, got {path!r}")
+        return dataset
+    if dataset == "digits":
         return dataset
     if dataset in NAMES:
         _prepare(dataset, data_dir, offline)
@@ -327,8 +332,6 @@ def _load_npz(path: str) -> Images:
 
 def _read_npz(path: str) -> dict[str, np.ndarray]:
     """Reads those of the four arrays that the file holds; never unpickles."""
-    if not os.path.isfile(path):
-        raise UsageError(f"dataset must be an existing .npz file, got {path!r}")
     arrays, name = {}, "the archive"
     try:
         # Opened here, since NumPy leaves a damaged file open.

@@ -33,6 +33,8 @@ def paper_value(config: dict) -> float | None:
     """
     if config["dataset"] != "mnist" or config["n_latent"] or config["n_hidden"]:
         return None
+    if config["binarization"] != "dynamic" or config["beta"] != 1.0:
+        return None
     family = config["objective"].split("_")[0]
     row = PAPER.get((family, config["stochastic_layers"]), {})
     return row.get(config["n_samples"])
