@@ -176,7 +176,8 @@ def claim(run_dir: Path, record: dict) -> None:
     """
     path = run_dir / "config.json"
     if not path.exists():
-        if run_dir.exists() and any(run_dir.iterdir()):
+        # A part of config.json is what a kill leaves.
+        if run_dir.exists() and {p.name for p in run_dir.iterdir()} - {"config.part"}:
             raise UsageError(
                 f"run_dir: must be new, empty or a run, got {str(run_dir)!r}"
             )
@@ -304,16 +305,21 @@ def score(model: IWAE, config: Config, x_test: np.ndarray, run_dir: Path) -> dic
     say(f"scoring {len(x_test)} test images with {config.eval_samples} samples each")
     progress = Progress(len(x_test), "images")
     start = time.monotonic()
-    likelihood = log_likelihood(
-        model,
-        x_test,
-        config.eval_samples,
-        chunk=config.eval_chunk,
-        seed=config.seed,
-        jit_compile=config.jit,
-        on_progress=progress.update,
-    )
-    progress.close()
+    try:
+        likelihood = log_likelihood(
+            model,
+            x_test,
+            config.eval_samples,
+            chunk=config.eval_chunk,
+            seed=config.seed,
+            jit_compile=config.jit,
+            on_progress=progress.update,
+        )
+    except KeyboardInterrupt:
+        say("\nnot scored; the same command scores the trained model")
+        raise
+    finally:
+        progress.close()
     np.savez(
         run_dir / "scores.npz",
         log_px=likelihood.log_px,

@@ -125,8 +125,8 @@ class Checkpoints(keras.callbacks.Callback):
 
     def save(self) -> None:
         """Writes the present state, unless there or not finite."""
-        weights = self.model.get_weights()
-        if not all(np.isfinite(weight).all() for weight in weights):
+        variables = [*self.model.weights, *self.model.optimizer.variables]
+        if not all(np.isfinite(variable.numpy()).all() for variable in variables):
             return
         step = int(self.model.optimizer.iterations.numpy())
         path = self.directory / f"step-{step:010}.weights.h5"
@@ -252,10 +252,12 @@ class Metrics(keras.callbacks.Callback):
         self.rows = [
             row for row in read_metrics(self.path) if int(row["step"]) <= first_step
         ]
-        with self.path.open("w", newline="") as file:
+        part = self.path.with_suffix(".part")
+        with part.open("w", newline="") as file:
             writer = csv.DictWriter(file, self.COLUMNS)
             writer.writeheader()
             writer.writerows(self.rows)
+        part.replace(self.path)
         seconds_before = float(self.rows[-1]["seconds"]) if self.rows else 0.0
         self._start = time.monotonic() - seconds_before
         self._writers = {

@@ -8,28 +8,52 @@ import iwae_tf  # noqa: F401  Chooses Keras' backend before a test imports Keras
 IMAGE_SHAPE = (3, 2, 1)
 
 
+@pytest.fixture(scope="session")
+def _pool():
+    return {}
+
+
 @pytest.fixture
-def tiny():
-    """A function from the number of stochastic layers to a small, wiggled model."""
+def tiny(_pool):
+    """A function from the number of stochastic layers to a small, wiggled model.
+
+    Keras takes a third of a second to build one, so a test gets models that another
+    test has done with, their weights and seed as new.
+    """
+    lent = []
 
     def make(stochastic_layers=1, image_shape=IMAGE_SHAPE, n_latent=None, seed=1):
-        # Here, so that tests which do without TensorFlow do not wait for it.
-        from iwae_tf import zoo
-
-        model = zoo.burda(
-            image_shape,
-            stochastic_layers,
-            n_latent=n_latent or tuple(range(stochastic_layers + 1, 1, -1)),
-            n_hidden=tuple(range(stochastic_layers + 3, 3, -1)),
-            seed=seed,
-        )
-        # Biases start at zero, and would hide a mistake.
-        rng = np.random.default_rng(seed)
-        for variable in model.trainable_variables:
-            variable.assign(variable + rng.normal(scale=0.3, size=variable.shape))
+        sizes = (stochastic_layers, image_shape, n_latent, seed)
+        idle = _pool.setdefault(sizes, [])
+        model, weights = idle.pop() if idle else build(*sizes)
+        lent.append((idle, model, weights))
+        for variable, value in zip(model.trainable_variables, weights, strict=True):
+            variable.assign(value)
+        model.seed = seed
         return model
 
-    return make
+    yield make
+    for idle, *pair in lent:
+        idle.append(pair)
+
+
+def build(stochastic_layers, image_shape, n_latent, seed):
+    # Here, so that tests which do without TensorFlow do not wait for it.
+    from iwae_tf import zoo
+
+    model = zoo.burda(
+        image_shape,
+        stochastic_layers,
+        n_latent=n_latent or tuple(range(stochastic_layers + 1, 1, -1)),
+        n_hidden=tuple(range(stochastic_layers + 3, 3, -1)),
+        seed=seed,
+    )
+    # Biases start at zero, and would hide a mistake.
+    rng = np.random.default_rng(seed)
+    return model, [
+        v.numpy() + rng.normal(scale=0.3, size=v.shape)
+        for v in model.trainable_variables
+    ]
 
 
 @pytest.fixture
@@ -41,6 +65,26 @@ def binary():
         return (rng.random((n, *image_shape)) < 0.5).astype(np.float32)
 
     return make
+
+
+@pytest.fixture
+def noise_of_bits(monkeypatch):
+    """Normal noise that is the same with and without XLA.
+
+    TensorFlow's own is not (tensorflow#117644): only the random bits are.
+    """
+    import tensorflow as tf
+
+    from iwae_tf import randomness
+
+    def normal(shape, seed):
+        bits = tf.random.stateless_uniform(
+            shape, seed, minval=None, maxval=None, dtype=tf.uint32, alg="philox"
+        )
+        u = (tf.cast(tf.bitwise.right_shift(bits, 8), tf.float32) + 0.5) * 2.0**-24
+        return tf.math.ndtri(u)
+
+    monkeypatch.setattr(randomness, "normal", normal)
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """A linear-Gaussian model, whose log p(x) is known in closed form.
 
-    p(zL) = N(0, I)    p(zl | zl+1) = N(A zl+1 + a, t^2 I)    p(x | z1) = N(W z1 + b, s^2 I)
+    p(zL) = N(0, I)
+    p(zl | zl+1) = N(A zl+1 + a, t^2 I)
+    p(x | z1) = N(W z1 + b, s^2 I)
 
 The pair below has the contract of `iwae_tf.generators` and `iwae_tf.posteriors`, so it
 goes wherever a model goes:
@@ -57,9 +59,9 @@ class LinearGaussian(keras.layers.Layer):
             self.log_scales.append(self._variable(math.log(scale)))
 
     def _variable(self, value):
-        return self.add_weight(
-            shape=np.shape(value), initializer=lambda *_, **__: tf.constant(value)
-        )
+        variable = self.add_weight(shape=np.shape(value))
+        variable.assign(value)
+        return variable
 
     def prior(self):
         zeros = tf.zeros(self.n_latent[-1], self.dtype)

@@ -1,0 +1,174 @@
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from iwae_tf.config import Config
+
+ROOT = Path(__file__).resolve().parents[1]
+MAIN = [sys.executable, str(ROOT / "main.py")]
+CONSOLE = [
+    sys.executable,
+    "-c",
+    "import sys; sys.argv[0] = 'iwae'; from iwae_tf.cli import main; main()",
+]
+# Lines of TensorFlow's own logs; absl's have the date where these have 0000.
+LOG_LINE = re.compile(r"WARNING: All log messages|[IWE]0000 ")
+
+AT_ONCE = {
+    "unknown flag": (["--layers=2"], "layers"),
+    "bad integer": (["--n_samples=five"], "n_samples"),
+    "bad number": (["--beta=much"], "beta"),
+    "no samples": (["--n_samples=0"], "n_samples: must be at least 1, got 0"),
+    "seed": (["--seed=-1"], "seed: must be at least 0, got -1"),
+    "objective": (["--objective=elbo"], "objective: must be one of vae_elbo, "),
+    "letters": (["--n_latent=a,b"], "n_latent: must be whole numbers"),
+    "too many sizes": (["--n_latent=4,2"], "n_latent: must be 1 positive sizes"),
+    "too few sizes": (
+        ["--stochastic_layers=2", "--n_hidden=4"],
+        "n_hidden: must be 2 positive sizes",
+    ),
+    "rate without constant": (["--learning_rate=0.1"], "learning_rate: "),
+    "rate below zero": (
+        ["--schedule=constant", "--learning_rate=-1"],
+        "learning_rate: must be above 0",
+    ),
+    "positional argument": (["digits"], "arguments: must all be --flags, got 'digits'"),
+    "data set": (["--dataset=nonsense"], "dataset must be one of auto, mnist, "),
+    "missing file": (["--dataset=gone.npz"], "dataset must be an existing .npz"),
+}
+WITH_TENSORFLOW = {
+    "closed form of two layers": (
+        ["--dataset=digits", "--stochastic_layers=2", "--objective=vae_elbo_kl"],
+        "objective: vae_elbo_kl ",
+    ),
+    "batch": (["--dataset=digits", "--batch_size=1438"], "batch_size: must be "),
+    "no such device": (["--dataset=digits", "--device=gpu:99"], "device: "),
+    "device": (["--dataset=digits", "--device=nonsense"], "device: must be auto, cpu"),
+    "offline": (["--dataset=mnist", "--offline"], "mnist is not ready in "),
+}
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    """Another directory, without MNIST: what subprocesses get beside arguments."""
+    environment = os.environ | {
+        "TFDS_DATA_DIR": str(tmp_path / "no_data"),
+        "PYTHONPATH": str(ROOT),
+    }
+    return {"cwd": tmp_path, "env": environment, "text": True}
+
+
+def assert_refused_in_one_line(status, stdout, stderr, says):
+    lines = [line for line in stderr.splitlines() if not LOG_LINE.match(line)]
+    assert len(lines) == 1, stderr
+    assert lines[0].startswith("error: ") and says in lines[0]
+    assert status == 2 and stdout == ""
+
+
+@pytest.mark.parametrize("case", AT_ONCE)
+def test_error_is_one_line_and_status_2_without_tensorflow(case, elsewhere):
+    arguments, says = AT_ONCE[case]
+    # A package of this name that cannot be imported: who tries is found out.
+    blocked = elsewhere["cwd"] / "blocked"
+    blocked.mkdir()
+    blocked.joinpath("tensorflow.py").write_text("raise SystemExit('imported')")
+    elsewhere["env"]["PYTHONPATH"] = str(blocked)
+    start = time.monotonic()
+    done = subprocess.run(
+        [*MAIN, *arguments], capture_output=True, check=False, **elsewhere
+    )
+    assert time.monotonic() - start < 3
+    assert_refused_in_one_line(done.returncode, done.stdout, done.stderr, says)
+    assert os.listdir(elsewhere["cwd"]) == ["blocked"]
+
+
+def test_error_is_one_line_and_status_2_with_tensorflow(elsewhere):
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    started = {  # all at once: each waits for TensorFlow
+        case: subprocess.Popen([*MAIN, *arguments], **pipes, **elsewhere)
+        for case, (arguments, _) in WITH_TENSORFLOW.items()
+    }
+    for case, process in started.items():
+        stdout, stderr = process.communicate(timeout=120)
+        print(case)
+        assert_refused_in_one_line(
+            process.returncode, stdout, stderr, WITH_TENSORFLOW[case][1]
+        )
+    assert os.listdir(elsewhere["cwd"]) == []
+
+
+@pytest.mark.parametrize("command", [MAIN, CONSOLE], ids=["main.py", "iwae"])
+def test_help_lists_every_option_with_its_text_and_leaves_with_0(command, elsewhere):
+    done = subprocess.run(
+        [*command, "--help"], capture_output=True, check=False, **elsewhere
+    )
+    assert done.returncode == 0 and done.stderr == ""
+    flat = " ".join(done.stdout.split())
+    for field in dataclasses.fields(Config):
+        name = f"--[no]{field.name}" if field.type is bool else f"--{field.name}"
+        assert f" {name}: {field.metadata['help']}" in flat
+        for choice in field.metadata.get("choices", ()):
+            assert choice in flat
+
+
+def options(arguments, elsewhere):
+    """What the command line makes of arguments, as JSON says it."""
+    code = (
+        "import dataclasses, json, sys; sys.argv[0] = 'iwae'; from iwae_tf import cli;"
+        "cli.define_flags();"
+        "print(json.dumps(dataclasses.asdict(cli._parse(sys.argv))))"
+    )
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, capture_output=True, check=True, **elsewhere)
+    return json.loads(done.stdout)
+
+
+def test_every_flag_arrives_in_its_option(elsewhere):
+    given = {
+        "dataset": "digits",
+        "binarization": "none",
+        "stochastic_layers": 2,
+        "n_latent": [5, 3],
+        "n_hidden": [7, 6],
+        "objective": "vae_elbo",
+        "n_samples": 3,
+        "beta": 0.5,
+        "warmup_steps": 9,
+        "schedule": "constant",
+        "epochs": 4,
+        "batch_size": 10,
+        "learning_rate": 0.25,
+        "seed": 8,
+        "jit": False,
+        "run_dir": "here",
+        "data_dir": "there",
+        "offline": True,
+        "device": "cpu",
+        "checkpoint_seconds": 1.5,
+        "histograms": True,
+        "eval_samples": 11,
+        "eval_chunk": 12,
+        "rescore": True,
+    }
+    defaults = dataclasses.asdict(Config())
+    assert set(given) == set(defaults)
+    assert all(given[name] != defaults[name] for name in given)
+    arguments = []
+    for name, value in given.items():
+        if isinstance(value, bool):
+            arguments.append(f"--{name}" if value else f"--no{name}")
+        else:
+            text = ",".join(map(str, value)) if isinstance(value, list) else value
+            arguments.append(f"--{name}={text}")
+    assert options(arguments, elsewhere) == given
+    path = elsewhere["cwd"] / "flags.txt"
+    path.write_text("\n".join(arguments))
+    assert options([f"--flagfile={path}"], elsewhere) == given
+    assert options([], elsewhere) == defaults

@@ -1,0 +1,131 @@
+import dataclasses
+import math
+import re
+import subprocess
+import sys
+
+import pytest
+
+from iwae_tf.config import Config
+from iwae_tf.errors import UsageError
+
+INVALID = {
+    "binarization": ["", "Dynamic", "static"],
+    "stochastic_layers": [0, -1],
+    "objective": ["", "iwae", "IWAE_ELBO"],
+    "n_samples": [0, -5],
+    "beta": [-0.1, math.nan, math.inf],
+    "warmup_steps": [-1],
+    "schedule": ["", "cosine"],
+    "epochs": [0, -1],
+    "batch_size": [0, -1],
+    "seed": [-1, 2**31],
+    "checkpoint_seconds": [-1.0, math.nan, math.inf],
+    "eval_samples": [0, -1],
+    "eval_chunk": [0, -1],
+    "n_latent": [(), (0,), (-3,), (4, 2)],
+    "n_hidden": [(), (0,), (-3,), (4, 2)],
+}
+VALID = {
+    "binarization": ["dynamic", "threshold", "none"],
+    "stochastic_layers": [1, 2, 5],
+    "objective": ["vae_elbo", "vae_elbo_kl", "iwae_elbo", "iwae_eq14"],
+    "n_samples": [1, 5000],
+    "beta": [0.0, 0.5, 4.0],
+    "warmup_steps": [0, 1000],
+    "schedule": ["burda", "constant"],
+    "epochs": [1, 3280],
+    "batch_size": [1, 100],
+    "seed": [0, 2**31 - 1],
+    "checkpoint_seconds": [0.0, 3600.0],
+    "eval_samples": [1, 5000],
+    "eval_chunk": [1, 5000],
+    "n_latent": [None, (1,), (50,)],
+    "n_hidden": [None, (1,), (200,)],
+}
+OUTSIDE_OF_RUN = {
+    "run_dir",
+    "data_dir",
+    "offline",
+    "device",
+    "checkpoint_seconds",
+    "histograms",
+    "eval_samples",
+    "eval_chunk",
+    "rescore",
+}
+
+
+def cases(table):
+    return [(name, value) for name, values in table.items() for value in values]
+
+
+@pytest.mark.parametrize(("name", "value"), cases(INVALID))
+def test_value_against_a_rule_is_refused_in_one_line_that_names_it(name, value):
+    with pytest.raises(UsageError) as info:
+        Config(**{name: value})
+    line = str(info.value)
+    shown = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    assert line.startswith(f"{name}: must be ") and shown in line
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize(("name", "value"), cases(VALID))
+def test_value_at_the_edge_of_a_rule_is_taken(name, value):
+    assert getattr(Config(**{name: value}), name) == value
+
+
+@pytest.mark.parametrize("rate", [0.0, -1e-3, math.nan, math.inf])
+def test_learning_rate_must_be_positive_and_finite(rate):
+    with pytest.raises(UsageError, match="^learning_rate: must be "):
+        Config(schedule="constant", learning_rate=rate)
+
+
+def test_learning_rate_goes_with_constant_schedule_only():
+    assert Config(schedule="constant", learning_rate=0.1).learning_rate == 0.1
+    with pytest.raises(UsageError, match="^learning_rate: .*constant"):
+        Config(learning_rate=0.1)
+
+
+@pytest.mark.parametrize("name", ["n_latent", "n_hidden"])
+def test_one_size_for_each_stochastic_layer(name):
+    assert getattr(Config(stochastic_layers=2, **{name: (4, 2)}), name) == (4, 2)
+    with pytest.raises(UsageError, match=f"^{name}: must be 3 positive sizes"):
+        Config(stochastic_layers=3, **{name: (4, 2)})
+
+
+def test_defaults_are_the_papers():
+    config = Config()
+    assert (config.schedule, config.epochs, config.batch_size) == ("burda", 3280, 20)
+    assert config.eval_samples == 5000 and config.binarization == "dynamic"
+    assert sum(3**i for i in range(8)) == config.epochs
+
+
+def test_choices_are_those_of_the_rooms():
+    from iwae_tf import data, objectives
+
+    choices = {
+        field.name: field.metadata["choices"]
+        for field in dataclasses.fields(Config)
+        if "choices" in field.metadata
+    }
+    assert set(choices["objective"]) == set(objectives.OBJECTIVES)
+    assert choices["binarization"] == data.BINARIZATIONS
+
+
+def test_of_run_leaves_out_what_does_not_decide_the_numbers():
+    names = {field.name for field in dataclasses.fields(Config)}
+    assert names >= OUTSIDE_OF_RUN
+    assert set(Config().of_run()) == names - OUTSIDE_OF_RUN
+    config = Config(stochastic_layers=2, n_latent=(4, 2), seed=7, run_dir="x")
+    assert config.of_run()["n_latent"] == (4, 2) and config.of_run()["seed"] == 7
+
+
+def test_every_option_has_a_help_text_that_is_a_sentence():
+    for field in dataclasses.fields(Config):
+        assert re.fullmatch(r"[A-Za-z].+\.", field.metadata["help"]), field.name
+
+
+def test_options_are_had_without_tensorflow():
+    code = "import iwae_tf.cli, sys; sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,259 @@
+"""Tests of iwae_tf.evaluation."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.special
+import tensorflow as tf
+from linear_gaussian import LinearGaussian, exact_posterior
+
+from iwae_tf import randomness
+from iwae_tf.draws import Draws
+from iwae_tf.errors import UsageError
+from iwae_tf.evaluation import LADDER, Likelihood, log_likelihood
+from iwae_tf.model import IWAE
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Table:
+    """A model without noise: its parts of log w are rows of tables.
+
+    An image is a number, the column. Every batch of images starts again at row 0, so
+    the sample with index i of an image always has the entry [i, image].
+    """
+
+    def __init__(self, n_rows, n_images, scale=2.0):
+        rng = np.random.default_rng(0)
+        self.log_px, self.log_pz, self.log_qz = (
+            rng.normal(level, scale, size=(n_rows, n_images)).astype(np.float32)
+            for level in (-80.0, -9.0, -7.0)
+        )
+        self.n_rows = n_rows
+        self.next_row = tf.Variable(0)
+        self.shapes = []
+
+    def images(self):
+        n = self.log_px.shape[1]
+        return np.arange(n, dtype=np.float32).reshape(n, 1, 1, 1)
+
+    def draw(self, x, k, seed):
+        self.shapes.append((k, x.shape[0]))
+        rows = (self.next_row + tf.range(k)) % self.n_rows
+        self.next_row.assign_add(k)
+        columns = tf.cast(x[:, 0, 0, 0], tf.int32)
+        parts = (
+            tf.gather(tf.gather(part, rows), columns, axis=1)
+            for part in (self.log_px, self.log_pz, self.log_qz)
+        )
+        return Draws((), *parts)
+
+
+def table_for(n_samples, chunk, n_images=5):
+    return Table(-(-n_samples // chunk) * chunk, n_images)
+
+
+# chunk: one sample; not a divisor; a divisor; all; more than all.
+@pytest.mark.parametrize("chunk", [1, 7, 10, 30, 100])
+@pytest.mark.parametrize("batch_size", [1, 2, 9])
+def test_every_image_has_exactly_k_samples_of_its_own(chunk, batch_size):
+    n_samples = 30
+    model = table_for(n_samples, min(chunk, n_samples))
+    got = log_likelihood(
+        model, model.images(), n_samples, chunk, batch_size, jit_compile=False
+    )
+    parts = (model.log_px, model.log_pz, model.log_qz)
+    log_px, log_pz, log_qz = (part[:n_samples].astype(np.float64) for part in parts)
+    log_w = log_px + log_pz - log_qz
+    want = scipy.special.logsumexp(log_w, axis=0) - np.log(n_samples)
+    # float32 rounds log w, of size 80, by 4e-6; the sums are in float64.
+    np.testing.assert_allclose(got.log_px, want, rtol=0, atol=1e-5)
+    w = np.exp(log_w - log_w.max(axis=0))
+    ess = w.sum(axis=0) ** 2 / (w**2).sum(axis=0)
+    np.testing.assert_allclose(got.ess, ess, rtol=1e-4)
+    np.testing.assert_allclose(got.log_px_given_z, log_px.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(got.kl, (log_qz - log_pz).mean(axis=0), atol=1e-5)
+    # One shape is compiled, whatever is left over.
+    assert set(model.shapes) == {(min(chunk, n_samples), min(batch_size, 5))}
+
+
+@pytest.mark.parametrize(
+    ("n_samples", "ladder"),
+    [
+        (1, [1]),
+        (3, [1, 3]),
+        (5, [1, 5]),
+        (60, [1, 5, 50, 60]),
+        (1234, [1, 5, 50, 500, 1234]),
+    ],
+)
+def test_ladder_of_bounds_equals_numpy_over_complete_groups(n_samples, ladder):
+    model = table_for(n_samples, 7, n_images=2)
+    got = log_likelihood(
+        model, model.images(), n_samples, chunk=7, batch_size=2, jit_compile=False
+    )
+    assert list(got.bounds) == ladder
+    log_w = (model.log_px + model.log_pz - model.log_qz).astype(np.float64)
+    for k, bound in got.bounds.items():
+        n_groups = n_samples // k
+        groups = log_w[: n_groups * k].reshape(n_groups, k, 2)
+        want = scipy.special.logsumexp(groups, axis=1).mean(axis=0) - np.log(k)
+        np.testing.assert_allclose(bound, want, rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(got.bounds[n_samples], got.log_px)
+    # The elbo is the reconstruction minus the KL.
+    np.testing.assert_allclose(got.bounds[1], got.log_px_given_z - got.kl, rtol=1e-12)
+
+
+def test_ladder_is_the_papers():
+    assert LADDER == (1, 5, 50, 500, 5000)
+
+
+@pytest.mark.parametrize("level", [1e4, -1e4])
+def test_extreme_weights_stay_finite(level):
+    model = table_for(20, 7)
+    model.log_px += np.float32(level)
+    got = log_likelihood(model, model.images(), 20, 7, jit_compile=False)
+    log_w = (model.log_px + model.log_pz - model.log_qz)[:20].astype(np.float64)
+    want = scipy.special.logsumexp(log_w, axis=0) - np.log(20)
+    np.testing.assert_allclose(got.log_px, want, rtol=1e-6)
+    assert np.all((got.ess >= 1) & (got.ess <= 20))
+
+
+def test_mean_and_standard_error_by_hand():
+    # Deviations from 4: -3, -1, 1, 3; their squares sum to 20.
+    got = Likelihood(np.array([1.0, 3.0, 5.0, 7.0]), *[np.zeros(4)] * 3, {})
+    assert got.mean == 4
+    assert got.standard_error == pytest.approx((20 / 3 / 4) ** 0.5)
+    one = Likelihood(np.array([1.0]), *[np.zeros(1)] * 3, {})
+    assert one.mean == 1 and np.isnan(one.standard_error)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_last_batch_is_filled_up_without_a_trace(jit_compile, tiny, binary):
+    # 5 images in batches of 2 score as the first 5 of 6 do.
+    model, x = tiny(), binary(6)
+    options = {
+        "n_samples": 11, "chunk": 4, "batch_size": 2, "jit_compile": jit_compile
+    }  # fmt: skip
+    want, done = log_likelihood(model, x, **options), []
+    got = log_likelihood(model, x[:5], **options, on_progress=done.append)
+    for a, b in zip(
+        tf.nest.flatten(got._asdict()), tf.nest.flatten(want._asdict()), strict=True
+    ):
+        assert a.shape == (5,)
+        np.testing.assert_array_equal(a, b[:5])
+    assert done == [2, 4, 5]
+
+
+def test_likelihood_equals_numpy_on_the_draws_of_the_documented_seeds(tiny, binary):
+    model, x = tiny(2), binary(4)
+    got = log_likelihood(model, x, 10, chunk=4, batch_size=2, seed=8, jit_compile=False)
+    for first in (0, 2):
+        batch_seed = randomness.seed_of(8, randomness.SCORE, first)
+        chunks = [
+            model.draw(x[first : first + 2], 4, randomness.seed_of(batch_seed, start))
+            for start in (0, 4, 8)
+        ]
+        log_w = np.concatenate([chunk.log_w() for chunk in chunks])[:10]
+        want = scipy.special.logsumexp(log_w.astype(np.float64), axis=0) - np.log(10)
+        np.testing.assert_allclose(got.log_px[first : first + 2], want, rtol=1e-6)
+
+
+def test_scoring_is_a_function_of_its_seed_and_no_two_images_share_noise(tiny, binary):
+    model, x = tiny(), np.repeat(binary(1), 4, axis=0)
+    options = {"n_samples": 6, "chunk": 3, "batch_size": 2, "jit_compile": False}
+    first, again, other = (
+        log_likelihood(model, x, seed=seed, **options).log_px for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert len({*first, *other}) == 8
+
+
+@pytest.mark.parametrize("n_latent", [(3,), (3, 2)])
+def test_inexact_posterior_estimates_the_closed_form_log_px(n_latent):
+    generator = LinearGaussian(n_latent=n_latent)
+    model = IWAE(exact_posterior(generator, shift=0.2, stretch=1.2), generator)
+    x, n_samples = generator.images(6), 20000
+    got = log_likelihood(model, x, n_samples, 5000, batch_size=4, jit_compile=False)
+    # By the delta method, with w of mean 1: var(log mean w) = var(w) / n.
+    standard_error = np.sqrt(1 / got.ess - 1 / n_samples)
+    error = got.log_px - generator.log_evidence(x)
+    assert np.all(np.abs(error) < 5 * standard_error)
+    assert np.all(got.ess < 0.95 * n_samples)
+    # All of them at once: the mean over images is more exact than any of them.
+    assert abs(error.mean()) < 5 * np.sqrt(np.mean(standard_error**2) / 6)
+    assert np.all(got.bounds[1] < got.bounds[50])
+    assert np.all(got.bounds[1] < generator.log_evidence(x) - 0.01)
+
+
+@pytest.mark.parametrize("n_latent", [(3,), (3, 2)])
+def test_exact_posterior_scores_the_closed_form_with_one_sample(n_latent):
+    generator = LinearGaussian(n_latent=n_latent)
+    model = IWAE(exact_posterior(generator), generator)
+    x = generator.images(3)
+    got = log_likelihood(model, x, 7, chunk=3, batch_size=2, jit_compile=False)
+    want = generator.log_evidence(x)
+    # About 30 terms of up to 10 nats, each rounded by 6e-8 of itself.
+    for bound in got.bounds.values():
+        np.testing.assert_allclose(bound, want, rtol=0, atol=30 * 10 * 6e-8)
+    np.testing.assert_allclose(got.ess, 7, rtol=1e-5)
+
+
+MEMORY = """
+import re
+import numpy as np
+from iwae_tf import evaluation, zoo
+
+def peak():  # kB
+    status = open("/proc/self/status").read()
+    return int(re.search(r"VmHWM:\\s+(\\d+)", status)[1])
+
+model = zoo.burda((4, 4, 1), n_latent=(8,), n_hidden=(100,))
+x = np.ones((5, 4, 4, 1), np.float32)
+for n_samples in (5_000, 50_000):
+    evaluation.log_likelihood(model, x, n_samples, batch_size=5, jit_compile=False)
+    print(peak())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+def test_memory_at_ten_times_the_samples_is_the_same_within_a_tenth():
+    # Held at once, the hidden layers of 50,000 samples of 5 images are 100 MB each.
+    # The peak is that of a process of its own; `ru_maxrss` would be no lower than the
+    # test runner's, which a child inherits.
+    lines = subprocess.run(
+        [sys.executable, "-c", MEMORY],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.split()
+    few, many = map(int, lines)
+    assert many < 1.1 * few
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_compiled_scoring_equals_eager(jit_compile, tiny, binary, noise_of_bits):
+    model, x = tiny(2), binary(2)
+    got = log_likelihood(model, x, 5, 5, 2, seed=4, jit_compile=jit_compile)
+    seed = randomness.seed_of(randomness.seed_of(4, randomness.SCORE, 0), 0)
+    log_w = model.draw(x, 5, seed).log_w().numpy().astype(np.float64)
+    want = scipy.special.logsumexp(log_w, axis=0) - np.log(5)
+    np.testing.assert_allclose(got.log_px, want, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "n_images", "rule"),
+    [
+        ({"n_samples": 0}, 2, "n_samples: must be at least 1, got 0"),
+        ({"chunk": -1}, 2, "chunk: must be at least 1, got -1"),
+        ({"batch_size": 0}, 2, "batch_size: must be at least 1, got 0"),
+        ({}, 0, "number of images: must be at least 1, got 0"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_in_one_line(options, n_images, rule):
+    with pytest.raises(UsageError, match=f"^{rule}$"):
+        log_likelihood(None, np.zeros((n_images, 1, 1, 1)), **options)

@@ -1,0 +1,750 @@
+import csv
+import dataclasses
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+import iwae_tf
+from iwae_tf import data, datasets, experiment, training
+from iwae_tf.config import Config
+from iwae_tf.errors import UsageError
+from iwae_tf.evaluation import log_likelihood
+
+ROOT = Path(__file__).resolve().parents[1]
+SCALARS = ("bound", "vae_elbo", "iwae_elbo", "log_px", "log_pz", "log_qz")
+# 1,437 digits in batches of 10: 141 steps an epoch, in three executions of 47.
+DIGITS = (
+    "--n_hidden=8 --n_latent=2 --n_samples=2 --batch_size=10 --epochs=6 "
+    "--eval_samples=10 --eval_chunk=4 --checkpoint_seconds=0 --nojit"
+).split()
+EPOCH, EPOCHS = 141, 6
+
+
+class Command:
+    """`main.py` in a process of its own; its output goes to files."""
+
+    def __init__(self, directory, *arguments):
+        directory.mkdir(exist_ok=True)
+        count = len(list(directory.glob("*.out")))
+        self.out, self.err = (directory / f"{count}.{part}" for part in ("out", "err"))
+        environment = os.environ | {"TFDS_DATA_DIR": str(directory / "no_data")}
+        with self.out.open("w") as out, self.err.open("w") as err:
+            self.process = subprocess.Popen(
+                [sys.executable, str(ROOT / "main.py"), *map(str, arguments)],
+                stdout=out,
+                stderr=err,
+                cwd=directory,
+                env=environment,
+            )
+
+    def stop_when(self, is_time, number):
+        """Sends a signal, 0..0.3 s after it is time."""
+        deadline = time.monotonic() + 120
+        while not is_time():
+            assert self.process.poll() is None, self.err.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        time.sleep(delay := random.SystemRandom().uniform(0, 0.3))
+        print(f"signal {number} after {delay:.4f} s")
+        self.process.send_signal(number)
+        return self.process.wait(timeout=120)
+
+    def end(self):
+        """Waits; gives status, standard output and standard error."""
+        status = self.process.wait(timeout=200)
+        return status, self.out.read_text(), self.err.read_text()
+
+
+def steps(run_dir):
+    return [int(path.name[5:15]) for path in sorted(run_dir.glob("checkpoints/step-*"))]
+
+
+def rows(run_dir):
+    if not run_dir.joinpath("metrics.csv").exists():
+        return []
+    with run_dir.joinpath("metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def arrays(path):
+    """Every array of a checkpoint: weights, optimizer slots, the step."""
+    found = {}
+    with h5py.File(path) as file:
+        file.visititems(
+            lambda name, item: (
+                found.__setitem__(name, item[()])
+                if isinstance(item, h5py.Dataset)
+                else None
+            )
+        )
+    return found
+
+
+def assert_same_end(a, b):
+    """Two runs: the same bits where they must not depend on stops."""
+    assert steps(a)[-1] == steps(b)[-1]
+    newest = [sorted(run.glob("checkpoints/step-*"))[-1] for run in (a, b)]
+    one, other = map(arrays, newest)
+    assert set(one) == set(other) and len(one) > 20
+    assert any("optimizer" in name for name in one)
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+    assert len(rows(a)) == len(rows(b))
+    columns = ["epoch", "step", "learning_rate", *(f"test_{name}" for name in SCALARS)]
+    for x, y in zip(rows(a), rows(b), strict=True):
+        assert [x[column] for column in columns] == [y[column] for column in columns]
+    for name in ("samples.gif", "reconstructions.png"):
+        assert a.joinpath(name).read_bytes() == b.joinpath(name).read_bytes()
+    with np.load(a / "scores.npz") as x, np.load(b / "scores.npz") as y:
+        assert set(x) == set(y)
+        for name in x:
+            np.testing.assert_array_equal(x[name], y[name])
+    one, other = (json.loads(run.joinpath("report.json").read_text()) for run in (a, b))
+    for name in ("config", "data", "test", "epochs", "steps"):
+        assert one[name] == other[name]
+
+
+# Killed and never stopped ------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two runs of one configuration on digits, of which one was killed twice.
+
+    The other ran as `--dataset auto --offline` where there is no MNIST.
+    """
+    whole = tmp_path_factory.mktemp("whole")
+    killed = tmp_path_factory.mktemp("killed") / "run"
+    command = Command(whole, "--dataset=auto", "--offline", "--histograms", *DIGITS)
+    again = ("--dataset=digits", f"--run_dir={killed}", *DIGITS)
+    first = Command(killed.parent, *again)
+    assert first.stop_when(lambda: steps(killed), signal.SIGKILL) == -signal.SIGKILL
+    assert len(rows(killed)) < EPOCHS
+    second = Command(killed.parent, *again)
+    has_two = len(rows(killed)) + 1
+    status = second.stop_when(lambda: len(rows(killed)) > has_two, signal.SIGKILL)
+    assert status == -signal.SIGKILL
+    assert not killed.joinpath("report.json").exists()
+    at = steps(killed)[-1]
+    third = Command(killed.parent, *again)
+    ends = {"whole": command.end(), "killed": third.end()}
+    name = "digits-iwae_elbo-1l-k2-s123"
+    return {
+        "ends": ends,
+        "whole": whole / "runs" / name,
+        "killed": killed,
+        "killed_at": at,
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(runs):
+    return runs["whole"]
+
+
+@pytest.fixture(scope="module")
+def report(whole):
+    return json.loads(whole.joinpath("report.json").read_text())
+
+
+def test_run_killed_twice_ends_bit_for_bit_as_one_that_never_stopped(runs):
+    assert [runs["ends"][name][0] for name in ("whole", "killed")] == [0, 0]
+    assert f"goes on at step {runs['killed_at']} of 846\n" in runs["ends"]["killed"][1]
+    assert steps(runs["killed"])[-1] == EPOCH * EPOCHS
+    assert_same_end(runs["whole"], runs["killed"])
+
+
+def test_auto_without_mnist_is_digits_in_warning_name_and_report(runs, report):
+    _, stdout, stderr = runs["ends"]["whole"]
+    (warning,) = (line for line in stderr.splitlines() if "auto uses digits" in line)
+    assert "instead of MNIST" in warning and "absent" in warning
+    assert stdout.startswith("digits · ")
+    assert report["config"]["dataset"] == report["data"]["name"] == "digits"
+    assert os.listdir(runs["whole"].parent) == ["digits-iwae_elbo-1l-k2-s123"]
+    assert "Traceback" not in stderr
+
+
+def test_run_directory_holds_every_file_and_no_part(whole):
+    names = {
+        str(path.relative_to(whole))
+        for path in whole.rglob("*")
+        if path.is_file() and path.parts[-3] != "tensorboard"
+    }
+    assert names == {
+        "config.json",
+        "metrics.csv",
+        "report.json",
+        "scores.npz",
+        "samples.gif",
+        "reconstructions.png",
+        "curves.png",
+        *(f"figures/samples-{epoch}.png" for epoch in (0, 1, 2, 4, 6)),
+        *(f"checkpoints/step-{s:010}.weights.h5" for s in (799, 846)),
+    }
+    with Image.open(whole / "samples.gif") as gif:
+        assert gif.n_frames == 5
+
+
+def test_metrics_have_a_row_for_every_epoch(whole):
+    table = rows(whole)
+    assert [int(row["epoch"]) for row in table] == list(range(1, EPOCHS + 1))
+    assert [int(row["step"]) for row in table] == [EPOCH * e for e in range(1, 7)]
+    columns = [f"{part}_{name}" for part in ("train", "test") for name in SCALARS]
+    assert list(table[0]) == [
+        *("epoch", "step", "seconds", "learning_rate", "images_per_second"),
+        *columns,
+    ]
+    values = np.array([[float(row[column]) for column in columns] for row in table])
+    assert np.isfinite(values).all()
+    row = table[-1]
+    for part in ("train", "test"):
+        # log w = log p(x|z) + log p(z) - log q(z|x), whose mean is the ELBO.
+        mean = sum(
+            sign * float(row[f"{part}_{name}"])
+            for sign, name in ((1, "log_px"), (1, "log_pz"), (-1, "log_qz"))
+        )
+        assert mean == pytest.approx(float(row[f"{part}_vae_elbo"]), abs=2e-3)
+        assert float(row[f"{part}_iwae_elbo"]) > float(row[f"{part}_vae_elbo"])
+        assert row[f"{part}_bound"] == row[f"{part}_iwae_elbo"]
+    assert float(row["learning_rate"]) == pytest.approx(1e-4)
+
+
+def events(run_dir, part):
+    """What TensorBoard reads: {tag: {step: value}}."""
+    from tensorboard.backend.event_processing import event_accumulator
+
+    files = event_accumulator.EventAccumulator(
+        str(run_dir / "tensorboard" / part), size_guidance={"tensors": 0}
+    )
+    files.Reload()
+    return {
+        tag: {
+            event.step: tf.make_ndarray(event.tensor_proto)
+            for event in files.Tensors(tag)
+        }
+        for tag in files.Tags()["tensors"]
+    }
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_tensorboard_has_the_scalars_of_metrics(whole, part):
+    logged = events(whole, part)
+    for name in SCALARS:
+        assert list(logged[name]) == [EPOCH * e for e in range(1, 7)]
+        for row in rows(whole):
+            value = logged[name][int(row["step"])]
+            assert float(value) == pytest.approx(float(row[f"{part}_{name}"]), abs=1e-4)
+    for name in ("learning_rate", "images_per_second"):
+        assert (name in logged) == (part == "train")
+    if part == "train":
+        for row in rows(whole):
+            value = float(logged["learning_rate"][int(row["step"])])
+            assert value == pytest.approx(float(row["learning_rate"]), rel=1e-5)
+
+
+def test_tensorboard_has_images_and_histograms(whole, runs):
+    logged = events(whole, "test")
+    for name in ("samples", "means", "reconstructions"):
+        assert list(logged[name]) == [EPOCH * epoch for epoch in (0, 1, 2, 4, 6)]
+        width, height, png = logged[name][EPOCH].tolist()
+        assert int(width) >= 80 and int(height) >= 80
+        assert tf.io.decode_png(png).shape[:2] == (int(height), int(width))
+    histograms = [name for name in events(whole, "train") if "kernel" in name]
+    assert len(histograms) == 7  # q: two hidden, loc, scale; p: two hidden, logits
+    assert not any("kernel" in name for name in events(runs["killed"], "train"))
+
+
+def test_report_is_what_scores_and_metrics_give(whole, report):
+    test = report["test"]
+    with np.load(whole / "scores.npz") as scores:
+        values = {name: scores[name].astype(np.float64) for name in scores}
+    n = len(values["log_px"])
+    assert n == test["n_images"] == report["data"]["n_test"] == 360
+    assert test["log_likelihood"] == round(values["log_px"].mean(), 4)
+    deviation = ((values["log_px"] - values["log_px"].mean()) ** 2).sum() / (n - 1)
+    assert test["standard_error"] == pytest.approx((deviation / n) ** 0.5, abs=1e-4)
+    assert set(test["bounds"]) == {"1", "5", "10"}
+    for k, bound in test["bounds"].items():
+        assert bound == pytest.approx(values[f"bound_{k}"].mean(), abs=1e-4)
+    assert test["bounds"]["10"] == test["log_likelihood"]
+    assert test["elbo"] == pytest.approx(test["log_px_given_z"] - test["kl"], abs=3e-4)
+    assert test["elbo"] == pytest.approx(test["bounds"]["1"], abs=2e-4)
+    assert test["kl"] == pytest.approx(values["kl"].mean(), abs=1e-4)
+    assert test["ess_median"] == round(np.median(values["ess"]), 2)
+    assert test["ess_min"] == round(values["ess"].min(), 2)
+    assert (test["n_samples"], test["chunk"]) == (10, 4)
+    assert (report["epochs"], report["steps"]) == (EPOCHS, EPOCH * EPOCHS)
+    assert report["train_seconds"] == float(rows(whole)[-1]["seconds"]) > 0
+    assert report["score_seconds"] > 0
+
+
+def test_report_has_configuration_versions_commit_and_hashes(whole, report):
+    assert report["config"] == json.loads(
+        json.dumps(
+            Config(
+                dataset="digits",
+                n_hidden=(8,),
+                n_latent=(2,),
+                n_samples=2,
+                batch_size=10,
+                epochs=6,
+                jit=False,
+            ).of_run()
+        )
+    )
+    record = json.loads(whole.joinpath("config.json").read_text())
+    assert {"config": report["config"], "data": report["data"]} == record
+    images = datasets.load("digits")
+    binary = data.binarize(images.x_test, "dynamic", experiment.TEST_SEED)
+    assert report["data"]["train_sha256"] == data.sha256(images.x_train)
+    assert report["data"]["binarized_test_sha256"] == data.sha256(binary)
+    assert report["versions"]["tensorflow"] == tf.__version__
+    assert report["versions"]["numpy"] == np.__version__
+    assert report["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert report["versions"]["iwae_tf"] == iwae_tf.__version__
+    assert report["device"]
+
+
+def test_commit_is_that_of_git(report):
+    git = ["git", "-C", str(ROOT), "rev-parse", "--verify", "HEAD"]
+    done = subprocess.run(git, capture_output=True, text=True, check=False)
+    if done.returncode:
+        assert report["commit"] is None
+        pytest.skip("the tests do not run in a git checkout")
+    assert re.fullmatch("[0-9a-f]{40}[+]?", report["commit"])
+    # Read again: other hands may have committed since the run.
+    assert experiment.commit().removesuffix("+") == done.stdout.strip()
+
+
+def test_loaded_model_scores_as_the_report_says(whole, report):
+    model = iwae_tf.load(whole)
+    x_test = data.binarize(
+        datasets.load("digits").x_test, "dynamic", experiment.TEST_SEED
+    )
+    again = log_likelihood(
+        model, x_test.numpy(), 10, chunk=4, seed=123, jit_compile=False
+    )
+    assert round(again.mean, 4) == report["test"]["log_likelihood"]
+    with np.load(whole / "scores.npz") as scores:
+        np.testing.assert_array_equal(again.log_px, scores["log_px"])
+        np.testing.assert_array_equal(again.ess, scores["ess"])
+
+
+@pytest.mark.parametrize("what", ["nothing", "config.json"])
+def test_what_holds_no_checkpoint_is_not_loaded(tmp_path, whole, what):
+    if what != "nothing":
+        shutil.copy(whole / what, tmp_path)
+    with pytest.raises(UsageError, match="^run_dir: must hold a run"):
+        experiment.load(tmp_path)
+
+
+# Once finished -----------------------------------------------------------------------
+
+
+def finished(runs, tmp_path):
+    """A copy of the finished run, and what its command was."""
+    copy = tmp_path / "run"
+    shutil.copytree(runs["killed"], copy)
+    config = Config(
+        dataset="digits",
+        n_hidden=(8,),
+        n_latent=(2,),
+        n_samples=2,
+        batch_size=10,
+        epochs=6,
+        eval_samples=10,
+        eval_chunk=4,
+        checkpoint_seconds=0.0,
+        jit=False,
+        run_dir=str(copy),
+    )
+    return copy, config
+
+
+def contents(run_dir):
+    return {
+        path.relative_to(run_dir): path.read_bytes()
+        for path in run_dir.rglob("*")
+        if path.is_file()
+    }
+
+
+def no_work(*_, **__):
+    raise AssertionError("must not be done again")
+
+
+def test_finished_run_is_told_and_not_touched(runs, tmp_path, capsys, monkeypatch):
+    copy, config = finished(runs, tmp_path)
+    before = contents(copy)
+    monkeypatch.setattr(experiment, "train", no_work)
+    monkeypatch.setattr(experiment, "score", no_work)
+    report = experiment.run(config)
+    assert report == json.loads((copy / "report.json").read_text())
+    out = capsys.readouterr().out
+    assert "--rescore" in out
+    assert f"{report['test']['log_likelihood']:.2f} ± " in out
+    assert contents(copy) == before
+
+
+def test_rescore_scores_again_and_does_not_train(runs, tmp_path, monkeypatch):
+    copy, config = finished(runs, tmp_path)
+    before = contents(copy)
+    old = json.loads((copy / "report.json").read_text())
+    monkeypatch.setattr(training, "fit", no_work)
+    report = experiment.run(dataclasses.replace(config, rescore=True, eval_samples=20))
+    assert report["test"]["n_samples"] == 20
+    assert report["test"]["log_likelihood"] > old["test"]["log_likelihood"]
+    new = json.loads((copy / "report.json").read_text())
+    assert json.loads(json.dumps(report)) == new
+    for name in ("config", "data", "epochs", "steps", "train_seconds"):
+        assert new[name] == old[name]
+    changed = {str(p) for p, value in contents(copy).items() if before.get(p) != value}
+    assert changed == {"report.json", "scores.npz"}
+
+
+# Whose directory it is ---------------------------------------------------------------
+
+
+RECORD = {
+    "config": Config(n_latent=(2,)).of_run(),
+    "data": {
+        "name": "x",
+        "image_shape": [8, 8, 1],
+        "n_train": 3,
+        "n_test": 2,
+        "train_sha256": "a",
+        "binarized_test_sha256": "b",
+    },
+}
+OTHER = {
+    "dataset": "digits",
+    "binarization": "none",
+    "stochastic_layers": 2,
+    "n_latent": None,
+    "n_hidden": (3,),
+    "objective": "vae_elbo",
+    "n_samples": 6,
+    "beta": 0.5,
+    "warmup_steps": 7,
+    "schedule": "constant",
+    "epochs": 30,
+    "batch_size": 21,
+    "learning_rate": 0.1,
+    "seed": 1,
+    "jit": False,
+}
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_other_configuration_is_refused_and_its_flag_named(tmp_path, name):
+    assert set(OTHER) == set(RECORD["config"])
+    experiment.claim(tmp_path / "run", RECORD)
+    before = contents(tmp_path)
+    other = RECORD | {"config": RECORD["config"] | {name: OTHER[name]}}
+    with pytest.raises(UsageError, match=f"^{name}: .*--run_dir") as info:
+        experiment.claim(tmp_path / "run", other)
+    was = json.loads(json.dumps(RECORD["config"][name]))
+    assert repr(was) in str(info.value) and "\n" not in str(info.value)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", RECORD["data"])
+def test_other_data_are_refused(tmp_path, name):
+    experiment.claim(tmp_path / "run", RECORD)
+    with pytest.raises(UsageError, match=f"^{name}: .*--run_dir"):
+        experiment.claim(
+            tmp_path / "run", RECORD | {"data": RECORD["data"] | {name: 9}}
+        )
+
+
+def test_same_run_may_go_on_and_empty_directory_be_taken(tmp_path):
+    experiment.claim(tmp_path, RECORD)
+    before = contents(tmp_path)
+    experiment.claim(tmp_path, RECORD)
+    assert contents(tmp_path) == before
+    record = json.loads((tmp_path / "config.json").read_text())
+    assert record == json.loads(json.dumps(RECORD))
+
+
+def test_foreign_directory_is_refused_and_left_alone(tmp_path):
+    tmp_path.joinpath("thesis.tex").write_text("mine")
+    with pytest.raises(UsageError, match="^run_dir: must be new, empty or a run"):
+        experiment.claim(tmp_path, RECORD)
+    assert os.listdir(tmp_path) == ["thesis.tex"]
+
+
+def test_claim_that_was_killed_can_be_made_again(tmp_path, monkeypatch):
+    def kill(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", kill)
+        with pytest.raises(KeyboardInterrupt):
+            experiment.claim(tmp_path / "run", RECORD)
+    experiment.claim(tmp_path / "run", RECORD)
+    assert (tmp_path / "run" / "config.json").exists()
+
+
+# An own .npz, compiled, with Ctrl-C --------------------------------------------------
+
+
+def rgb(seed=0, n=60):
+    x = np.random.default_rng(seed).integers(0, 256, (n + 9, 5, 7, 3), dtype=np.uint8)
+    return {"x_train": x[:n], "x_test": x[n:]}
+
+
+# 60 images, one a step: two executions an epoch. Before the end only Ctrl-C saves.
+RGB = (
+    "--n_hidden=3 --n_latent=2 --n_samples=2 --batch_size=1 --epochs=90 "
+    "--eval_samples=7 --checkpoint_seconds=1000 --run_dir=run --dataset=own-set.npz"
+).split()
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    """Two compiled runs on own colour images, of which one met Ctrl-C."""
+    folders = [tmp_path_factory.mktemp(name) for name in ("whole", "interrupted")]
+    for folder in folders:
+        np.savez(folder / "own-set.npz", **rgb())
+    a, b = folders
+    never = Command(a, *RGB)
+    first = Command(b, *RGB)
+    status = first.stop_when(lambda: len(rows(b / "run")) >= 3, signal.SIGINT)
+    stopped = (status, first.out.read_text(), first.err.read_text(), steps(b / "run"))
+    second = Command(b, *RGB)
+    ends = [never.end(), second.end()]
+    return {"whole": a / "run", "stopped": stopped, "ends": ends, "again": b / "run"}
+
+
+def test_ctrl_c_saves_tells_how_to_go_on_and_leaves_with_130(interrupted):
+    status, stdout, stderr, saved = interrupted["stopped"]
+    assert status == 130 and "Traceback" not in stderr
+    (step,) = re.findall(r"saved at step (\d+); the same command goes on", stdout)
+    assert saved == [int(step)] and 180 <= int(step) < 5400
+
+
+def test_run_after_ctrl_c_ends_bit_for_bit_as_one_that_never_stopped(interrupted):
+    assert [end[0] for end in interrupted["ends"]] == [0, 0]
+    step = interrupted["stopped"][3][0]
+    assert f"goes on at step {step} of 5400\n" in interrupted["ends"][1][1]
+    assert_same_end(interrupted["whole"], interrupted["again"])
+
+
+def test_own_images_of_5_by_7_in_colour_run_from_end_to_end(interrupted):
+    run_dir = interrupted["whole"]
+    report = json.loads((run_dir / "report.json").read_text())
+    assert report["data"]["name"] == report["config"]["dataset"] == "own-set"
+    assert report["data"]["image_shape"] == [5, 7, 3]
+    assert (report["data"]["n_train"], report["data"]["n_test"]) == (60, 9)
+    frames = {path.name for path in (run_dir / "figures").iterdir()}
+    assert frames == {
+        f"samples-{epoch:02}.png" for epoch in (0, 1, 2, 4, 8, 16, 32, 64, 90)
+    }
+    with Image.open(run_dir / "samples.gif") as gif:
+        assert gif.n_frames == 9
+    for name in ("curves.png", "reconstructions.png", "scores.npz"):
+        assert (run_dir / name).stat().st_size > 0
+    # Better than independent coin flips: 105 log 2 of noise cannot be beaten by much.
+    assert -1.2 < report["test"]["log_likelihood"] / (105 * np.log(2)) < -0.5
+    model = experiment.load(run_dir)
+    samples, means = model.sample(3, tf.constant([1, 2]))
+    assert samples.shape == means.shape == (3, 5, 7, 3)
+
+
+def test_changed_file_is_refused_for_its_run(interrupted, tmp_path, monkeypatch):
+    copy = tmp_path / "run"
+    shutil.copytree(interrupted["whole"], copy)
+    changed = rgb()
+    changed["x_train"][7, 1, 2, 0] ^= 1
+    np.savez(tmp_path / "own-set.npz", **changed)
+    before = contents(copy)
+    monkeypatch.setattr(experiment, "train", no_work)
+    config = Config(
+        dataset=str(tmp_path / "own-set.npz"),
+        n_hidden=(3,),
+        n_latent=(2,),
+        n_samples=2,
+        batch_size=1,
+        epochs=90,
+        run_dir=str(copy),
+    )
+    with pytest.raises(UsageError, match="^train_sha256: .*--run_dir"):
+        experiment.run(config)
+    assert contents(copy) == before
+
+
+def test_command_refuses_in_one_line_or_tells_the_end_it_had(interrupted):
+    """Two commands at once: each waits for TensorFlow."""
+    folder = interrupted["whole"].parent
+    before = contents(interrupted["whole"])
+    other = Command(folder, *RGB, "--epochs=91")
+    same = Command(folder, *RGB)
+    status, stdout, stderr = other.end()
+    lines = [line for line in stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and lines[0].startswith("error: epochs: must be 90 ")
+    assert status == 2 and stdout == "" and "Traceback" not in stderr
+    status, stdout, _ = same.end()
+    assert status == 0 and "finished earlier" in stdout and "test log p(x) = " in stdout
+    assert "scoring" not in stdout and contents(interrupted["whole"]) == before
+
+
+def test_divergence_is_one_line_and_status_1(tmp_path):
+    np.savez(tmp_path / "own-set.npz", **rgb())
+    command = Command(
+        tmp_path, *RGB, "--nojit", "--schedule=constant", "--learning_rate=1e30"
+    )
+    status, _, stderr = command.end()
+    lines = [
+        line for line in stderr.splitlines() if not re.match("WARN|[IWE]0000 ", line)
+    ]
+    assert status == 1 and len(lines) == 1, stderr
+    assert re.fullmatch(
+        r"error: the loss was not finite at step \d+ \(counted from 0\), "
+        r"learning rate 1e\+30; last good checkpoint: none",
+        lines[0],
+    )
+    assert steps(tmp_path / "run") == []
+
+
+# Stopped at every kind of moment -----------------------------------------------------
+
+
+def tiny(run_dir, **options):
+    options = {"epochs": 8, "batch_size": 1, "checkpoint_seconds": 0.0} | options
+    return Config(
+        n_latent=(2,),
+        n_hidden=(3,),
+        n_samples=2,
+        jit=False,
+        eval_samples=7,
+        run_dir=str(run_dir),
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def noise():
+    x = np.random.default_rng(1).random((65, 3, 4, 1)).astype(np.float32)
+    return datasets.Images("noise", x[:60], x[60:], None, None)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, noise):
+    run_dir = tmp_path_factory.mktemp("undisturbed") / "run"
+    experiment.run(tiny(run_dir), noise)
+    return run_dir
+
+
+class Killed(BaseException):
+    """Like SIGKILL: nothing of ours catches it."""
+
+
+def kill():
+    raise Killed
+
+
+def ctrl_c():
+    signal.raise_signal(signal.SIGINT)
+
+
+# In this order each comes up in one start after the other, before the end.
+MOMENTS = {
+    "before a figure": (experiment.plots, "save"),
+    "before a row": (training.Metrics, "on_epoch_end"),
+    "in validation": (experiment.IWAE, "evaluate"),
+    "after an execution": (training.StopWhenDiverged, "on_train_batch_end"),
+    "after a figure": (training.Metrics, "write_images"),
+    "while saving": (training.os, "fsync"),
+}
+
+
+@pytest.mark.parametrize("stop", [kill, ctrl_c])
+def test_stopped_at_every_kind_of_moment_ends_bit_for_bit_the_same(
+    undisturbed, noise, tmp_path, monkeypatch, stop
+):
+    # A Ctrl-C saves by itself; a kill must live with what was saved before.
+    seconds = 0.0 if stop is kill else 1e6
+    config = tiny(tmp_path / "run", checkpoint_seconds=seconds)
+    for moment, (room, name) in MOMENTS.items():
+        calls, real = [], getattr(room, name)
+
+        def first(*args, calls=calls, real=real, **kwargs):
+            calls.append(None)
+            if len(calls) == 1:
+                stop()
+            return real(*args, **kwargs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(room, name, first)
+            with pytest.raises((Killed, KeyboardInterrupt)):
+                experiment.run(config, noise)
+        assert calls
+        print("stopped", moment, steps(tmp_path / "run"))
+    experiment.run(config, noise)
+    assert_same_end(undisturbed, tmp_path / "run")
+
+
+# Models and data ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("layers", "objective"),
+    [(1, "vae_elbo_kl"), (2, "vae_elbo"), (2, "iwae_elbo"), (3, "iwae_eq14")],
+)
+def test_layers_and_objectives_run(tmp_path, noise, layers, objective):
+    config = dataclasses.replace(
+        tiny(tmp_path / "run", epochs=1, batch_size=20),
+        stochastic_layers=layers,
+        n_latent=(3, 2, 2)[:layers],
+        n_hidden=(4, 4, 3)[:layers],
+        objective=objective,
+    )
+    report = experiment.run(config, noise)
+    assert np.isfinite(report["test"]["log_likelihood"])
+    (row,) = rows(tmp_path / "run")
+    part = "vae_elbo" if objective == "vae_elbo" else "iwae_elbo"
+    if objective == "vae_elbo_kl":
+        # Another estimate of the ELBO, with less noise.
+        assert row["test_bound"] not in (row["test_vae_elbo"], row["test_iwae_elbo"])
+        assert float(row["test_bound"]) == pytest.approx(
+            float(row["test_vae_elbo"]), abs=2
+        )
+    else:
+        assert row["test_bound"] == row[f"test_{part}"]
+    assert len(experiment.load(tmp_path / "run").posterior.n_latent) == layers
+
+
+def test_mnist_is_learnt_within_an_epoch(tmp_path):
+    import tensorflow_datasets as tfds
+
+    if not tfds.builder("mnist").is_prepared():
+        pytest.skip("MNIST is not prepared under TFDS_DATA_DIR or the default folder")
+    config = Config(
+        dataset="mnist",
+        offline=True,
+        n_hidden=(20,),
+        n_latent=(5,),
+        n_samples=2,
+        epochs=1,
+        batch_size=100,
+        eval_samples=10,
+        run_dir=str(tmp_path / "run"),
+    )
+    report = experiment.run(config)
+    assert report["data"]["n_train"] == 60_000
+    assert report["test"]["n_images"] == 10_000
+    # 206.8 nats are what the mean image alone gives with independent pixels.
+    assert -206.8 < report["test"]["log_likelihood"] < -82.9

@@ -1,0 +1,216 @@
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from iwae_tf import results
+from iwae_tf.errors import UsageError
+
+ROOT = Path(__file__).resolve().parents[1]
+REPORT = {
+    "config": {
+        "dataset": "mnist",
+        "binarization": "dynamic",
+        "beta": 1.0,
+        "stochastic_layers": 1,
+        "n_latent": None,
+        "n_hidden": None,
+        "objective": "iwae_elbo",
+        "n_samples": 5,
+        "schedule": "burda",
+        "seed": 123,
+    },
+    "test": {
+        "n_images": 10000,
+        "log_likelihood": -88.1266,
+        "standard_error": 0.2345,
+        "elbo": -89.5,
+        "log_px_given_z": -64.25,
+        "kl": 25.25,
+        "bounds": {"1": -89.5, "5": -88.75, "5000": -88.1266},
+        "ess_median": 123.4,
+        "ess_min": 1.26,
+        "n_samples": 5000,
+    },
+    "epochs": 60,
+    "train_seconds": 3661.2,
+    "score_seconds": 59.0,
+    "commit": "0123456789abcdef+",
+}
+HEAD = (
+    "| data | objective | layers | k | epochs | schedule | seed | test log p(x) | "
+    "paper | training | scoring | commit |\n"
+    "|---|---|--:|--:|--:|---|--:|---|--:|--:|--:|---|"
+)
+ROW = (
+    "| mnist | `iwae_elbo` | 1 | 5 | 60 | burda | 123 | -88.13 ± 0.23 (k = 5000, "
+    "10,000 images) | -85.54 | 1:01:01 | 0:00:59 | 0123456789 |"
+)
+
+
+def report(commit=REPORT["commit"], epochs=60, **config):
+    changed = copy.deepcopy(REPORT)
+    changed["config"] |= config
+    return changed | {"commit": commit, "epochs": epochs}
+
+
+def write(folder, value):
+    folder.mkdir(parents=True)
+    folder.joinpath("report.json").write_text(json.dumps(value), "utf-8")
+
+
+# Typed from arXiv:1509.00519, table 1, MNIST, NLL: columns k = 1, 5, 50.
+@pytest.mark.parametrize(
+    ("objectives", "layers", "nll"),
+    [
+        (("vae_elbo", "vae_elbo_kl"), 1, (86.76, 86.47, 86.35)),
+        (("iwae_elbo", "iwae_eq14"), 1, (86.76, 85.54, 84.78)),
+        (("vae_elbo",), 2, (85.33, 85.01, 84.78)),
+        (("iwae_elbo", "iwae_eq14"), 2, (85.33, 83.89, 82.90)),
+    ],
+)
+def test_paper_value_is_that_of_table_1(objectives, layers, nll):
+    for objective in objectives:
+        for k, value in zip((1, 5, 50), nll, strict=True):
+            config = REPORT["config"] | {
+                "objective": objective,
+                "stochastic_layers": layers,
+                "n_samples": k,
+            }
+            assert results.paper_value(config) == -value
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"dataset": "digits"},
+        {"dataset": "fashion_mnist"},
+        {"stochastic_layers": 3},
+        {"n_samples": 10},
+        {"n_latent": [20]},
+        {"n_hidden": [100]},
+        {"binarization": "threshold"},
+        {"beta": 0.5},
+    ],
+)
+def test_paper_has_no_value_for_another_model(other):
+    assert results.paper_value(REPORT["config"] | other) is None
+
+
+def test_summary_by_hand():
+    assert results.summary(report()) == (
+        "test log p(x) = -88.13 ± 0.23 nats (5000 samples, 10000 images), 60 epochs\n"
+        "the paper: -85.54 after 3280 epochs\n"
+        "bound at k = 1: -89.50  5: -88.75  5000: -88.13\n"
+        "ELBO = E log p(x|z) - KL = -64.25 - 25.25; effective sample size: "
+        "median 123, least 1.3\n"
+        "trained in 1:01:01, scored in 0:00:59"
+    )
+    assert "paper" not in results.summary(report(dataset="digits"))
+
+
+def test_table_by_hand():
+    assert results.table([report()]) == f"{HEAD}\n{ROW}"
+    other = results.table([report(commit=None, dataset="mine", n_samples=7)])
+    assert other.splitlines()[2].startswith("| mine | `iwae_elbo` | 1 | 7 | 60 |")
+    assert other.endswith("| — | 1:01:01 | 0:00:59 | unknown |")
+
+
+def test_table_is_ordered_by_data_layers_objective_k_epochs_and_seed():
+    ordered = [
+        report(dataset="digits", stochastic_layers=2, n_samples=50),
+        report(objective="iwae_elbo", n_samples=5),
+        report(objective="iwae_elbo", n_samples=50, epochs=9, seed=2),
+        report(objective="iwae_elbo", n_samples=50, epochs=10, seed=1),
+        report(objective="iwae_elbo", n_samples=50, epochs=10, seed=2),
+        report(objective="vae_elbo", n_samples=1),
+        report(objective="iwae_elbo", stochastic_layers=2, n_samples=1),
+    ]
+    rows = results.table(ordered)
+    for turn in range(1, len(ordered)):
+        assert results.table(ordered[turn:] + ordered[:turn]) == rows
+    singly = [results.table([one]).splitlines()[2] for one in ordered]
+    assert rows.splitlines()[2:] == singly
+
+
+def test_collect_starts_a_readme_from_reports_at_any_depth(tmp_path):
+    write(tmp_path / "a" / "b", report())
+    write(tmp_path / "c", report(dataset="digits"))
+    path = results.collect(tmp_path)
+    assert path == tmp_path / "README.md"
+    text = path.read_text("utf-8")
+    assert text.startswith("# Results\n") and f"\n{HEAD}\n" in text
+    assert f"\n{ROW}\n" in text and "\n| digits | " in text
+
+
+def test_collect_keeps_the_text_around_and_is_idempotent(tmp_path):
+    write(tmp_path / "a", report())
+    readme = tmp_path / "README.md"
+    before, after = "# Mine — ä\n\ntext\n\n", "\nmore |text|\n"
+    old = "| an | old |\n|---|---|\n"
+    readme.write_text(
+        f"{before}{results.BEGIN}{old}{results.END}{after}", encoding="utf-8"
+    )
+    results.collect(tmp_path)
+    expected = f"{before}{results.BEGIN}{HEAD}\n{ROW}\n{results.END}{after}"
+    assert readme.read_text("utf-8") == expected
+    results.collect(str(tmp_path))
+    assert readme.read_text("utf-8") == expected
+
+
+def test_collect_appends_a_table_to_a_readme_without_one(tmp_path):
+    write(tmp_path / "a", report())
+    readme = tmp_path / "README.md"
+    readme.write_text("# Mine\n", encoding="utf-8")
+    results.collect(tmp_path)
+    first = readme.read_text("utf-8")
+    assert first.startswith("# Mine\n") and f"\n{ROW}\n" in first
+    results.collect(tmp_path)
+    assert readme.read_text("utf-8") == first
+
+
+def test_collect_refuses_a_directory_without_reports(tmp_path):
+    with pytest.raises(UsageError, match="^directory: must have a report.json"):
+        results.collect(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def run(*arguments):
+    command = [sys.executable, "-m", "iwae_tf.results", *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+def test_command_writes_the_table_and_leaves_with_0(tmp_path):
+    write(tmp_path / "a", report())
+    done = run(tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{tmp_path / 'README.md'}\n"
+    assert ROW in (tmp_path / "README.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [((), "arguments: "), (("a", "b"), "arguments: "), (("gone",), "directory: ")],
+)
+def test_command_refuses_in_one_line_and_leaves_with_2(arguments, says):
+    done = run(*arguments)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith(f"error: {says}") and done.stderr.count("\n") == 1
+
+
+def test_tracked_results_are_what_their_reports_give(tmp_path):
+    readme = ROOT / "results" / "README.md"
+    if not readme.exists() or results.BEGIN not in readme.read_text("utf-8"):
+        pytest.skip("results/README.md with a table is not in this checkout")
+    for path in (ROOT / "results").rglob("report.json"):
+        copied = tmp_path / path.relative_to(ROOT / "results")
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        copied.write_bytes(path.read_bytes())
+    tmp_path.joinpath("README.md").write_bytes(readme.read_bytes())
+    results.collect(tmp_path)
+    assert tmp_path.joinpath("README.md").read_bytes() == readme.read_bytes()

@@ -1,0 +1,468 @@
+import csv
+import math
+import shutil
+from fractions import Fraction
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from iwae_tf import data, experiment, training
+from iwae_tf.config import Config
+from iwae_tf.datasets import Images
+from iwae_tf.errors import Diverged, UsageError
+
+# Schedule ----------------------------------------------------------------------------
+
+
+def rates(schedule, steps):
+    return np.array([float(schedule(step)) for step in steps])
+
+
+def test_burda_schedule_at_the_first_and_last_step_of_the_papers_stages():
+    # 60,000 images in batches of 20: an epoch is 3,000 steps.
+    schedule = training.burda_schedule(3280 * 3000)
+    first = 0
+    for stage in range(8):
+        last = first + 3**stage * 3000 - 1
+        expected = 1e-3 * 10 ** (-stage / 7)
+        np.testing.assert_allclose(
+            rates(schedule, [first, (first + last) // 2, last]), expected, rtol=1e-6
+        )
+        first = last + 1
+    assert first == 9_840_000
+    np.testing.assert_allclose(rates(schedule, [0, first - 1]), [1e-3, 1e-4], rtol=1e-6)
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 30, 1000])
+@pytest.mark.parametrize("steps_per_epoch", [70, 600])
+def test_burda_schedule_keeps_its_shape_by_the_inverse_formula(epochs, steps_per_epoch):
+    # u in 0..3280 runs over the paper's epochs; stage i is from (3^i - 1) / 2 on.
+    total = epochs * steps_per_epoch
+    steps = sorted(
+        {0, total - 1, *np.random.default_rng(epochs).integers(0, total, 30)}
+    )
+    stages = [
+        math.floor(math.log(1 + 2 * 3280 * (step + 0.5) / total, 3)) for step in steps
+    ]
+    got = rates(training.burda_schedule(total), steps)
+    np.testing.assert_allclose(got, [1e-3 * 10 ** (-i / 7) for i in stages], rtol=1e-6)
+    assert (np.diff(got) <= 0).all()
+
+
+@pytest.mark.parametrize("total", [7, 70, 300])
+def test_burda_stages_are_3_to_the_i_parts_to_the_nearest_step(total):
+    got = rates(training.burda_schedule(total), range(total))
+    stages = np.rint(7 * np.log10(1e-3 / got)).astype(int)
+    ends = np.cumsum(np.bincount(stages, minlength=8))
+    assert ends[-1] == total
+    for i, end in enumerate(ends):
+        assert abs(int(end) - Fraction(3 ** (i + 1) - 1, 2 * 3280) * total) <= 0.5
+
+
+def images(n_train=60, shape=(3, 2, 1), seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.random((n_train + 10, *shape)).astype(np.float32)
+    return Images("noise", x[:n_train], x[n_train:], None, None)
+
+
+def small(**options):
+    """A run of two executions an epoch: 60 images, one a step, 30 an execution."""
+    options = {"epochs": 3, "batch_size": 1} | options
+    return Config(
+        n_latent=(2,), n_hidden=(3,), n_samples=2, jit=False, seed=5, **options
+    )
+
+
+def test_default_optimizer_is_the_papers():
+    model = experiment.build(Config(), images(20))
+    optimizer = model.optimizer
+    assert isinstance(optimizer, keras.optimizers.Adam)
+    assert (optimizer.epsilon, optimizer.beta_1, optimizer.beta_2) == (1e-4, 0.9, 0.999)
+    assert training.learning_rate_at(optimizer, 0) == pytest.approx(1e-3)
+    assert training.learning_rate_at(optimizer, 3279) == pytest.approx(1e-4)
+
+
+def test_constant_schedule_is_constant():
+    for given, expected in ((None, 1e-3), (0.25, 0.25)):
+        config = small(schedule="constant", learning_rate=given)
+        optimizer = experiment.build(config, images()).optimizer
+        for step in (0, 1, 179):
+            assert training.learning_rate_at(optimizer, step) == pytest.approx(expected)
+
+
+# Device ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["", "tpu", "GPU", "gpu:x", "gpu:-1", "nonsense"])
+def test_unknown_device_is_refused(name):
+    with pytest.raises(UsageError, match=f"^device: must be auto, cpu.*'{name}'"):
+        training.use_device(name)
+
+
+def test_gpu_that_is_not_there_is_refused():
+    seen = len(tf.config.list_physical_devices("GPU"))
+    with pytest.raises(UsageError, match=f"^device: .*'gpu:{seen}' with {seen} GPUs"):
+        training.use_device(f"gpu:{seen}")
+
+
+class Stop(BaseException):
+    """Ends work where it stands, as a kill does; nobody catches it."""
+
+
+# Checkpoints -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def model():
+    return experiment.build(small(), images())
+
+
+def state(model):
+    """Weights and optimizer slots, the step among them."""
+    variables = [*model.weights, *model.optimizer.variables]
+    return [variable.numpy() for variable in variables]
+
+
+def assert_same(a, b):
+    for x, y in zip(a, b, strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def go_to(model, step):
+    """Makes up a state at a step."""
+    rng = np.random.default_rng(step)
+    for variable in [*model.weights, *model.optimizer.variables]:
+        if variable.dtype == "float32" and "learning_rate" not in variable.path:
+            variable.assign(rng.random(variable.shape, np.float32))
+    model.optimizer.iterations.assign(step)
+
+
+@pytest.fixture
+def saved(model, tmp_path):
+    """Three states that were saved, of which the last two are kept."""
+    checkpoints = training.Checkpoints(tmp_path / "checkpoints")
+    checkpoints.set_model(model)
+    states = {}
+    for step in (7, 60, 120):
+        go_to(model, step)
+        checkpoints.save()
+        states[step] = state(model)
+    go_to(model, 999)
+    return checkpoints, states
+
+
+def test_two_newest_checkpoints_are_kept_and_nothing_else(saved):
+    checkpoints, _ = saved
+    names = ["step-0000000060.weights.h5", "step-0000000120.weights.h5"]
+    assert sorted(path.name for path in checkpoints.directory.iterdir()) == names
+    assert [path.name for path in checkpoints.paths()] == names
+
+
+def test_restore_gives_back_weights_slots_and_step(saved, model):
+    checkpoints, states = saved
+    assert checkpoints.restore(model) == 120
+    assert_same(state(model), states[120])
+    assert int(model.optimizer.iterations) == 120
+
+
+def test_restore_into_another_process_model(saved):
+    checkpoints, states = saved
+    fresh = experiment.build(small(), images())
+    assert checkpoints.restore(fresh) == 120
+    assert_same(state(fresh), states[120])
+
+
+@pytest.mark.parametrize("kept", [0, 1, 100, 0.3, 0.9, -1])
+def test_truncated_newest_checkpoint_costs_the_step_to_the_one_before(
+    saved, model, kept
+):
+    checkpoints, states = saved
+    newest = checkpoints.paths()[-1]
+    whole = newest.read_bytes()
+    length = int(kept * len(whole)) if isinstance(kept, float) else kept
+    newest.write_bytes(whole[:length])
+    assert checkpoints.restore(model) == 60
+    assert_same(state(model), states[60])
+
+
+def test_only_damaged_checkpoints_are_refused(saved, model):
+    checkpoints, _ = saved
+    for path in checkpoints.paths():
+        path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(UsageError, match="^run_dir: .* 2 damaged .*remove the folder"):
+        checkpoints.restore(model)
+
+
+def test_part_that_was_left_over_is_ignored(saved, model):
+    checkpoints, states = saved
+    checkpoints.directory.joinpath("part.weights.h5").write_bytes(b"half")
+    assert checkpoints.restore(model) == 120
+    go_to(model, 180)
+    checkpoints.save()
+    assert checkpoints.restore(model) == 180
+    assert [path.name[5:15] for path in checkpoints.paths()] == [
+        "0000000120",
+        "0000000180",
+    ]
+
+
+def test_no_checkpoint_is_step_0(model, tmp_path):
+    before = state(model)
+    assert training.Checkpoints(tmp_path / "none").restore(model) == 0
+    assert_same(state(model), before)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("of", ["weights", "slots"])
+def test_state_that_is_not_finite_is_never_saved(saved, model, value, of):
+    checkpoints, _ = saved
+    variable = model.weights[-1] if of == "weights" else model.optimizer.variables[-1]
+    variable.assign(np.full(variable.shape, value))
+    checkpoints.save()
+    assert [path.name[5:15] for path in checkpoints.paths()] == [
+        "0000000060",
+        "0000000120",
+    ]
+
+
+def test_checkpoint_is_whole_or_absent_whenever_saving_stops(saved, model, monkeypatch):
+    def kill(*_, **__):
+        raise Stop
+
+    checkpoints, states = saved
+    for room, name in (
+        (type(model), "save_weights"),
+        (training.os, "fsync"),
+        (training.Path, "replace"),
+    ):
+        go_to(model, 180)
+        with monkeypatch.context() as patch:
+            patch.setattr(room, name, kill)
+            with pytest.raises(Stop):
+                checkpoints.save()
+        assert checkpoints.restore(model) == 120
+        assert_same(state(model), states[120])
+
+
+# Fit ---------------------------------------------------------------------------------
+
+
+class Record(keras.callbacks.Callback):
+    """Notes the step, the mean loss so far, and the state after each execution."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps, self.losses, self.epochs = [], [], []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps.append(int(self.model.optimizer.iterations))
+        self.losses.append(logs["loss"])
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.epochs.append((epoch, int(self.model.optimizer.iterations)))
+
+
+def fit(config, sets, callbacks, first_step=0, model=None):
+    model = model or experiment.build(config, sets)
+    training.fit(
+        model,
+        sets.x_train,
+        np.round(sets.x_test),
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        binarization=config.binarization,
+        first_step=first_step,
+        callbacks=callbacks,
+    )
+    return model
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that never stopped: its end, its record, its state at every execution."""
+    directory = tmp_path_factory.mktemp("whole")
+
+    class Keep(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            step = int(self.model.optimizer.iterations)
+            self.model.save_weights(directory / f"step-{step:010}.weights.h5")
+
+    record = Record()
+    return state(fit(small(), images(), [record, Keep()])), record, directory
+
+
+def test_fit_runs_every_epoch_in_executions_of_one_size(whole):
+    _, record, _ = whole
+    assert record.steps == [30, 60, 90, 120, 150, 180]
+    assert record.epochs == [(0, 60), (1, 120), (2, 180)]
+
+
+@pytest.mark.parametrize("stop", [60, 90, 150])
+def test_fit_from_a_step_on_ends_bit_for_bit_as_the_whole(whole, stop, tmp_path):
+    end, _, directory = whole
+    shutil.copy(directory / f"step-{stop:010}.weights.h5", tmp_path)
+    model, record = experiment.build(small(), images()), Record()
+    assert training.Checkpoints(tmp_path).restore(model) == stop
+    fit(small(), images(), [record], stop, model)
+    assert record.steps == list(range(stop + 30, 181, 30))
+    assert record.epochs == [(e, 60 * e + 60) for e in range(stop // 60, 3)]
+    assert_same(state(model), end)
+
+
+# Divergence --------------------------------------------------------------------------
+
+
+def diverge(directory, config, sets, record=(), steps_per_execution=30):
+    """Trains until it diverges; gives the message and the checkpoints."""
+    checkpoints = training.Checkpoints(directory, 0.0, 60)
+    callbacks = [*record, training.StopWhenDiverged(checkpoints), checkpoints]
+    model = experiment.build(config, images())
+    model.steps_per_execution = steps_per_execution
+    with pytest.raises(Diverged) as info:
+        fit(config, sets, callbacks, model=model)
+    line = str(info.value)
+    assert "\n" not in line
+    return line, checkpoints.paths()
+
+
+@pytest.mark.parametrize("place", [29, 30, 44])
+def test_planted_nan_is_named_at_its_very_step(tmp_path, place):
+    config, sets = small(binarization="none"), images()
+    numbers = np.arange(60, dtype=np.float32).reshape(60, 1, 1, 1)
+    order = data.training_batches(numbers, 1, config.seed, 0, "none").take(60)
+    image = int([batch.numpy().item() for batch in order][place])
+    sets.x_train[image, 1, 1, 0] = np.nan
+    line, paths = diverge(tmp_path, config, sets)
+    assert f"not finite at step {place} (counted from 0)" in line
+    assert f"learning rate {training.burda_schedule(180)(place):.3g};" in line
+    assert [int(path.name[5:15]) for path in paths] == ([30] if place >= 30 else [])
+    assert line.endswith(f"checkpoint: {paths[-1] if paths else 'none'}")
+
+
+@pytest.mark.parametrize("rate", [1e10, 1e30])
+def test_step_of_divergence_is_that_of_a_run_step_by_step(tmp_path, rate):
+    config, record = small(schedule="constant", learning_rate=rate), Record()
+    line, _ = diverge(tmp_path / "a", config, images())
+    _, paths = diverge(tmp_path / "b", config, images(), [record], 1)
+    bad = next(i for i, loss in enumerate(record.losses) if not np.isfinite(loss))
+    assert f"at step {bad} (counted from 0), learning rate {rate:.3g};" in line
+    model = experiment.build(config, images())
+    for path in paths:
+        model.load_weights(path)
+        assert all(np.isfinite(value).all() for value in state(model))
+
+
+# Metrics -----------------------------------------------------------------------------
+
+LOGS = {
+    f"{part}{name}": value
+    for value, (part, name) in enumerate(
+        ((part, name) for part in ("", "val_") for name in training.SCALARS), start=1
+    )
+}
+
+
+def end_epoch(metrics, model, epoch, step):
+    metrics.set_model(model)
+    metrics.on_epoch_begin(epoch - 1)
+    model.optimizer.iterations.assign(step)
+    metrics.on_epoch_end(epoch - 1, dict(LOGS))
+
+
+def rows_of(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_metrics_row_has_every_value_in_its_column(model, tmp_path):
+    metrics = training.Metrics(tmp_path, 2, 0, False)
+    end_epoch(metrics, model, 1, 60)
+    (row,) = rows_of(tmp_path / "metrics.csv")
+    assert (row["epoch"], row["step"]) == ("1", "60")
+    names = ("bound", "vae_elbo", "iwae_elbo", "log_px", "log_pz", "log_qz")
+    for value, name in enumerate(names, start=1):
+        assert float(row[f"train_{name}"]) == value
+        assert float(row[f"test_{name}"]) == value + 6
+    # The rate of the epoch's last step, 59 of 180.
+    assert float(row["learning_rate"]) == pytest.approx(
+        float(training.burda_schedule(180)(59)), rel=1e-6
+    )
+    assert float(row["images_per_second"]) > 0 and float(row["seconds"]) >= 0
+    assert set(row) == set(training.Metrics.COLUMNS)
+
+
+def test_metrics_rate_is_images_over_seconds(model, tmp_path, monkeypatch):
+    now = [50.0]
+    monkeypatch.setattr(training.time, "monotonic", lambda: now[0])
+    metrics = training.Metrics(tmp_path, 20, 0, False)
+    metrics.set_model(model)
+    for step in (60, 120):
+        metrics.on_epoch_begin(step // 60 - 1)
+        now[0] += 4
+        model.optimizer.iterations.assign(step)
+        metrics.on_epoch_end(step // 60 - 1, dict(LOGS))
+        now[0] += 1
+    rows = rows_of(tmp_path / "metrics.csv")
+    assert [float(row["images_per_second"]) for row in rows] == [300, 300]
+    assert [float(row["seconds"]) for row in rows] == [4, 9]
+
+
+def test_metrics_of_a_lost_part_are_dropped_and_seconds_go_on(model, tmp_path):
+    metrics = training.Metrics(tmp_path, 1, 0, False)
+    for epoch in (1, 2, 3):
+        end_epoch(metrics, model, epoch, 60 * epoch)
+    path = tmp_path / "metrics.csv"
+    path.write_text(path.read_text().replace("\n2,120,", "\n2,120,5", 1))
+    with path.open("a") as file:
+        file.write("4,24")  # a kill while it was written
+    again = training.Metrics(tmp_path, 1, 150, False)
+    assert [row["epoch"] for row in rows_of(path)] == ["1", "2"]
+    end_epoch(again, model, 3, 180)
+    rows = rows_of(path)
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert float(rows[2]["seconds"]) >= 50
+
+
+def test_metrics_survive_a_kill_while_they_are_written_again(
+    model, tmp_path, monkeypatch
+):
+    def kill(*_):
+        raise Stop
+
+    metrics = training.Metrics(tmp_path, 1, 0, False)
+    end_epoch(metrics, model, 1, 60)
+    with monkeypatch.context() as patch:
+        patch.setattr(csv.DictWriter, "writerows", kill)
+        with pytest.raises(Stop):
+            training.Metrics(tmp_path, 1, 60, False)
+    again = training.Metrics(tmp_path, 1, 60, False)
+    assert [row["epoch"] for row in again.rows] == ["1"]
+
+
+def test_missing_metrics_are_no_rows(tmp_path):
+    assert training.read_metrics(tmp_path / "metrics.csv") == []
+
+
+@pytest.mark.parametrize(
+    ("epochs", "expected"),
+    [
+        (1, [0, 1]),
+        (2, [0, 1, 2]),
+        (3, [0, 1, 2, 3]),
+        (8, [0, 1, 2, 4, 8]),
+        (11, [0, 1, 2, 4, 8, 11]),
+    ],
+)
+def test_figures_are_due_at_epochs_0_1_2_4_and_the_last(model, epochs, expected):
+    seen = []
+    at = training.AtEpochs(epochs, seen.append)
+    at.set_model(model)
+    at.on_train_begin()
+    for epoch in range(epochs):
+        at.on_epoch_end(epoch)
+    assert seen == expected
+    model.optimizer.iterations.assign(60)
+    at.on_train_begin()
+    assert seen == expected

@@ -1,0 +1,124 @@
+"""Tests of iwae_tf.zoo."""
+
+import math
+
+import numpy as np
+import pytest
+
+from iwae_tf import zoo
+from iwae_tf.errors import UsageError
+from iwae_tf.randomness import seed_of
+
+
+def dense(d_in, d_out):
+    return d_in * d_out + d_out
+
+
+# Burda et al. 2016, section 5, by hand. "x-200-200-50" is two tanh layers, then two
+# linear heads, mean and log scale.
+ONE_LAYER = (
+    dense(784, 200) + dense(200, 200) + 2 * dense(200, 50),
+    dense(50, 200) + dense(200, 200) + dense(200, 784),
+)
+TWO_LAYERS = (
+    (dense(784, 200) + dense(200, 200) + 2 * dense(200, 100))
+    + (dense(100, 100) + dense(100, 100) + 2 * dense(100, 50)),
+    (dense(50, 100) + dense(100, 100) + 2 * dense(100, 100))
+    + (dense(100, 200) + dense(200, 200) + dense(200, 784)),
+)
+
+
+@pytest.mark.parametrize(
+    ("stochastic_layers", "parts", "total"),
+    [(1, ONE_LAYER, 425_284), (2, TWO_LAYERS, 521_084)],
+)
+def test_paper_networks_have_the_parameter_count_by_hand(
+    stochastic_layers, parts, total
+):
+    model = zoo.burda((28, 28, 1), stochastic_layers)
+    got = tuple(
+        sum(math.prod(v.shape) for v in part.trainable_variables)
+        for part in (model.posterior, model.generator)
+    )
+    assert got == parts
+    assert model.count_params() == sum(parts) == total
+    assert model.posterior.n_latent == [(50,), (100, 50)][stochastic_layers - 1]
+
+
+@pytest.mark.parametrize(
+    ("stochastic_layers", "latents", "hidden"),
+    [
+        (1, (50,), (200,)),
+        (2, (100, 50), (200, 100)),
+        (3, (100, 50, 25), (200, 100, 50)),
+        (9, (100, 50, 25, 12, 6, 3, 1, 1, 1), (200, 100, 50, 25, 12, 6, 3, 1, 1)),
+    ],
+)
+def test_default_sizes_halve(stochastic_layers, latents, hidden):
+    assert zoo.default_latents(stochastic_layers) == latents
+    assert zoo.default_hidden(stochastic_layers) == hidden
+
+
+@pytest.mark.parametrize("image_shape", [(8, 8, 1), (5, 3, 3)])
+def test_layers_are_connected_as_the_sizes_say(image_shape):
+    pixels = math.prod(image_shape)
+    model = zoo.burda(image_shape, 2, n_latent=(4, 3), n_hidden=(6, 5))
+
+    def kernels(part):
+        shapes = [tuple(v.shape) for v in part.trainable_variables]
+        return sorted(shape for shape in shapes if len(shape) > 1)
+
+    up = [(pixels, 6), (6, 6), (6, 4), (6, 4), (4, 5), (5, 5), (5, 3), (5, 3)]
+    assert kernels(model.posterior) == sorted(up)
+    down = [(3, 5), (5, 5), (5, 4), (5, 4), (4, 6), (6, 6), (6, pixels)]
+    assert kernels(model.generator) == sorted(down)
+
+
+def test_initial_kernels_fill_the_glorot_uniform_limits_and_biases_are_zero():
+    model = zoo.burda((28, 28, 1), 2)
+    for variable in model.trainable_variables:
+        values = variable.numpy()
+        if values.ndim == 1:
+            assert not np.any(values), variable.path
+            continue
+        limit = math.sqrt(6 / sum(values.shape))
+        assert np.abs(values).max() <= limit, variable.path
+        # 5,000 entries or more: the largest is within 1 % of the limit, and the
+        # standard deviation that of a uniform.
+        assert np.abs(values).max() > 0.99 * limit, variable.path
+        assert values.std() == pytest.approx(limit / math.sqrt(3), rel=0.03)
+
+
+def test_output_bias_gives_the_training_mean():
+    rng = np.random.default_rng(0)
+    mean = rng.random((4, 3, 1))
+    mean[0, 0, 0], mean[1, 1, 0] = 0.0, 1.0  # pixels that are always off or on
+    model = zoo.burda((4, 3, 1), n_latent=(2,), n_hidden=(5,), mean_image=mean)
+    model.generator.pixel_logits.kernel.assign(np.zeros((5, 12)))
+    _, got = model.sample(3, seed_of(0))
+    want = np.clip(mean, 0.001, 0.999)
+    np.testing.assert_allclose(got, np.broadcast_to(want, (3, 4, 3, 1)), rtol=1e-5)
+
+
+def test_same_seed_same_weights_other_seed_other_weights():
+    def weights(seed):
+        model = zoo.burda((2, 2, 1), 2, n_latent=(3, 2), n_hidden=(4, 3), seed=seed)
+        assert model.seed == seed
+        return [v.numpy() for v in model.trainable_variables]
+
+    for a, b, c in zip(weights(1), weights(1), weights(2), strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert a.ndim == 1 or not np.any(a == c)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "rule"),
+    [
+        ({"n_latent": (3,)}, "n_latent: must be 2 positive sizes.*got 3$"),
+        ({"n_hidden": (3, 0)}, "n_hidden: must be 2 positive sizes.*got 3,0$"),
+    ],
+)
+def test_sizes_that_do_not_fit_the_layers_are_refused(sizes, rule):
+    with pytest.raises(UsageError, match=rule) as info:
+        zoo.burda((2, 2, 1), 2, **sizes)
+    assert "\n" not in str(info.value)
