@@ -311,6 +311,17 @@ def test_fit_from_a_step_on_ends_bit_for_bit_as_the_whole(whole, stop, tmp_path)
     assert_same(state(model), end)
 
 
+def test_noise_of_training_is_fresh_at_every_step_and_a_function_of_it(model):
+    x, bounds = np.round(images().x_test), {}
+    for step in (0, 1, 60, 0):  # the weights stay: nothing is applied
+        model.optimizer.apply_gradients = lambda _: None
+        model.optimizer.iterations.assign(step)
+        model.reset_metrics()
+        bound = float(model.train_step(x)["bound"])
+        assert bounds.setdefault(step, bound) == bound
+    assert len(set(bounds.values())) == 3
+
+
 # Divergence --------------------------------------------------------------------------
 
 
