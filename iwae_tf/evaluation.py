@@ -56,7 +56,7 @@ def log_likelihood(
     """Estimates log p(x) of every image: log mean_k exp(log_w).
 
     Memory is that of one chunk of samples for one batch of images, whatever
-    `n_samples` is. The noise is a function of seed, chunk and batch_size.
+    `n_samples` is. The noise is a function of seed, chunk, batch_size and jit_compile.
 
     Args:
       model: has `draw(x, k, seed) -> Draws`.

@@ -50,7 +50,8 @@ class IWAE(keras.Model):
         self.generator = generator
         self.seed = seed
         self.draw(tf.zeros([1, *generator.image_shape]), 1, randomness.seed_of(seed))
-        self.built = True
+        # None of the three is called in the way that Keras builds layers by.
+        self.built = posterior.built = generator.built = True
 
     def compile(
         self,

@@ -1,5 +1,6 @@
-"""Stateless randomness: a number is a function of its seed and of nothing else.
+"""Stateless randomness: a number is a function of its seed, not of what came before.
 
+XLA turns the same bits into slightly other floats, so compiled and plain runs differ.
 A seed is an int32 tensor of shape [2]. `alg="philox"` is explicit everywhere: the
 default gives the same bits and is about 25 times slower under XLA on a CPU.
 """

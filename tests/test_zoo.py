@@ -36,11 +36,12 @@ def test_paper_networks_have_the_parameter_count_by_hand(
     stochastic_layers, parts, total
 ):
     model = zoo.burda((28, 28, 1), stochastic_layers)
+    both = (model.posterior, model.generator)
     got = tuple(
-        sum(math.prod(v.shape) for v in part.trainable_variables)
-        for part in (model.posterior, model.generator)
+        sum(math.prod(v.shape) for v in part.trainable_variables) for part in both
     )
     assert got == parts
+    assert tuple(part.count_params() for part in both) == parts  # of `summary()`
     assert model.count_params() == sum(parts) == total
     assert model.posterior.n_latent == [(50,), (100, 50)][stochastic_layers - 1]
 
