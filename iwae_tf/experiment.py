@@ -229,20 +229,20 @@ def train(
             checkpoints,
         ]
         try:
-            training.fit(
-                model,
-                x_train,
-                x_test,
-                epochs=config.epochs,
-                batch_size=config.batch_size,
-                binarization=config.binarization,
-                first_step=first_step,
-                callbacks=callbacks,
-            )
+            with checkpoints.guard():
+                training.fit(
+                    model,
+                    x_train,
+                    x_test,
+                    epochs=config.epochs,
+                    batch_size=config.batch_size,
+                    binarization=config.binarization,
+                    first_step=first_step,
+                    callbacks=callbacks,
+                )
         except KeyboardInterrupt:
-            checkpoints.save()
             say(
-                f"\nsaved at step {int(model.optimizer.iterations.numpy())}; "
+                f"\nsaved at step {checkpoints.newest_step()}; "
                 "the same command goes on from there"
             )
             raise

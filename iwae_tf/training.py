@@ -1,8 +1,11 @@
 """Schedules, device, checkpoints and callbacks: what a resumable `fit` needs."""
 
+import contextlib
 import csv
 import itertools
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -88,11 +91,16 @@ class Checkpoints(keras.callbacks.Callback):
         super().__init__()
         self.directory = Path(directory)
         self._seconds, self._steps_per_epoch = seconds, steps_per_epoch
+        self._is_interrupted = False
         self._last = time.monotonic()
 
     def paths(self) -> list[Path]:
         """The checkpoints there are, oldest first."""
         return sorted(self.directory.glob("step-*.weights.h5"))
+
+    def newest_step(self) -> int:
+        """The step of the newest checkpoint, 0 if there is none."""
+        return max(map(_step_of, self.paths()), default=0)
 
     def restore(self, model: IWAE) -> int:
         """Loads the newest checkpoint that can be read.
@@ -115,7 +123,7 @@ class Checkpoints(keras.callbacks.Callback):
                     "%s cannot be read: %s", path, str(error).split("\n")[0]
                 )
                 continue
-            return int(path.name.removeprefix("step-").partition(".")[0])
+            return _step_of(path)
         if paths:
             raise UsageError(
                 f"run_dir: a checkpoint must be readable, got {len(paths)} damaged "
@@ -142,9 +150,34 @@ class Checkpoints(keras.callbacks.Callback):
         for old in self.paths()[:-2]:
             old.unlink()
 
+    @contextlib.contextmanager
+    def guard(self):
+        """Makes Ctrl-C wait until the state is whole, and saves it then.
+
+        Within an epoch that is after the present execution; at the end of an epoch,
+        after its metrics and figures. A second Ctrl-C does not wait.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield  # only the main thread gets signals
+            return
+
+        def note(signum, frame):
+            if self._is_interrupted:
+                raise KeyboardInterrupt
+            self._is_interrupted = True
+
+        before = signal.signal(signal.SIGINT, note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
     def _save_if_due(self):
-        if time.monotonic() - self._last >= self._seconds:
+        is_due = time.monotonic() - self._last >= self._seconds
+        if is_due or self._is_interrupted:
             self.save()
+        if self._is_interrupted:
+            raise KeyboardInterrupt
 
     def on_train_batch_end(self, batch, logs=None):
         """Saves within a long epoch.
@@ -157,6 +190,10 @@ class Checkpoints(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         """Saves between epochs; must be the last callback to see the epoch."""
         self._save_if_due()
+
+
+def _step_of(path):
+    return int(path.name.removeprefix("step-").partition(".")[0])
 
 
 class StopWhenDiverged(keras.callbacks.Callback):

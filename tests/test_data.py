@@ -186,6 +186,15 @@ def test_binarisation_is_afresh_at_every_visit(visits):
         assert abs(differ - (2 * p * (1 - p)).mean()) < 0.01
 
 
+def test_images_of_an_epoch_do_not_share_their_noise():
+    x = np.full([12, 10, 10, 1], 0.5, np.float32)
+    batches = take(data.training_batches(x, 3, 1), 8)  # two epochs of four
+    drawn = np.concatenate(batches).reshape(24, 100)
+    differ = [(a != b).mean() for a, b in itertools.combinations(drawn, 2)]
+    # Half of 100 pixels differ, with a standard error of 0.05.
+    assert 0.2 < min(differ) and max(differ) < 0.8
+
+
 @pytest.mark.parametrize(("n", "b"), [(13, 4), (159, 3)])  # 3 steps; 52 in twos of 26
 def test_start_at_a_step_is_skipping_the_batches_before(n, b):
     steps, _ = data.steps_of_epoch(n, b)
