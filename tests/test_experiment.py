@@ -660,7 +660,6 @@ def ctrl_c():
     signal.raise_signal(signal.SIGINT)
 
 
-BEFORE_A_FIGURE = (experiment.plots, "save")
 AFTER_A_FIGURE = (training.Metrics, "write_images")
 BEFORE_A_ROW = (training.Metrics, "on_epoch_end")
 IN_VALIDATION = (experiment.IWAE, "evaluate")
@@ -672,7 +671,7 @@ WHILE_SAVING = (training.os, "fsync")
 @pytest.mark.parametrize(
     ("stop", "moments"),
     [
-        (kill, (BEFORE_A_FIGURE, BEFORE_A_ROW, AFTER_A_FIGURE, WHILE_SAVING)),
+        (kill, (BEFORE_A_ROW, AFTER_A_FIGURE, WHILE_SAVING)),
         (ctrl_c, (BEFORE_A_ROW, IN_VALIDATION, AFTER_AN_EXECUTION, WHILE_SAVING)),
     ],
 )
@@ -706,7 +705,7 @@ def test_stopped_at_every_kind_of_moment_ends_bit_for_bit_the_same(
 
 @pytest.mark.parametrize(
     ("layers", "objective"),
-    [(1, "vae_elbo_kl"), (2, "vae_elbo"), (2, "iwae_elbo"), (3, "iwae_eq14")],
+    [(1, "vae_elbo_kl"), (2, "vae_elbo"), (3, "iwae_eq14")],
 )
 def test_layers_and_objectives_run(tmp_path, noise, layers, objective):
     config = dataclasses.replace(
@@ -744,6 +743,7 @@ def test_mnist_is_learnt_within_an_epoch(tmp_path):
         n_samples=2,
         epochs=1,
         batch_size=100,
+        jit=False,
         eval_samples=10,
         run_dir=str(tmp_path / "run"),
     )

@@ -33,7 +33,7 @@ def test_flag_table_is_that_of_the_options(readme):
 
 def test_there_are_exactly_two_set_up_commands(readme):
     commands = re.findall(r"^python3 -m venv .+$", readme, re.MULTILINE)
-    assert [command.split()[-1] for command in commands] == ["60", "pytest"]
+    assert [command.split()[-1] for command in commands] == ["40", "pytest"]
 
 
 def test_every_linked_file_is_there(readme):

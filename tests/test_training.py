@@ -352,8 +352,8 @@ def test_planted_nan_is_named_at_its_very_step(tmp_path, place):
     assert line.endswith(f"checkpoint: {paths[-1] if paths else 'none'}")
 
 
-@pytest.mark.parametrize("rate", [1e10, 1e30])
-def test_step_of_divergence_is_that_of_a_run_step_by_step(tmp_path, rate):
+def test_step_of_divergence_is_that_of_a_run_step_by_step(tmp_path):
+    rate = 1e10
     config, record = small(schedule="constant", learning_rate=rate), Record()
     line, _ = diverge(tmp_path / "a", config, images())
     _, paths = diverge(tmp_path / "b", config, images(), [record], 1)
