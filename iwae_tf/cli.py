@@ -31,7 +31,7 @@ def define_flags() -> None:
             str: flags.DEFINE_string,
         }.get(kind, flags.DEFINE_list)
         define(field.name, field.default, help)
-        flags.FLAGS.register_key_flag_for_module(sys.argv[0], FLAGS[field.name])
+        FLAGS.register_key_flag_for_module(sys.argv[0], FLAGS[field.name])
 
 
 def config_from_flags() -> Config:

@@ -8,6 +8,7 @@ import json
 import sys
 from pathlib import Path
 
+from iwae_tf.config import BURDA_EPOCHS
 from iwae_tf.errors import UsageError
 from iwae_tf.progress import clock
 
@@ -18,7 +19,6 @@ PAPER = {
     ("vae", 2): {1: -85.33, 5: -85.01, 50: -84.78},
     ("iwae", 2): {1: -85.33, 5: -83.89, 50: -82.90},
 }
-PAPER_EPOCHS = 3280
 BEGIN, END = "<!-- table: begin -->\n", "<!-- table: end -->\n"
 
 
@@ -57,7 +57,7 @@ def summary(report: dict) -> str:
     ]
     paper = paper_value(report["config"])
     if paper is not None:
-        lines.insert(1, f"the paper: {paper:.2f} after {PAPER_EPOCHS} epochs")
+        lines.insert(1, f"the paper: {paper:.2f} after {BURDA_EPOCHS} epochs")
     return "\n".join(lines)
 
 

@@ -136,7 +136,7 @@ class Checkpoints(keras.callbacks.Callback):
         variables = [*self.model.weights, *self.model.optimizer.variables]
         if not all(np.isfinite(variable.numpy()).all() for variable in variables):
             return
-        step = int(self.model.optimizer.iterations.numpy())
+        step = steps_done(self.model)
         path = self.directory / f"step-{step:010}.weights.h5"
         self._last = time.monotonic()
         if path.exists():
@@ -184,7 +184,7 @@ class Checkpoints(keras.callbacks.Callback):
 
         Not at its end: the metrics and the figures of the epoch are still to come.
         """
-        if int(self.model.optimizer.iterations.numpy()) % self._steps_per_epoch:
+        if steps_done(self.model) % self._steps_per_epoch:
             self._save_if_due()
 
     def on_epoch_end(self, epoch, logs=None):
@@ -240,7 +240,7 @@ class Display(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         """Shows epoch, rate, bounds and the time to go."""
-        step = int(self.model.optimizer.iterations.numpy())
+        step = steps_done(self.model)
         if not self._is_warm:
             self._progress.restart_clock(step)
             self._is_warm = True
@@ -286,16 +286,16 @@ class Metrics(keras.callbacks.Callback):
         super().__init__()
         self.path = Path(run_dir) / "metrics.csv"
         self._batch_size, self._histograms = batch_size, histograms
-        self.rows = [
+        rows = [
             row for row in read_metrics(self.path) if int(row["step"]) <= first_step
         ]
         part = self.path.with_suffix(".part")
         with part.open("w", newline="") as file:
             writer = csv.DictWriter(file, self.COLUMNS)
             writer.writeheader()
-            writer.writerows(self.rows)
+            writer.writerows(rows)
         part.replace(self.path)
-        seconds_before = float(self.rows[-1]["seconds"]) if self.rows else 0.0
+        seconds_before = float(rows[-1]["seconds"]) if rows else 0.0
         self._start = time.monotonic() - seconds_before
         self._writers = {
             part: tf.summary.create_file_writer(
@@ -306,11 +306,11 @@ class Metrics(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         """Starts the clock of the rate."""
-        self._epoch_start = (time.monotonic(), self._step())
+        self._epoch_start = (time.monotonic(), steps_done(self.model))
 
     def on_epoch_end(self, epoch, logs=None):
         """Writes a row."""
-        now, step = time.monotonic(), self._step()
+        now, step = time.monotonic(), steps_done(self.model)
         started, first_step = self._epoch_start
         rate = (step - first_step) * self._batch_size / (now - started)
         train = {name: logs[name] for name in SCALARS}
@@ -327,7 +327,6 @@ class Metrics(keras.callbacks.Callback):
             **{f"train_{name}": f"{value:.4f}" for name, value in train.items()},
             **{f"test_{name}": f"{value:.4f}" for name, value in test.items()},
         }
-        self.rows.append(row)
         with self.path.open("a", newline="") as file:
             csv.DictWriter(file, self.COLUMNS).writerow(row)
         for part, values in (("train", train | rates), ("test", test)):
@@ -341,16 +340,13 @@ class Metrics(keras.callbacks.Callback):
 
     def write_images(self, name: str, images: np.ndarray) -> None:
         """Sends one picture [height, width, channels] to TensorBoard."""
-        with self._writers["test"].as_default(self._step()):
+        with self._writers["test"].as_default(steps_done(self.model)):
             tf.summary.image(name, images[None])
 
     def on_train_end(self, logs=None):
         """Leaves everything on disk."""
         for writer in self._writers.values():
             writer.flush()
-
-    def _step(self):
-        return int(self.model.optimizer.iterations.numpy())
 
 
 class AtEpochs(keras.callbacks.Callback):
@@ -368,7 +364,7 @@ class AtEpochs(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         """Epoch 0, unless an earlier start had it."""
-        if int(self.model.optimizer.iterations.numpy()) == 0:
+        if steps_done(self.model) == 0:
             self._function(0)
 
     def on_epoch_end(self, epoch, logs=None):
@@ -431,6 +427,11 @@ def fit(
             callbacks=callbacks,
             verbose=0,
         )
+
+
+def steps_done(model: IWAE) -> int:
+    """The optimizer steps that a compiled model has done."""
+    return int(model.optimizer.iterations.numpy())
 
 
 def learning_rate_at(optimizer: keras.optimizers.Optimizer, step: int) -> float:

@@ -448,8 +448,8 @@ def test_metrics_survive_a_kill_while_they_are_written_again(
         patch.setattr(csv.DictWriter, "writerows", kill)
         with pytest.raises(Stop):
             training.Metrics(tmp_path, 1, 60, False)
-    again = training.Metrics(tmp_path, 1, 60, False)
-    assert [row["epoch"] for row in again.rows] == ["1"]
+    path = training.Metrics(tmp_path, 1, 60, False).path
+    assert [row["epoch"] for row in training.read_metrics(path)] == ["1"]
 
 
 def test_missing_metrics_are_no_rows(tmp_path):
