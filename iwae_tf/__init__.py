@@ -20,7 +20,7 @@ _ROOMS = {
     "Config": "config",
     "Draws": "draws",
     "IWAE": "model",
-    "OBJECTIVES": "objectives",
+    "Objective": "objectives",
     "load": "experiment",
     "log_likelihood": "evaluation",
     "run": "experiment",

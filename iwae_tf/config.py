@@ -10,6 +10,18 @@ import math
 from iwae_tf.errors import UsageError
 
 BURDA_EPOCHS = 3280  # 1 + 3 + 9 + ... + 3^7
+OBJECTIVES = (
+    "vae_elbo",
+    "vae_elbo_kl",
+    "iwae_elbo",
+    "iwae_eq14",
+    "miwae",
+    "piwae",
+    "combination",
+    "stl",
+    "dreg",
+    "rws_dreg",
+)
 
 
 def _option(default, help, *, of_run=True, **rules):
@@ -49,9 +61,18 @@ class Config:
     objective: str = _option(
         "iwae_elbo",
         "What is maximised.",
-        choices=("vae_elbo", "vae_elbo_kl", "iwae_elbo", "iwae_eq14"),
+        choices=OBJECTIVES,
     )
-    n_samples: int = _option(5, "k, samples per image.", minimum=1)
+    n_samples: int = _option(
+        5, "k, samples per image; with groups, in each of them.", minimum=1
+    )
+    n_groups: int = _option(
+        1, "m, groups of k samples, of --objective miwae and piwae."
+    )
+    combination_beta: float | None = _option(
+        None,
+        "Weight of the ELBO in --objective combination, from 0 to 1, by default 0.5.",
+    )
     beta: float = _option(
         1.0, "Weight of log p(z) - log q(z|x) in the loss.", minimum=0.0
     )
@@ -115,6 +136,9 @@ class Config:
             sizes = getattr(self, name)
             if sizes is not None:
                 check_sizes(name, sizes, self.stochastic_layers)
+        check_objective(
+            self.objective, self.stochastic_layers, self.n_groups, self.combination_beta
+        )
         if self.schedule != "constant" and self.learning_rate is not None:
             raise UsageError(
                 "learning_rate: goes with schedule constant only, got "
@@ -140,6 +164,40 @@ def check_sizes(name: str, sizes: tuple[int, ...], stochastic_layers: int) -> No
         raise UsageError(
             f"{name}: must be {stochastic_layers} positive sizes, one for each "
             f"stochastic layer, got {','.join(map(str, sizes))}"
+        )
+
+
+def check_objective(
+    objective: str,
+    stochastic_layers: int,
+    n_groups: int,
+    combination_beta: float | None,
+) -> None:
+    """Checks that an objective goes with a model and with the options of objectives.
+
+    Raises:
+      UsageError: if not.
+    """
+    if n_groups < 1:
+        raise UsageError(f"n_groups: must be at least 1, got {n_groups}")
+    if combination_beta is not None and not 0 <= combination_beta <= 1:
+        raise UsageError(
+            f"combination_beta: must be from 0 to 1, got {combination_beta}"
+        )
+    if objective == "vae_elbo_kl" and stochastic_layers > 1:
+        raise UsageError(
+            "objective: vae_elbo_kl has a closed form for one stochastic layer only, "
+            f"got {stochastic_layers} layers; use vae_elbo"
+        )
+    if n_groups > 1 and objective not in ("miwae", "piwae"):
+        raise UsageError(
+            "n_groups: goes with objective miwae or piwae only, got "
+            f"{n_groups} with objective {objective}"
+        )
+    if combination_beta is not None and objective != "combination":
+        raise UsageError(
+            "combination_beta: goes with objective combination only, got "
+            f"{combination_beta} with objective {objective}"
         )
 
 

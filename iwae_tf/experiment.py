@@ -74,8 +74,11 @@ def run(config: Config, images: datasets.Images | None = None) -> dict:
 
 def run_name(config: Config) -> str:
     """What a run is, as the name of a directory."""
+    options = f"-m{config.n_groups}" if config.n_groups > 1 else ""
+    if config.combination_beta is not None:
+        options += f"-b{config.combination_beta:g}"
     return (
-        f"{config.dataset}-{config.objective}-{config.stochastic_layers}l"
+        f"{config.dataset}-{config.objective}-{config.stochastic_layers}l{options}"
         f"-k{config.n_samples}-s{config.seed}"
     )
 
@@ -83,9 +86,12 @@ def run_name(config: Config) -> str:
 def caption(config: Config) -> str:
     """What a run is, for people."""
     layers = config.stochastic_layers
+    options = f" · m = {config.n_groups}" if config.n_groups > 1 else ""
+    if config.combination_beta is not None:
+        options += f" · ELBO × {config.combination_beta:g}"
     return (
         f"{config.dataset} · {config.objective} · {layers} "
-        f"{'layer' if layers == 1 else 'layers'} · k = {config.n_samples} · "
+        f"{'layer' if layers == 1 else 'layers'}{options} · k = {config.n_samples} · "
         f"seed {config.seed}"
     )
 
@@ -133,6 +139,8 @@ def build(config: Config, images: datasets.Images) -> IWAE:
         config.n_samples,
         config.beta,
         config.warmup_steps,
+        config.n_groups,
+        config.combination_beta,
         jit_compile=config.jit,
         steps_per_execution=steps_per_execution,
     )
@@ -185,6 +193,8 @@ def claim(run_dir: Path, record: dict) -> None:
         write_json(path, record)
         return
     old, new = json.loads(path.read_text()), json.loads(json.dumps(record))
+    # A run that was started before an option existed has its default.
+    old["config"] = Config().of_run() | old["config"]
     for part in ("config", "data"):
         for name in new[part]:
             was, now = old[part].get(name), new[part][name]

@@ -5,12 +5,13 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from iwae_tf import randomness
+from iwae_tf.config import OBJECTIVES, check_objective
 from iwae_tf.draws import Draws
 from iwae_tf.errors import UsageError
 from iwae_tf.objectives import (
-    OBJECTIVES,
     Objective,
     iwae_elbo,
+    table,
     vae_elbo,
     value_and_gradients,
 )
@@ -56,10 +57,12 @@ class IWAE(keras.Model):
     def compile(
         self,
         optimizer="adam",
-        objective: str = "iwae_elbo",
+        objective: str | Objective = "iwae_elbo",
         n_samples: int = 50,
         beta: float = 1.0,
         warmup_steps: int = 0,
+        n_groups: int = 1,
+        combination_beta: float | None = None,
         jit_compile: bool = True,
         **kwargs,
     ):
@@ -67,11 +70,13 @@ class IWAE(keras.Model):
 
         Args:
           optimizer: a Keras optimizer.
-          objective: a name in `iwae_tf.objectives.OBJECTIVES`.
-          n_samples: k, samples per image.
+          objective: a name in `iwae_tf.objectives.table`, or a row of one's own.
+          n_samples: k, samples per image; with groups, in each of them.
           beta: weight of log p(z) - log q(z|x) in the loss; the bounds that are
             logged always have weight 1.
           warmup_steps: optimizer steps over which that weight rises from 0 to beta.
+          n_groups: m of `miwae` and `piwae`: m k samples per image.
+          combination_beta: weight of the ELBO in `combination`, by default 0.5.
           jit_compile: whether XLA compiles the steps.
           **kwargs: for `keras.Model.compile`, such as `steps_per_execution`.
 
@@ -79,21 +84,14 @@ class IWAE(keras.Model):
           UsageError: for an unknown objective, one that this model cannot have, or
             a number out of range.
         """
-        if objective not in OBJECTIVES:
-            raise UsageError(
-                f"objective: must be one of {', '.join(OBJECTIVES)}, got {objective!r}"
-            )
+        if isinstance(objective, str):
+            objective = self._row(objective, n_groups, combination_beta)
         if n_samples < 1:
             raise UsageError(f"n_samples: must be at least 1, got {n_samples}")
         if warmup_steps < 0:
             raise UsageError(f"warmup_steps: must be at least 0, got {warmup_steps}")
-        if OBJECTIVES[objective].needs_kl and len(self.posterior.n_latent) > 1:
-            raise UsageError(
-                f"objective: {objective} has a closed form for one stochastic layer "
-                f"only, got {len(self.posterior.n_latent)} layers; use vae_elbo"
-            )
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
-        self.objective: Objective = OBJECTIVES[objective]
+        self.objective: Objective = objective
         self.n_samples = n_samples
         self.beta = beta
         self.warmup_steps = warmup_steps
@@ -111,6 +109,15 @@ class IWAE(keras.Model):
         }
         self.optimizer.build(self.trainable_variables)
         self.first_bad_step = tf.Variable(-1, trainable=False, dtype=tf.int32)
+
+    def _row(self, name, n_groups, combination_beta):
+        if name not in OBJECTIVES:
+            raise UsageError(
+                f"objective: must be one of {', '.join(OBJECTIVES)}, got {name!r}"
+            )
+        n_layers = len(self.posterior.n_latent)
+        check_objective(name, n_layers, n_groups, combination_beta)
+        return table(n_groups, combination_beta)[name]
 
     @property
     def metrics(self):
@@ -136,6 +143,20 @@ class IWAE(keras.Model):
         log_px, log_pz = self.generator.log_joint(x, zs)
         return Draws(zs, log_px, log_pz, log_qz, self.kl(x) if with_kl else None)
 
+    def weigh(self, x: tf.Tensor, zs: tuple[tf.Tensor, ...]) -> Draws:
+        """Weighs given latents.
+
+        Args:
+          x: images [b, height, width, channels].
+          zs: tuple of latents, bottom-up, each [k, b, d].
+
+        Returns:
+          draws: of b images, k samples each.
+        """
+        x = tf.cast(x, tf.float32)
+        log_px, log_pz = self.generator.log_joint(x, zs)
+        return Draws(zs, log_px, log_pz, self.posterior.log_prob(zs, x))
+
     def kl(self, x: tf.Tensor) -> tf.Tensor:
         """Closed-form KL(q(z|x) || p(z)) of a model with one stochastic layer.
 
@@ -144,7 +165,15 @@ class IWAE(keras.Model):
 
         Returns:
           kl: [b], nats.
+
+        Raises:
+          UsageError: if there are more layers.
         """
+        if len(self.posterior.n_latent) > 1:
+            raise UsageError(
+                "kl: has a closed form for one stochastic layer only, got "
+                f"{len(self.posterior.n_latent)} layers"
+            )
         q = self.posterior.conditional(0, flatten(tf.cast(x, tf.float32)))
         return tfp.distributions.kl_divergence(q, self.generator.prior())
 
@@ -205,7 +234,8 @@ class IWAE(keras.Model):
         seed = randomness.seed_of(
             self.seed, randomness.TEST, self._means["bound"].count
         )
-        draws = self.draw(x, self.n_samples, seed, with_kl=self.objective.needs_kl)
+        n_samples = self.objective.n_groups * self.n_samples
+        draws = self.draw(x, n_samples, seed, with_kl=self.objective.needs_kl)
         beta = self.beta_at(self.optimizer.iterations)
         loss = -tf.reduce_mean(self.objective.bound(draws, beta))
         return self._log(loss, draws)

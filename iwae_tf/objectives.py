@@ -1,11 +1,13 @@
 """Every bound and its gradient estimator, one row each, over `Draws`.
 
 The gradient of a multi-sample bound is a weighted sum of the gradients of log w_i with
-the weights held constant. A row names the bound, which is what is logged, and either
-those weights or nothing, in which case the bound itself is differentiated.
+the weights held constant. A row names the bound, which is what is logged; the weights
+for the generator's parameters, theta, and those for the posterior's, phi; and whether
+phi's gradient is total or only takes the path through the latents.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -13,39 +15,36 @@ import tensorflow as tf
 from iwae_tf import weights
 from iwae_tf.draws import Draws
 
+Beta = float | tf.Tensor
+SampleWeights = Callable[[tf.Tensor, Beta], tf.Tensor]
+
 
 class Objective(NamedTuple):
     """One row of the table.
 
     Attributes:
       bound: (draws, beta) -> [b], nats.
-      sample_weights: log_w [k, b] -> weights [k, b] that multiply the gradients of
-        log_w; None differentiates `bound`.
+      theta_weights: (log_w [k, b], beta) -> weights [k, b] that multiply the gradients
+        of log_w in the generator's parameters; None differentiates `bound`.
+      phi_weights: the same for the posterior's parameters; None is as for theta.
+      path_only: whether phi's gradient leaves out how log q(z|x) depends on phi at
+        fixed z. Such a row has both weights, and phi's vanish where theta's do.
+      n_groups: m; the bound is one of m groups of k samples.
       needs_kl: whether `bound` reads `draws.kl`.
     """
 
-    bound: Callable[[Draws, float | tf.Tensor], tf.Tensor]
-    sample_weights: Callable[[tf.Tensor], tf.Tensor] | None = None
+    bound: Callable[[Draws, Beta], tf.Tensor]
+    theta_weights: SampleWeights | None = None
+    phi_weights: SampleWeights | None = None
+    path_only: bool = False
+    n_groups: int = 1
     needs_kl: bool = False
 
-    def surrogate(self, draws: Draws, beta: float | tf.Tensor) -> tf.Tensor:
-        """What is differentiated: its gradient, not its value, is the objective's.
 
-        Args:
-          draws: of b images, k samples each.
-          beta: weight of the latent part.
-
-        Returns:
-          surrogate: [b].
-        """
-        if self.sample_weights is None:
-            return self.bound(draws, beta)
-        log_w = draws.log_w(beta)
-        held = tf.stop_gradient(self.sample_weights(log_w))
-        return tf.reduce_sum(held * log_w, axis=0)
+# Bounds ------------------------------------------------------------------------------
 
 
-def vae_elbo(draws: Draws, beta: float | tf.Tensor = 1.0) -> tf.Tensor:
+def vae_elbo(draws: Draws, beta: Beta = 1.0) -> tf.Tensor:
     """The evidence lower bound: mean_k log w.
 
     Args:
@@ -61,7 +60,7 @@ def vae_elbo(draws: Draws, beta: float | tf.Tensor = 1.0) -> tf.Tensor:
     return tf.reduce_mean(draws.log_w(beta), axis=0)
 
 
-def vae_elbo_kl(draws: Draws, beta: float | tf.Tensor = 1.0) -> tf.Tensor:
+def vae_elbo_kl(draws: Draws, beta: Beta = 1.0) -> tf.Tensor:
     """The evidence lower bound: mean_k log p(x|z) - beta KL(q(z|x) || p(z)).
 
     Args:
@@ -77,7 +76,7 @@ def vae_elbo_kl(draws: Draws, beta: float | tf.Tensor = 1.0) -> tf.Tensor:
     return tf.reduce_mean(draws.log_px, axis=0) - beta * draws.kl
 
 
-def iwae_elbo(draws: Draws, beta: float | tf.Tensor = 1.0) -> tf.Tensor:
+def iwae_elbo(draws: Draws, beta: Beta = 1.0) -> tf.Tensor:
     """The importance weighted bound: log mean_k w.
 
     Args:
@@ -93,40 +92,182 @@ def iwae_elbo(draws: Draws, beta: float | tf.Tensor = 1.0) -> tf.Tensor:
     return weights.log_mean_exp(draws.log_w(beta))
 
 
-OBJECTIVES: dict[str, Objective] = {
-    "vae_elbo": Objective(vae_elbo),
-    "vae_elbo_kl": Objective(vae_elbo_kl, needs_kl=True),
-    "iwae_elbo": Objective(iwae_elbo),
-    # Burda et al. 2016, eq. 14: the normalised weights are written out.
-    "iwae_eq14": Objective(iwae_elbo, sample_weights=weights.normalise),
-}
+def miwae(draws: Draws, beta: Beta = 1.0, *, n_groups: int) -> tf.Tensor:
+    """The multiply importance weighted bound: mean_m log mean_k w.
+
+    Args:
+      draws: of b images, m k samples each.
+      beta: weight of the latent part.
+      n_groups: m.
+
+    Returns:
+      bound: [b], nats.
+
+    Reference:
+      Rainforth et al. 2018, arXiv:1802.04537.
+    """
+    grouped = weights.in_groups(draws.log_w(beta), n_groups)
+    return tf.reduce_mean(
+        tf.reshape(weights.log_mean_exp(grouped), [n_groups, -1]), axis=0
+    )
+
+
+def combination(
+    draws: Draws, beta: Beta = 1.0, *, combination_beta: float
+) -> tf.Tensor:
+    """A mixture of two bounds: c mean_k log w + (1 - c) log mean_k w.
+
+    Rainforth et al. call it CIWAE and c beta.
+
+    Args:
+      draws: of b images, k samples each.
+      beta: weight of the latent part.
+      combination_beta: c, from 0 to 1.
+
+    Returns:
+      bound: [b], nats.
+
+    Reference:
+      Rainforth et al. 2018, arXiv:1802.04537.
+    """
+    return combination_beta * vae_elbo(draws, beta) + (
+        1 - combination_beta
+    ) * iwae_elbo(draws, beta)
+
+
+# Weights of samples ------------------------------------------------------------------
+
+
+def normalised(log_w: tf.Tensor, beta: Beta = 1.0) -> tf.Tensor:
+    """w~, the weights over their sum: Burda et al. 2016, eq. 14, arXiv:1509.00519."""
+    return weights.normalise(log_w)
+
+
+def normalised_in_groups(
+    log_w: tf.Tensor, beta: Beta = 1.0, *, n_groups: int
+) -> tf.Tensor:
+    """w~ within each group, over m: Rainforth et al. 2018, arXiv:1802.04537."""
+    within = weights.normalise(weights.in_groups(log_w, n_groups))
+    return tf.reshape(within, tf.shape(log_w)) / n_groups
+
+
+def doubly_reparameterised(log_w: tf.Tensor, beta: Beta = 1.0) -> tf.Tensor:
+    """w~^2 where beta is 1: Tucker et al. 2018, arXiv:1810.04152.
+
+    What the path leaves out is -beta sum_i w~_i grad log q(z_i|x) at fixed z_i, which
+    has the expectation of -beta sum_i (w~_i - w~_i^2) times the path gradient of
+    log w_i. Without it the gradient is `stl`.
+    """
+    w_norm = weights.normalise(log_w)
+    return (1 - beta) * w_norm + beta * tf.square(w_norm)
+
+
+def wake(log_w: tf.Tensor, beta: Beta = 1.0) -> tf.Tensor:
+    """w~ - w~^2, of the wake update of q: Tucker et al. 2018, arXiv:1810.04152."""
+    w_norm = weights.normalise(log_w)
+    return w_norm - tf.square(w_norm)
+
+
+def table(
+    n_groups: int = 1, combination_beta: float | None = None
+) -> dict[str, Objective]:
+    """Every objective by its name.
+
+    Args:
+      n_groups: m of `miwae` and `piwae`.
+      combination_beta: weight of the ELBO in `combination`, by default 0.5.
+    """
+    if combination_beta is None:
+        combination_beta = 0.5
+    multiply = Objective(partial(miwae, n_groups=n_groups), n_groups=n_groups)
+    within = partial(normalised_in_groups, n_groups=n_groups)
+    mixture = partial(combination, combination_beta=combination_beta)
+    path = Objective(iwae_elbo, normalised, path_only=True)
+    return {
+        "vae_elbo": Objective(vae_elbo),
+        "vae_elbo_kl": Objective(vae_elbo_kl, needs_kl=True),
+        "iwae_elbo": Objective(iwae_elbo),
+        "iwae_eq14": Objective(iwae_elbo, normalised),
+        "miwae": multiply,
+        "piwae": multiply._replace(theta_weights=normalised, phi_weights=within),
+        "combination": Objective(mixture),
+        # Roeder et al. 2017, arXiv:1703.09194; biased for k > 1.
+        "stl": path._replace(phi_weights=normalised),
+        "dreg": path._replace(phi_weights=doubly_reparameterised),
+        "rws_dreg": path._replace(phi_weights=wake),
+    }
+
+
+# Gradients ---------------------------------------------------------------------------
 
 
 def value_and_gradients(
-    objective: Objective,
-    model,
-    x: tf.Tensor,
-    k: int,
-    seed: tf.Tensor,
-    beta: float | tf.Tensor,
+    objective: Objective, model, x: tf.Tensor, k: int, seed: tf.Tensor, beta: Beta
 ) -> tuple[tf.Tensor, list[tf.Tensor], Draws]:
     """The loss, its gradient and the draws behind them.
 
     Args:
-      objective: a row of `OBJECTIVES`.
-      model: has `draw(x, k, seed, with_kl)` and `trainable_variables`.
+      objective: a row of `table`.
+      model: has `draw`, `weigh`, `posterior` and `generator`, see `iwae_tf.model`.
       x: images [b, height, width, channels].
-      k: samples per image.
+      k: samples per image and group.
       seed: [2].
       beta: weight of the latent part.
 
     Returns:
       loss: scalar, minus the bound averaged over the batch, nats.
-      gradients: of the loss, one per trainable variable.
-      draws: of b images, k samples each.
+      gradients: of the loss, one per trainable variable of the posterior and then of
+        the generator.
+      draws: of b images, m k samples each.
     """
-    with tf.GradientTape() as tape:
-        draws = model.draw(x, k, seed, with_kl=objective.needs_kl)
-        surrogate = -tf.reduce_mean(objective.surrogate(draws, beta))
-    gradients = tape.gradient(surrogate, model.trainable_variables)
-    return -tf.reduce_mean(objective.bound(draws, beta)), gradients, draws
+    compute = _path_gradients if objective.path_only else _total_gradients
+    n_samples = objective.n_groups * k
+    of_phi, of_theta, draws = compute(objective, model, x, n_samples, seed, beta)
+    return -tf.reduce_mean(objective.bound(draws, beta)), [*of_phi, *of_theta], draws
+
+
+def _total_gradients(objective, model, x, n_samples, seed, beta):
+    phi = model.posterior.trainable_variables
+    theta = model.generator.trainable_variables
+    with tf.GradientTape(persistent=True) as tape:
+        draws = model.draw(x, n_samples, seed, with_kl=objective.needs_kl)
+        if objective.theta_weights is None:
+            loss = -tf.reduce_mean(objective.bound(draws, beta))
+        else:
+            log_w = draws.log_w(beta)
+            loss = _weighted(objective.theta_weights, log_w, beta)
+        if objective.phi_weights is not None:
+            loss_of_phi = _weighted(objective.phi_weights, log_w, beta)
+    if objective.phi_weights is None:
+        return *tape.gradient(loss, [phi, theta]), draws
+    return tape.gradient(loss_of_phi, phi), tape.gradient(loss, theta), draws
+
+
+def _path_gradients(objective, model, x, n_samples, seed, beta):
+    """The decoder is passed once: its gradients in the latents are weighed anew.
+
+    The latents are leaves of the second tape, and so phi is held where log q(z|x) is
+    weighed, while a latent that other latents depend on keeps that path in the first.
+    """
+    phi = model.posterior.trainable_variables
+    theta = model.generator.trainable_variables
+    x = tf.cast(x, tf.float32)
+    with tf.GradientTape() as to_latents:
+        zs, _ = model.posterior.draw(x, n_samples, seed)
+    with tf.GradientTape() as from_latents:
+        from_latents.watch(zs)
+        draws = model.weigh(x, zs)
+        log_w = draws.log_w(beta)
+        loss = _weighted(objective.theta_weights, log_w, beta)
+    of_theta, of_zs = from_latents.gradient(loss, [theta, zs])
+    anew = tf.math.divide_no_nan(
+        objective.phi_weights(log_w, beta), objective.theta_weights(log_w, beta)
+    )
+    of_zs = [anew[..., tf.newaxis] * of_z for of_z in of_zs]
+    return to_latents.gradient(zs, phi, output_gradients=of_zs), of_theta, draws
+
+
+def _weighted(sample_weights, log_w, beta):
+    """A scalar whose gradient is that of log_w times weights held constant."""
+    held = tf.stop_gradient(sample_weights(log_w, beta))
+    return -tf.reduce_mean(tf.reduce_sum(held * log_w, axis=0))

@@ -86,9 +86,14 @@ def _key(report):
 def _row(report):
     config, test = report["config"], report["test"]
     paper = paper_value(config)
+    objective = f"`{config['objective']}`"
+    if config.get("n_groups", 1) > 1:
+        objective += f" m = {config['n_groups']}"
+    if config.get("combination_beta") is not None:
+        objective += f" c = {config['combination_beta']:g}"
     cells = (
         config["dataset"],
-        f"`{config['objective']}`",
+        objective,
         config["stochastic_layers"],
         config["n_samples"],
         report["epochs"],

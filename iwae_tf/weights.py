@@ -52,6 +52,30 @@ def normalise(log_w) -> tf.Tensor:
     return tf.nn.softmax(check_log_w(log_w), axis=0)
 
 
+def in_groups(log_w, n_groups: int) -> tf.Tensor:
+    """The samples of each image in m groups: [m k, b] becomes [k, m b].
+
+    Sample i is in group i mod m, and column g b + j is group g of image j.
+
+    Args:
+      log_w: log-weights [m k, b], nats.
+      n_groups: m.
+
+    Returns:
+      log_w: [k, m b], nats.
+
+    Raises:
+      ValueError: if the groups cannot be of one size.
+    """
+    log_w = check_log_w(log_w)
+    n_samples = log_w.shape[0]
+    if n_samples % n_groups:
+        raise ValueError(
+            f"n_groups: must divide the number of samples, {n_samples}, got {n_groups}"
+        )
+    return tf.reshape(log_w, [n_samples // n_groups, n_groups * tf.shape(log_w)[1]])
+
+
 def effective_sample_size(log_w) -> tf.Tensor:
     """Kish's effective sample size: (sum_i w_i)^2 / sum_i w_i^2.
 

@@ -39,15 +39,24 @@ AT_ONCE = {
         ["--schedule=constant", "--learning_rate=-1"],
         "learning_rate: must be above 0",
     ),
+    "closed form of two layers": (
+        ["--stochastic_layers=2", "--objective=vae_elbo_kl"],
+        "objective: vae_elbo_kl ",
+    ),
+    "groups": (["--n_groups=8"], "n_groups: goes with objective miwae or piwae"),
+    "mixture": (
+        ["--objective=dreg", "--combination_beta=0.5"],
+        "combination_beta: goes with objective combination only, got 0.5",
+    ),
+    "mixture above 1": (
+        ["--objective=combination", "--combination_beta=2"],
+        "combination_beta: must be from 0 to 1, got 2",
+    ),
     "positional argument": (["digits"], "arguments: must all be --flags, got 'digits'"),
     "data set": (["--dataset=nonsense"], "dataset must be one of auto, mnist, "),
     "missing file": (["--dataset=gone.npz"], "dataset must be an existing .npz"),
 }
 WITH_TENSORFLOW = {
-    "closed form of two layers": (
-        ["--dataset=digits", "--stochastic_layers=2", "--objective=vae_elbo_kl"],
-        "objective: vae_elbo_kl ",
-    ),
     "batch": (["--dataset=digits", "--batch_size=1438"], "batch_size: must be "),
     "no such device": (["--dataset=digits", "--device=gpu:99"], "device: "),
     "device": (["--dataset=digits", "--device=nonsense"], "device: must be auto, cpu"),
@@ -137,8 +146,10 @@ def test_every_flag_arrives_in_its_option(elsewhere):
         "stochastic_layers": 2,
         "n_latent": [5, 3],
         "n_hidden": [7, 6],
-        "objective": "vae_elbo",
+        "objective": "piwae",
         "n_samples": 3,
+        "n_groups": 4,
+        "combination_beta": None,  # goes with another objective, below
         "beta": 0.5,
         "warmup_steps": 9,
         "schedule": "constant",
@@ -159,9 +170,11 @@ def test_every_flag_arrives_in_its_option(elsewhere):
     }
     defaults = dataclasses.asdict(Config())
     assert set(given) == set(defaults)
-    assert all(given[name] != defaults[name] for name in given)
+    assert [n for n in given if given[n] == defaults[n]] == ["combination_beta"]
     arguments = []
     for name, value in given.items():
+        if value is None:
+            continue
         if isinstance(value, bool):
             arguments.append(f"--{name}" if value else f"--no{name}")
         else:
@@ -172,3 +185,6 @@ def test_every_flag_arrives_in_its_option(elsewhere):
     path.write_text("\n".join(arguments))
     assert options([f"--flagfile={path}"], elsewhere) == given
     assert options([], elsewhere) == defaults
+    mixture = {"objective": "combination", "combination_beta": 0.25}
+    arguments = [f"--{name}={value}" for name, value in mixture.items()]
+    assert options(arguments, elsewhere) == defaults | mixture

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from iwae_tf import randomness, zoo
 from iwae_tf.errors import UsageError
-from iwae_tf.objectives import OBJECTIVES, Objective, vae_elbo
+from iwae_tf.objectives import Objective, table, vae_elbo
 
 SEED = randomness.seed_of(5)
 LOGS = {"loss", "bound", "vae_elbo", "iwae_elbo", "log_px", "log_pz", "log_qz"}
@@ -184,7 +184,7 @@ def test_logs_are_means_over_the_images_of_unequal_batches(tiny, binary):
 
 
 @pytest.mark.parametrize("step", ["train", "test"])
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", table())
 def test_bound_in_the_logs_is_at_beta_one_while_the_loss_is_not(
     objective, step, tiny, binary
 ):
@@ -206,8 +206,12 @@ def test_bound_in_the_logs_is_at_beta_one_while_the_loss_is_not(
         kl = np.mean(model.kl(x))
         assert logs["bound"] == pytest.approx(logs["log_px"] - kl, rel=1e-5)
         assert logs["loss"] == pytest.approx(-logs["log_px"] + beta * kl, rel=1e-5)
+    elif objective == "combination":
+        half = (logs["vae_elbo"] + logs["iwae_elbo"]) / 2
+        assert logs["bound"] == pytest.approx(half, rel=1e-5)
+        assert logs["loss"] != pytest.approx(-half, rel=1e-3)
     else:
-        assert logs["bound"] == logs["iwae_elbo"]
+        assert logs["bound"] == pytest.approx(logs["iwae_elbo"], rel=1e-6)
         draws = model.draw(x, 3, randomness.seed_of(model.seed, purpose, 0))
         log_px, log_pz, log_qz = (part.numpy() for part in draws[1:4])
         w = np.exp(log_px + beta * (log_pz - log_qz))
@@ -222,15 +226,14 @@ def test_with_one_sample_iwae_and_vae_bounds_are_equal_in_the_logs(tiny, binary)
     assert logs["iwae_elbo"][0] > logs["vae_elbo"][0] + 0.01
 
 
-def test_new_row_needs_no_change_to_the_train_step(monkeypatch, tiny, binary):
-    equal = Objective(vae_elbo, sample_weights=lambda w: tf.ones_like(w) / w.shape[0])
-    monkeypatch.setitem(OBJECTIVES, "equal_weights", equal)
-    models = {}
-    for name in ("equal_weights", "vae_elbo"):
-        models[name] = tiny(2)
-        options = {"objective": name, "beta": 0.5}
-        fit(models[name], binary(5), shuffle=False, **options)
-    for a, b in zip(*(m.trainable_variables for m in models.values()), strict=True):
+def test_row_of_ones_own_needs_no_change_to_the_train_step(tiny, binary):
+    equal = Objective(vae_elbo, lambda w, beta: tf.ones_like(w) / w.shape[0])
+    models = []
+    for objective in (equal, "vae_elbo"):
+        models.append(tiny(2))
+        options = {"objective": objective, "beta": 0.5}
+        fit(models[-1], binary(5), shuffle=False, **options)
+    for a, b in zip(*(m.trainable_variables for m in models), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
@@ -275,13 +278,23 @@ def test_first_bad_step_is_the_first_one_without_a_finite_loss(tiny, binary):
     [
         (
             {"objective": "elbow"},
-            "objective: must be one of vae_elbo, .*iwae_eq14, got 'elbow'",
+            "objective: must be one of vae_elbo, .*rws_dreg, got 'elbow'",
         ),
         ({"n_samples": 0}, "n_samples: must be at least 1, got 0"),
         ({"warmup_steps": -1}, "warmup_steps: must be at least 0, got -1"),
         (
             {"objective": "vae_elbo_kl"},
             "objective: vae_elbo_kl .*one stochastic layer.* 2 layers; use vae_elbo",
+        ),
+        ({"objective": "miwae", "n_groups": 0}, "n_groups: must be at least 1, got 0"),
+        ({"n_groups": 2}, "n_groups: goes with .* got 2 with objective iwae_elbo"),
+        (
+            {"objective": "combination", "combination_beta": 1.5},
+            "combination_beta: must be from 0 to 1, got 1.5",
+        ),
+        (
+            {"objective": "dreg", "combination_beta": 0.5},
+            "combination_beta: goes with .* got 0.5 with objective dreg",
         ),
     ],
 )

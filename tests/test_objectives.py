@@ -1,26 +1,31 @@
 """Tests of iwae_tf.objectives."""
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import scipy.special
 import tensorflow as tf
+import tensorflow_probability as tfp
 from linear_gaussian import LinearGaussian, exact_posterior
 
 from iwae_tf import randomness
 from iwae_tf.draws import Draws
 from iwae_tf.model import IWAE
 from iwae_tf.objectives import (
-    OBJECTIVES,
     Objective,
     iwae_elbo,
+    table,
     vae_elbo,
     vae_elbo_kl,
     value_and_gradients,
 )
+from iwae_tf.posteriors import flatten
 
 SEED = randomness.seed_of(3)
+ROWS = table()
+PATH_ONLY = [name for name, row in ROWS.items() if row.path_only]
 
 
 def draws_of(log_w, kl=None):
@@ -35,10 +40,22 @@ def draw_log_w(k, b, scale=2.0, seed=0):
     return np.random.default_rng(seed).normal(scale=scale, size=(k, b))
 
 
-def gradients_of(name, model, x, k, seed=SEED, beta=1.0):
-    row = name if isinstance(name, Objective) else OBJECTIVES[name]
+def gradients_of(name, model, x, k, seed=SEED, beta=1.0, **options):
+    """Loss, gradients (the posterior's first) and draws of a row or its name."""
+    row = name if isinstance(name, Objective) else table(**options)[name]
     loss, gradients, draws = value_and_gradients(row, model, x, k, seed, beta)
     return float(loss), [g.numpy() for g in gradients], draws
+
+
+def split(gradients, model):
+    """Gradients in phi and gradients in theta."""
+    n = len(model.posterior.trainable_variables)
+    return gradients[:n], gradients[n:]
+
+
+def flat(gradients):
+    """All entries in one vector, float64."""
+    return np.concatenate([np.ravel(np.float64(g)) for g in gradients])
 
 
 def assert_same_gradients(got, want, rtol=1e-5):
@@ -46,6 +63,7 @@ def assert_same_gradients(got, want, rtol=1e-5):
     # to the largest entry rather than to each.
     for a, b in zip(got, want, strict=True):
         np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * np.abs(b).max())
+    assert any(np.any(b) for b in want)
 
 
 # Bounds ------------------------------------------------------------------------------
@@ -69,16 +87,28 @@ def test_rows_name_their_own_bounds():
     draws = draws_of(draw_log_w(4, 3), kl=tf.constant([1.0, 2.0, 3.0], tf.float64))
     log_w = draws.log_w().numpy()
     log_mean_w = np.log(np.exp(log_w).mean(axis=0))
+    # Samples 0 and 2 are one group, 1 and 3 the other.
+    groups = np.log(np.exp(log_w.reshape(2, 2, 3)).mean(axis=0)).mean(axis=0)
     want = {
         "vae_elbo": log_w.mean(axis=0),
         "vae_elbo_kl": draws.log_px.numpy().mean(axis=0) - [1, 2, 3],
         "iwae_elbo": log_mean_w,
         "iwae_eq14": log_mean_w,
+        "miwae": groups,
+        "piwae": groups,
+        "combination": 0.3 * log_w.mean(axis=0) + 0.7 * log_mean_w,
+        "stl": log_mean_w,
+        "dreg": log_mean_w,
+        "rws_dreg": log_mean_w,
     }
+    rows = table(n_groups=2, combination_beta=0.3)
+    assert set(want) == set(rows)
     for name, values in want.items():
-        row = OBJECTIVES[name]
-        np.testing.assert_allclose(row.bound(draws, 1.0), values, rtol=1e-12)
-        assert row.needs_kl == (name == "vae_elbo_kl")
+        np.testing.assert_allclose(rows[name].bound(draws, 1.0), values, rtol=1e-12)
+        assert rows[name].needs_kl == (name == "vae_elbo_kl")
+        assert rows[name].n_groups == (2 if name in ("miwae", "piwae") else 1)
+    half = table()["combination"].bound(draws, 1.0)
+    np.testing.assert_allclose(half, (log_w.mean(axis=0) + log_mean_w) / 2, rtol=1e-12)
 
 
 def test_iwae_with_one_sample_is_the_elbo():
@@ -120,20 +150,6 @@ def test_bounds_move_with_a_shift_and_do_not_see_the_order_of_samples(bound):
 # Gradients ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["iwae_elbo", "iwae_eq14"])
-def test_gradient_in_log_w_is_numpy_softmax(name):
-    log_w = draw_log_w(4, 4)
-    shifted = tf.constant(log_w - 1e4)
-    zero = tf.zeros_like(shifted)
-    with tf.GradientTape() as tape:
-        tape.watch(shifted)
-        draws = Draws((), shifted, zero, zero)
-        value = tf.reduce_sum(OBJECTIVES[name].surrogate(draws, 1.0))
-    np.testing.assert_allclose(
-        tape.gradient(value, shifted), scipy.special.softmax(log_w, axis=0), rtol=1e-10
-    )
-
-
 @pytest.mark.parametrize(("stochastic_layers", "beta"), [(1, 1.0), (2, 0.5)])
 def test_eq_14_equals_autodiff_of_eq_8_on_the_same_draws(
     stochastic_layers, beta, tiny, binary
@@ -162,16 +178,18 @@ def test_iwae_gradient_equals_weights_of_numpy_times_gradients_of_samples(
     assert_same_gradients(got, want, rtol=2e-5)
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", ROWS)
 def test_loss_is_minus_the_mean_over_images_of_the_bound(name, tiny, binary):
     model, x = tiny(), binary(5)
     loss, _, draws = gradients_of(name, model, x, 3, beta=0.5)
     log_px, log_pz, log_qz = (part.numpy() for part in draws[1:4])
     log_w = log_px + 0.5 * (log_pz - log_qz)
+    iwae = np.log(np.exp(log_w).mean(axis=0))
     want = {
         "vae_elbo": lambda: log_w.mean(axis=0),
         "vae_elbo_kl": lambda: log_px.mean(axis=0) - 0.5 * draws.kl.numpy(),
-    }.get(name, lambda: np.log(np.exp(log_w).mean(axis=0)))()
+        "combination": lambda: (log_w.mean(axis=0) + iwae) / 2,
+    }.get(name, lambda: iwae)()
     assert loss == pytest.approx(-want.mean(), rel=1e-5)
 
 
@@ -179,7 +197,7 @@ def test_loss_is_minus_the_mean_over_images_of_the_bound(name, tiny, binary):
     ("name", "stochastic_layers"),
     [
         (name, layers)
-        for name, row in OBJECTIVES.items()
+        for name, row in ROWS.items()
         for layers in ([1] if row.needs_kl else [1, 3])
     ],
 )
@@ -219,15 +237,12 @@ def test_elbo_with_closed_form_kl_has_the_same_expected_gradient(tiny, binary):
     @tf.function
     def difference(seed):
         both = (
-            value_and_gradients(OBJECTIVES[name], model, x, 20, seed, 0.7)[1]
+            value_and_gradients(ROWS[name], model, x, 20, seed, 0.7)[1]
             for name in ("vae_elbo", "vae_elbo_kl")
         )
         return [a - b for a, b in zip(*both, strict=True)]
 
-    repeats = [
-        np.concatenate([d.numpy().ravel() for d in difference(randomness.seed_of(i))])
-        for i in range(n_repeats)
-    ]
+    repeats = [flat(difference(randomness.seed_of(i))) for i in range(n_repeats)]
     mean = np.mean(repeats, axis=0)
     standard_error = np.std(repeats, axis=0, ddof=1) / n_repeats**0.5
     # The generator's gradients are the same sums, so they differ by rounding only.
@@ -236,7 +251,7 @@ def test_elbo_with_closed_form_kl_has_the_same_expected_gradient(tiny, binary):
 
 
 def test_new_row_of_equal_weights_is_the_elbo(tiny, binary):
-    equal = Objective(vae_elbo, sample_weights=lambda w: tf.ones_like(w) / w.shape[0])
+    equal = Objective(vae_elbo, lambda w, beta: tf.ones_like(w) / w.shape[0])
     model, x = tiny(2), binary(4)
     got_loss, got, _ = gradients_of(equal, model, x, 5, beta=0.5)
     want_loss, want, _ = gradients_of("vae_elbo", model, x, 5, beta=0.5)
@@ -244,14 +259,16 @@ def test_new_row_of_equal_weights_is_the_elbo(tiny, binary):
     assert_same_gradients(got, want)
 
 
+@pytest.mark.parametrize("name", ["iwae_eq14", "piwae", "dreg"])
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_value_and_gradients_in_a_function_equal_eager(
-    jit_compile, tiny, binary, noise_of_bits
+    jit_compile, name, tiny, binary, noise_of_bits
 ):
     model, x = tiny(2), tf.constant(binary(4))
+    row = table(n_groups=2)[name]
 
     def compute(x):
-        return value_and_gradients(OBJECTIVES["iwae_eq14"], model, x, 5, SEED, 0.5)[:2]
+        return value_and_gradients(row, model, x, 5, SEED, 0.5)[:2]
 
     got_loss, got = tf.function(compute, jit_compile=jit_compile)(x)
     want_loss, want = compute(x)
@@ -259,7 +276,182 @@ def test_value_and_gradients_in_a_function_equal_eager(
     assert_same_gradients([g.numpy() for g in got], [g.numpy() for g in want], 1e-4)
 
 
-# A model whose log p(x) is known ------------------------------------------------------
+# Identities between rows -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stochastic_layers", [1, 2])
+@pytest.mark.parametrize(
+    ("name", "options", "k", "other"),
+    [
+        ("miwae", {"n_groups": 1}, 6, "iwae_elbo"),
+        ("miwae", {"n_groups": 6}, 1, "vae_elbo"),
+        ("piwae", {"n_groups": 1}, 6, "iwae_elbo"),
+        ("combination", {"combination_beta": 1.0}, 6, "vae_elbo"),
+        ("combination", {"combination_beta": 0.0}, 6, "iwae_elbo"),
+    ],
+)
+def test_row_at_its_limit_is_another_row(
+    name, options, k, other, stochastic_layers, tiny, binary
+):
+    model, x = tiny(stochastic_layers), binary(4)
+    got_loss, got, _ = gradients_of(name, model, x, k, beta=0.7, **options)
+    want_loss, want, _ = gradients_of(other, model, x, 6, beta=0.7)
+    assert got_loss == pytest.approx(want_loss, rel=1e-6)
+    assert_same_gradients(got, want)
+
+
+@pytest.mark.parametrize("stochastic_layers", [1, 2])
+def test_piwae_has_the_theta_gradient_of_iwae_and_the_phi_gradient_of_miwae(
+    stochastic_layers, tiny, binary
+):
+    model, x = tiny(stochastic_layers), binary(4)
+    loss, got, _ = gradients_of("piwae", model, x, 3, n_groups=2)
+    miwae_loss, multiply, _ = gradients_of("miwae", model, x, 3, n_groups=2)
+    _, iwae, _ = gradients_of("iwae_elbo", model, x, 6)
+    assert loss == pytest.approx(miwae_loss, rel=1e-6)
+    (of_phi, of_theta), (of_phi_miwae, _), (_, of_theta_iwae) = (
+        split(gradients, model) for gradients in (got, multiply, iwae)
+    )
+    assert_same_gradients(of_phi, of_phi_miwae)
+    assert_same_gradients(of_theta, of_theta_iwae)
+
+
+@pytest.mark.parametrize(("stochastic_layers", "beta"), [(1, 1.0), (2, 1.0), (2, 0.5)])
+@pytest.mark.parametrize("name", PATH_ONLY)
+def test_path_only_rows_have_the_bound_and_the_theta_gradient_of_iwae(
+    name, stochastic_layers, beta, tiny, binary
+):
+    model, x = tiny(stochastic_layers), binary(4)
+    loss, got, draws = gradients_of(name, model, x, 7, beta=beta)
+    iwae_loss, want, iwae_draws = gradients_of("iwae_elbo", model, x, 7, beta=beta)
+    assert loss == pytest.approx(iwae_loss, rel=1e-7)
+    for part, iwae_part in zip(draws[1:4], iwae_draws[1:4], strict=True):
+        np.testing.assert_allclose(part, iwae_part, rtol=1e-6)
+    (of_phi, of_theta), (of_phi_iwae, of_theta_iwae) = (
+        split(gradients, model) for gradients in (got, want)
+    )
+    assert_same_gradients(of_theta, of_theta_iwae)
+    assert not np.allclose(of_phi[0], of_phi_iwae[0], rtol=0.01)
+
+
+@pytest.mark.parametrize(("stochastic_layers", "beta"), [(1, 1.0), (2, 1.0), (3, 0.5)])
+@pytest.mark.parametrize("name", PATH_ONLY)
+def test_path_gradient_equals_weights_of_numpy_times_paths_past_a_twin(
+    name, stochastic_layers, beta, tiny, binary
+):
+    # A second model with the same values weighs the latents: its variables are not
+    # those of the first, so log q(z|x) moves with phi through z only.
+    model, twin = tiny(stochastic_layers), tiny(stochastic_layers)
+    x, k = binary(2), 3
+    loss, got, draws = gradients_of(name, model, x, k, beta=beta)
+    w = scipy.special.softmax(draws.log_w(beta).numpy().astype(np.float64), axis=0)
+    factors = {
+        "stl": w,
+        "dreg": (1 - beta) * w + beta * w**2,
+        "rws_dreg": w * (1 - w),
+    }[name]
+    want, sizes = 0.0, 0.0
+    for i, image in itertools.product(range(k), range(2)):
+        with tf.GradientTape() as tape:
+            zs, _ = model.posterior.draw(x, k, SEED)
+            log_w = twin.weigh(x, zs).log_w(beta)[i, image]
+        of_phi = tape.gradient(log_w, model.posterior.trainable_variables)
+        want += -factors[i, image] / 2 * flat(of_phi)
+        sizes += w[i, image] / 2 * np.abs(flat(of_phi))
+    # w~ is rounded relative to itself, and so is 1 - w~ relative to 1.
+    got = flat(split(got, model)[0])
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * sizes.max())
+    assert np.abs(want).max() > 1e-3 * sizes.max()
+
+
+@pytest.mark.parametrize("stochastic_layers", [1, 2])
+def test_three_ways_of_writing_the_iwae_loss_give_one_gradient(
+    stochastic_layers, tiny, binary
+):
+    model, x = tiny(stochastic_layers), binary(4)
+
+    def log_mean_exp(log_w):
+        return tf.math.log(tf.reduce_mean(tf.exp(log_w), axis=0))
+
+    def max_shifted(log_w):
+        w = tf.exp(log_w - tf.reduce_max(log_w, axis=0))
+        return tf.reduce_sum(tf.stop_gradient(w / tf.reduce_sum(w, 0)) * log_w, axis=0)
+
+    def log_normalised(log_w):
+        log_w_norm = log_w - tf.math.log(tf.reduce_sum(tf.exp(log_w), axis=0))
+        return tf.reduce_sum(tf.stop_gradient(tf.exp(log_w_norm)) * log_w, axis=0)
+
+    for name in ("iwae_elbo", "iwae_eq14"):
+        _, got, _ = gradients_of(name, model, x, 7)
+        for surrogate in (log_mean_exp, max_shifted, log_normalised):
+            with tf.GradientTape() as tape:
+                loss = -tf.reduce_mean(surrogate(model.draw(x, 7, SEED).log_w()))
+            want = tape.gradient(loss, model.trainable_variables)
+            assert_same_gradients(got, [g.numpy() for g in want])
+
+
+# Extremes ----------------------------------------------------------------------------
+
+
+class Line:
+    """log w = level + theta z + (z - phi)^2 / 2 with z = phi + noise: any level."""
+
+    def __init__(self, levels):
+        self.levels = tf.constant(levels, tf.float32)
+        self.posterior = self.generator = self
+        self.phi, self.theta = tf.Variable(0.3), tf.Variable(0.7)
+        self.posterior = SimpleNamespace(
+            trainable_variables=[self.phi], draw=self.draw_latents
+        )
+        self.generator = SimpleNamespace(trainable_variables=[self.theta])
+
+    def draw_latents(self, x, k, seed):
+        z = self.phi + randomness.normal([k, len(x), 1], seed)
+        return (z,), -0.5 * (z[..., 0] - self.phi) ** 2
+
+    def weigh(self, x, zs):
+        z = zs[0][..., 0]
+        log_qz = -0.5 * (z - self.phi) ** 2
+        kl = 0.5 * self.phi**2 * tf.ones(len(x))
+        return Draws(zs, self.levels + self.theta * z, tf.zeros_like(z), log_qz, kl)
+
+    def draw(self, x, k, seed, with_kl=False):
+        return self.weigh(x, self.draw_latents(x, k, seed)[0])
+
+
+@pytest.mark.parametrize(
+    "levels",
+    {
+        "high": np.full((6, 2), 1e4),
+        "low": np.full((6, 2), -1e4),
+        "equal": np.zeros((6, 2)),
+        "one dominates": np.where(np.arange(6)[:, None] == [1, 4], 1e4, -1e4),
+        "one is lost": np.where(np.arange(6)[:, None] == [1, 4], -1e4, 1e4),
+        "one sample": np.full((1, 2), -1e4),
+    }.values(),
+    ids=lambda levels: f"{levels.shape[0]}:{levels.min():g}:{levels.max():g}",
+)
+@pytest.mark.parametrize("name", ROWS)
+def test_extreme_weights_give_finite_values_and_gradients(name, levels):
+    n_samples = len(levels)
+    n_groups = 2 if name in ("miwae", "piwae") and n_samples > 1 else 1
+    model, x = Line(levels), tf.zeros([2, 1, 1, 1])
+    options = {"n_groups": n_groups}
+    loss, gradients, draws = gradients_of(
+        name, model, x, n_samples // n_groups, **options
+    )
+    log_w = draws.log_w().numpy()
+    assert log_w.shape == levels.shape
+    assert -log_w.max() - 1 <= loss <= -log_w.min() + 1
+    assert np.all(np.isfinite(gradients))
+    assert gradients[1] != 0
+    if name == "dreg" and levels.min() < levels.max() and levels[0, 0] < 0:
+        # All the weight is one sample's: the path gradient of log w is theta + noise.
+        noise = (draws.zs[0][..., 0].numpy() - 0.3)[[1, 4], [0, 1]]
+        assert gradients[0] == pytest.approx(-np.mean(0.7 + noise), rel=1e-5)
+
+
+# A model whose log p(x) is known -----------------------------------------------------
 
 
 @pytest.mark.parametrize("n_latent", [(3,), (3, 2)])
@@ -332,3 +524,130 @@ def test_gap_of_the_bound_shrinks_like_var_w_over_2k():
     np.testing.assert_allclose(2 * ks * np.array(gaps) / variance, 1, atol=0.1)
     slope = np.polyfit(np.log(ks), np.log(gaps), 1)[0]
     assert slope == pytest.approx(-1, abs=0.05)
+
+
+# Expectations of estimators ----------------------------------------------------------
+
+
+def inexact(n_latent):
+    generator = LinearGaussian(n_latent=n_latent)
+    model = IWAE(exact_posterior(generator, shift=0.3, stretch=1.3), generator)
+    return model, np.repeat(generator.images(1), 2000, axis=0)
+
+
+def mean_and_error(estimate, n_repeats=60):
+    """Mean and standard error of flat vectors, each itself a mean over 2,000 draws."""
+    estimate = tf.function(estimate, jit_compile=True)
+    repeats = [flat(estimate(randomness.seed_of(i))) for i in range(n_repeats)]
+    return np.mean(repeats, axis=0), np.std(repeats, axis=0, ddof=1) / n_repeats**0.5
+
+
+def of_phi(name, model, x, k, seed, beta=1.0):
+    gradients = value_and_gradients(ROWS[name], model, x, k, seed, beta)[1]
+    return split(gradients, model)[0]
+
+
+def with_stopped_loc_and_scale(model, x, k, seed):
+    """DReG as it is often written: z1 -> q(z2|z1) is cut with the parameters."""
+    phi = model.posterior.trainable_variables
+    with tf.GradientTape() as tape:
+        zs, _ = model.posterior.draw(x, k, seed)
+        log_px, log_pz = model.generator.log_joint(x, zs)
+        log_qz, below = 0.0, flatten(x)
+        for level, z in enumerate(zs):
+            q = model.posterior.conditional(level, below)
+            stopped = (tf.stop_gradient(part) for part in (q.mean(), q.stddev()))
+            log_qz += tfp.distributions.MultivariateNormalDiag(*stopped).log_prob(z)
+            below = z
+        log_w = log_px + log_pz - log_qz
+        w_norm = tf.stop_gradient(tf.nn.softmax(log_w, axis=0))
+        loss = -tf.reduce_mean(tf.reduce_sum(w_norm**2 * log_w, axis=0))
+    return tape.gradient(loss, phi)
+
+
+def wake_phi(model, x, k, seed):
+    """The wake update of q in its own form: w~ times the score, z held."""
+    draws = model.draw(x, k, seed)
+    w_norm = tf.nn.softmax(draws.log_w(), axis=0)
+    with tf.GradientTape() as tape:
+        log_qz = model.posterior.log_prob(draws.zs, x)
+        loss = -tf.reduce_mean(tf.reduce_sum(w_norm * log_qz, axis=0))
+    return tape.gradient(loss, model.posterior.trainable_variables)
+
+
+def minus(a, b):
+    return [x - y for x, y in zip(a, b, strict=True)]
+
+
+@pytest.mark.parametrize("n_latent", [(3,), (3, 2)])
+@pytest.mark.parametrize(
+    ("name", "k", "beta"),
+    [("dreg", 5, 1.0), ("dreg", 5, 0.5), ("dreg", 1, 1.0), ("stl", 1, 1.0)],
+)
+def test_path_gradient_has_the_expectation_of_the_total_gradient(
+    name, k, beta, n_latent
+):
+    model, x = inexact(n_latent)
+
+    def difference(seed):
+        path, total = (
+            of_phi(row, model, x, k, seed, beta) for row in (name, "iwae_elbo")
+        )
+        return minus(path, total)
+
+    mean, error = mean_and_error(difference)  # 120,000 draws
+    assert np.all(np.abs(mean) < 5 * error)
+    total, _ = mean_and_error(lambda seed: of_phi("iwae_elbo", model, x, k, seed, beta))
+    assert np.abs(total).max() > 20 * error.max()  # there is something to be wrong of
+
+
+def test_dreg_with_stopped_loc_and_scale_is_biased_with_two_layers_only():
+    for n_latent, is_biased in (((3,), False), ((3, 2), True)):
+        model, x = inexact(n_latent)
+
+        def difference(seed, model=model, x=x):
+            wrong = with_stopped_loc_and_scale(model, x, 5, seed)
+            return minus(wrong, of_phi("iwae_elbo", model, x, 5, seed))
+
+        mean, error = mean_and_error(difference)
+        assert np.any(np.abs(mean) > 10 * error) == is_biased
+        assert np.all(np.abs(mean) < 5 * error) != is_biased
+
+
+@pytest.mark.parametrize("n_latent", [(3,), (3, 2)])
+def test_stl_is_biased_for_more_than_one_sample(n_latent):
+    model, x = inexact(n_latent)
+
+    def difference(seed):
+        return minus(
+            of_phi("stl", model, x, 5, seed), of_phi("iwae_elbo", model, x, 5, seed)
+        )
+
+    mean, error = mean_and_error(difference)
+    assert np.abs(mean / error).max() > 20
+
+
+@pytest.mark.parametrize("n_latent", [(3,), (3, 2)])
+def test_rws_dreg_has_the_expectation_of_the_wake_update(n_latent):
+    model, x = inexact(n_latent)
+
+    def difference(seed):
+        return minus(of_phi("rws_dreg", model, x, 5, seed), wake_phi(model, x, 5, seed))
+
+    mean, error = mean_and_error(difference)
+    assert np.all(np.abs(mean) < 5 * error)
+    wake, _ = mean_and_error(lambda seed: wake_phi(model, x, 5, seed))
+    assert np.abs(wake).max() > 20 * error.max()
+
+
+@pytest.mark.parametrize("n_latent", [(3,), (3, 2)])
+@pytest.mark.parametrize("name", PATH_ONLY)
+def test_exact_posterior_makes_path_gradients_zero(name, n_latent):
+    generator = LinearGaussian(n_latent=n_latent)
+    model = IWAE(exact_posterior(generator), generator)
+    x = generator.images(4)
+    path = of_phi(name, model, x, 5, SEED)
+    total = of_phi("iwae_elbo", model, x, 5, SEED)
+    # What cancels is about as large as the total gradient, and rounded by 6e-8.
+    for a, b in zip(path, total, strict=True):
+        assert np.abs(a).max() < 100 * 6e-8 * np.abs(b).max()
