@@ -10,13 +10,13 @@ weights, `bound` the value of an objective, `loss` the scalar that is minimised,
 latent size.
 """
 
-import importlib
+import importlib.util
 import os
 
 # Before anything imports Keras: the user's shell may name another backend.
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
-_ROOMS = {
+_EXPORTS = {
     "Config": "config",
     "Draws": "draws",
     "IWAE": "model",
@@ -25,12 +25,14 @@ _ROOMS = {
     "log_likelihood": "evaluation",
     "run": "experiment",
 }
-__all__ = tuple(_ROOMS)
+__all__ = tuple(_EXPORTS)
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str):
     """Imports what is asked for, so that the command line starts without TensorFlow."""
-    if name not in _ROOMS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_ROOMS[name]}"), name)
+    if name in _EXPORTS:
+        return getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)
+    if not name.startswith("_") and importlib.util.find_spec(f"{__name__}.{name}"):
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,13 +1,17 @@
 """The command line: flags made from `Config`, and errors of one line."""
 
 import dataclasses
+import logging as standard_logging
 import os
 import sys
 import types
 import typing
+from collections.abc import Callable, Collection
+from pathlib import Path
 
 from absl import app, flags, logging
 
+import iwae_tf
 from iwae_tf import datasets
 from iwae_tf.config import Config
 from iwae_tf.errors import Diverged, UsageError
@@ -15,10 +19,33 @@ from iwae_tf.errors import Diverged, UsageError
 FLAGS = flags.FLAGS
 
 
-def define_flags() -> None:
-    """Defines one flag for each field of `Config`."""
+# What a task lets its user choose; the rest is the experiment's own.
+TASK_OPTIONS = (
+    "dataset",
+    "data_dir",
+    "offline",
+    "device",
+    "jit",
+    "epochs",
+    "batch_size",
+    "seed",
+    "eval_samples",
+    "rescore",
+)
+SMOKE = {"dataset": "digits", "epochs": 1, "eval_samples": 64, "jit": False}
+
+
+def define_flags(names: Collection[str] | None = None, **defaults) -> None:
+    """Defines one flag for each field of `Config`.
+
+    Args:
+      names: only these fields.
+      **defaults: of fields that have another default here.
+    """
     kinds = typing.get_type_hints(Config)
     for field in dataclasses.fields(Config):
+        if names is not None and field.name not in names:
+            continue
         kind, help = kinds[field.name], field.metadata["help"]
         if isinstance(kind, types.UnionType):
             kind = typing.get_args(kind)[0]
@@ -30,7 +57,7 @@ def define_flags() -> None:
             float: flags.DEFINE_float,
             str: flags.DEFINE_string,
         }.get(kind, flags.DEFINE_list)
-        define(field.name, field.default, help)
+        define(field.name, defaults.get(field.name, field.default), help)
         FLAGS.register_key_flag_for_module(sys.argv[0], FLAGS[field.name])
 
 
@@ -40,11 +67,12 @@ def config_from_flags() -> Config:
     Raises:
       UsageError: for a value that breaks a rule.
     """
-    values = {
-        field.name: FLAGS[field.name].value for field in dataclasses.fields(Config)
-    }
+    names = [field.name for field in dataclasses.fields(Config) if field.name in FLAGS]
+    values = {name: FLAGS[name].value for name in names}
+    if "smoke" in FLAGS and FLAGS.smoke:
+        values |= {n: v for n, v in SMOKE.items() if not FLAGS[n].present}
     for name in ("n_latent", "n_hidden"):
-        if values[name] is not None:
+        if values.get(name) is not None:
             values[name] = _integers(name, values[name])
     return Config(**values)
 
@@ -76,15 +104,16 @@ def _fail(error):
     sys.exit(2)
 
 
-def _main(config):
+def _run(function, config):
+    """Calls a function of a `Config` and turns errors into lines and statuses."""
     logging.set_verbosity(logging.WARNING)
+    # It warns that a process with many models traces many functions.
+    standard_logging.getLogger("tensorflow").setLevel("ERROR")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         # Before TensorFlow is imported: what is missing is told at once.
         dataset = datasets.resolve(config.dataset, config.data_dir, config.offline)
-        from iwae_tf import experiment
-
-        experiment.run(dataclasses.replace(config, dataset=dataset))
+        function(dataclasses.replace(config, dataset=dataset))
     except UsageError as error:
         _fail(error)
     except Diverged as error:
@@ -97,4 +126,42 @@ def _main(config):
 def main() -> None:
     """The console command `iwae`, and `main.py`."""
     define_flags()
-    app.run(_main, flags_parser=_parse)
+
+    def run(config):
+        iwae_tf.run(config)
+
+    app.run(lambda config: _run(run, config), flags_parser=_parse)
+
+
+def task(
+    function: Callable[[Config, Path, bool], None], path: str, epochs: int
+) -> None:
+    """The command of a task.
+
+    Args:
+      function: does the task; gets the options, the task's directory, and whether a
+        few seconds must do.
+      path: the task's file.
+      epochs: default of --epochs.
+    """
+    name = Path(path).stem
+    define_flags(TASK_OPTIONS, epochs=epochs)
+    flags.DEFINE_boolean(
+        "smoke", False, "Only see whether it works, in seconds, on digits."
+    )
+    flags.DEFINE_string(
+        "task_dir",
+        None,
+        f"Where the task's runs, figure and table live, by default runs/{name}; "
+        "finished runs in it are not trained again.",
+    )
+    for flag in ("smoke", "task_dir"):
+        FLAGS.register_key_flag_for_module(sys.argv[0], FLAGS[flag])
+
+    def run(config):
+        default = Path("runs") / (f"{name}-smoke" if FLAGS.smoke else name)
+        directory = Path(FLAGS.task_dir or default)
+        directory.mkdir(parents=True, exist_ok=True)
+        function(config, directory, FLAGS.smoke)
+
+    app.run(lambda config: _run(run, config), flags_parser=_parse)

@@ -124,6 +124,9 @@ class Config:
         of_run=False,
         minimum=1,
     )
+    jackknife: bool = _option(
+        False, "Also score by the jackknife, of orders 1 and 2.", of_run=False
+    )
     rescore: bool = _option(False, "Score a finished run again.", of_run=False)
 
     def __post_init__(self):
@@ -139,6 +142,11 @@ class Config:
         check_objective(
             self.objective, self.stochastic_layers, self.n_groups, self.combination_beta
         )
+        if self.jackknife and self.eval_samples < 3:
+            raise UsageError(
+                "eval_samples: must be at least 3 for the jackknife, got "
+                f"{self.eval_samples}"
+            )
         if self.schedule != "constant" and self.learning_rate is not None:
             raise UsageError(
                 "learning_rate: goes with schedule constant only, got "

@@ -1,6 +1,9 @@
-"""Test log-likelihood by importance sampling, streamed over samples and images."""
+"""Test log-likelihood by importance sampling, and the statistics of gradients.
 
-from collections.abc import Callable
+The first is streamed over samples and images, the second over draws.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -8,7 +11,8 @@ import tensorflow as tf
 
 from iwae_tf import randomness
 from iwae_tf.errors import UsageError
-from iwae_tf.weights import StreamingLogMeanExp
+from iwae_tf.objectives import Objective, table, value_and_gradients
+from iwae_tf.weights import StreamingLogMeanExp, jackknife
 
 LADDER = (1, 5, 50, 500, 5000)
 
@@ -23,6 +27,8 @@ class Likelihood(NamedTuple):
       kl: E_q log q(z|x) - log p(z), [n], nats.
       bounds: for each k, the importance weighted bound, [n], nats, estimated from
         all complete groups of k among the same samples.
+      jackknife: for orders 1 and 2, the estimate of log p(x) that `weights.jackknife`
+        makes of the same samples, [n], nats; empty where it was not asked for.
     """
 
     log_px: np.ndarray
@@ -30,6 +36,7 @@ class Likelihood(NamedTuple):
     log_px_given_z: np.ndarray
     kl: np.ndarray
     bounds: dict[int, np.ndarray]
+    jackknife: dict[int, np.ndarray]
 
     @property
     def mean(self) -> float:
@@ -39,8 +46,13 @@ class Likelihood(NamedTuple):
     @property
     def standard_error(self) -> float:
         """Standard error of `mean` over the images, nats; NaN for one image."""
-        n = len(self.log_px)
-        return float(np.std(self.log_px, ddof=1) / n**0.5) if n > 1 else float("nan")
+        return standard_error(self.log_px)
+
+
+def standard_error(values: np.ndarray) -> float:
+    """Standard error of the mean of values [n]; NaN for one."""
+    n = len(values)
+    return float(np.std(values, ddof=1) / n**0.5) if n > 1 else float("nan")
 
 
 def log_likelihood(
@@ -52,11 +64,14 @@ def log_likelihood(
     seed: int = 123,
     jit_compile: bool = True,
     on_progress: Callable[[int], None] = lambda n_images: None,
+    ladder: Collection[int] = LADDER,
+    with_jackknife: bool = False,
 ) -> Likelihood:
     """Estimates log p(x) of every image: log mean_k exp(log_w).
 
     Memory is that of one chunk of samples for one batch of images, whatever
-    `n_samples` is. The noise is a function of seed, chunk, batch_size and jit_compile.
+    `n_samples` is; the jackknife adds all log-weights of the batch. The noise is a
+    function of seed, chunk, batch_size and jit_compile.
 
     Args:
       model: has `draw(x, k, seed) -> Draws`.
@@ -67,6 +82,8 @@ def log_likelihood(
       seed: of the noise.
       jit_compile: whether XLA compiles the computation.
       on_progress: called with the number of images done.
+      ladder: values of k whose bound is estimated too, where below n_samples.
+      with_jackknife: whether to fill in `jackknife`; needs 3 samples.
 
     Returns:
       likelihood: per image, nats.
@@ -85,6 +102,10 @@ def log_likelihood(
     ):
         if value < 1:
             raise UsageError(f"{name}: must be at least 1, got {value}")
+    if with_jackknife and n_samples < 3:
+        raise UsageError(
+            f"n_samples: must be at least 3 for the jackknife, got {n_samples}"
+        )
     chunk, batch_size = min(chunk, n_samples), min(batch_size, len(x))
 
     @tf.function(jit_compile=jit_compile)
@@ -92,6 +113,8 @@ def log_likelihood(
         draws = model.draw(images, chunk, batch_seed)
         return draws.log_w(), draws.log_px
 
+    ladder = sorted({k for k in {1, *ladder} if k < n_samples} | {n_samples})
+    orders = (1, 2) if with_jackknife else ()
     parts = []
     for first in range(0, len(x), batch_size):
         # The last batch is filled up, so that one shape is compiled.
@@ -99,24 +122,27 @@ def log_likelihood(
         images = tf.constant(np.asarray(x)[places], tf.float32)
         batch_seed = randomness.seed_of(seed, randomness.SCORE, first)
         n_kept = min(batch_size, len(x) - first)
-        part = _score_batch(draw, images, batch_seed, n_samples, chunk)
+        part = _score_batch(draw, images, batch_seed, n_samples, chunk, ladder, orders)
         parts.append([values[:n_kept] for values in part])
         on_progress(first + n_kept)
-    log_px, ess, log_px_given_z, kl, *bounds = (
+    log_px, ess, log_px_given_z, kl, *rest = (
         np.concatenate(values) for values in zip(*parts, strict=True)
     )
-    ladder = dict(zip(_ladder(n_samples), bounds, strict=True))
-    return Likelihood(log_px, ess, log_px_given_z, kl, ladder)
+    return Likelihood(
+        log_px,
+        ess,
+        log_px_given_z,
+        kl,
+        bounds=dict(zip(ladder, rest[: len(ladder)], strict=True)),
+        jackknife=dict(zip(orders, rest[len(ladder) :], strict=True)),
+    )
 
 
-def _ladder(n_samples):
-    return sorted({k for k in LADDER if k < n_samples} | {n_samples})
-
-
-def _score_batch(draw, images, seed, n_samples, chunk):
-    bounds = {k: StreamingLogMeanExp(k) for k in _ladder(n_samples)}
+def _score_batch(draw, images, seed, n_samples, chunk, ladder, orders):
+    bounds = {k: StreamingLogMeanExp(k) for k in ladder}
     of_squares = StreamingLogMeanExp(n_samples)
     log_px_given_z = StreamingLogMeanExp(1)
+    kept = []
     for first in range(0, n_samples, chunk):
         n_kept = min(chunk, n_samples - first)
         log_w, log_px = (
@@ -127,6 +153,8 @@ def _score_batch(draw, images, seed, n_samples, chunk):
             bound.add(log_w)
         of_squares.add(2 * log_w)
         log_px_given_z.add(log_px)
+        if orders:
+            kept.append(log_w)
     values = {k: bound.mean() for k, bound in bounds.items()}
     log_mean_w = values[n_samples]
     reconstruction = log_px_given_z.mean()
@@ -137,4 +165,121 @@ def _score_batch(draw, images, seed, n_samples, chunk):
         reconstruction,
         reconstruction - values[1],
         *values.values(),
+        *(jackknife(np.concatenate(kept), order) for order in orders),
     ]
+
+
+class GradientMoments(NamedTuple):
+    """The gradient of a loss over the noise, for a group of p parameters.
+
+    Attributes:
+      mean: over the draws, [p], nats per image and unit of the parameter.
+      variance: of one draw, [p], unbiased.
+      n_draws: number of draws.
+    """
+
+    mean: np.ndarray
+    variance: np.ndarray
+    n_draws: int
+
+    @property
+    def signal_to_noise(self) -> float:
+        """Length of the expected gradient over the standard deviation of a draw.
+
+        The squared length is estimated without bias, by taking the mean's own
+        variance away from it; where that leaves nothing, the ratio is 0: more draws
+        are needed. For one parameter this is |E g| / sqrt(Var g). NaN if the gradient
+        does not vary.
+
+        Reference:
+          Rainforth et al. 2018, arXiv:1802.04537, which takes it entry by entry.
+        """
+        noise = float(np.sum(self.variance))
+        signal = float(np.sum(np.square(self.mean))) - noise / self.n_draws
+        return (max(signal, 0.0) / noise) ** 0.5 if noise else float("nan")
+
+
+def gradient_statistics(
+    model,
+    x: np.ndarray,
+    objective: str | Objective = "iwae_elbo",
+    n_samples: int = 50,
+    n_draws: int = 1000,
+    groups: Mapping[str, Sequence[tf.Variable]] | None = None,
+    seed: int = 123,
+    jit_compile: bool = True,
+    on_progress: Callable[[int], None] = lambda n_draws: None,
+) -> dict[str, GradientMoments]:
+    """Mean, variance and signal-to-noise ratio of an estimator at fixed weights.
+
+    A draw is the gradient of the loss of the whole batch, which is a mean over images:
+    b copies of one image make a draw the mean of b independent ones.
+
+    Args:
+      model: an `iwae_tf.model.IWAE`; its weights stay as they are.
+      x: binary images [b, height, width, channels].
+      objective: a name in `iwae_tf.objectives.table`, or a row, such as
+        `table(n_groups=8)["miwae"]`.
+      n_samples: k, samples per image and group.
+      n_draws: number of gradients, at least 2.
+      groups: trainable variables by the name of their group; by default all of the
+        "posterior" and all of the "generator".
+      seed: of the noise.
+      jit_compile: whether XLA compiles the computation.
+      on_progress: called with the number of draws done.
+
+    Returns:
+      moments: by the name of the group; entries in the order of its variables, each
+        flattened.
+
+    Raises:
+      UsageError: for an unknown objective or a number out of range.
+
+    Reference:
+      Rainforth et al. 2018, arXiv:1802.04537; Tucker et al. 2018, arXiv:1810.04152.
+    """
+    if isinstance(objective, str):
+        if objective not in table():
+            raise UsageError(
+                f"objective: must be one of {', '.join(table())}, got {objective!r}"
+            )
+        objective = table()[objective]
+    for name, value, least in (("n_samples", n_samples, 1), ("n_draws", n_draws, 2)):
+        if value < least:
+            raise UsageError(f"{name}: must be at least {least}, got {value}")
+    if groups is None:
+        groups = {
+            "posterior": model.posterior.trainable_variables,
+            "generator": model.generator.trainable_variables,
+        }
+    images = tf.constant(np.asarray(x), tf.float32)
+    variables = [
+        *model.posterior.trainable_variables,
+        *model.generator.trainable_variables,
+    ]
+
+    @tf.function(jit_compile=jit_compile)
+    def draw(number):
+        draw_seed = randomness.seed_of(seed, randomness.GRADIENT, number)
+        gradients = value_and_gradients(
+            objective, model, images, n_samples, draw_seed, 1.0
+        )[1]
+        of = {id(v): g for v, g in zip(variables, gradients, strict=True)}
+        return [
+            tf.concat([tf.reshape(of[id(v)], [-1]) for v in group], axis=0)
+            for group in groups.values()
+        ]
+
+    means, squares = [0.0] * len(groups), [0.0] * len(groups)
+    for i in range(n_draws):
+        # Welford: the variance of 10^6 draws is as exact as that of ten.
+        for j, gradient in enumerate(draw(tf.constant(i))):
+            gradient = gradient.numpy().astype(np.float64)
+            before = gradient - means[j]
+            means[j] = means[j] + before / (i + 1)
+            squares[j] = squares[j] + before * (gradient - means[j])
+        on_progress(i + 1)
+    return {
+        name: GradientMoments(mean, square / (n_draws - 1), n_draws)
+        for name, mean, square in zip(groups, means, squares, strict=True)
+    }

@@ -15,7 +15,7 @@ import numpy as np
 from iwae_tf import data, datasets, plots, randomness, training, zoo
 from iwae_tf.config import Config
 from iwae_tf.errors import UsageError
-from iwae_tf.evaluation import Likelihood, log_likelihood
+from iwae_tf.evaluation import LADDER, Likelihood, log_likelihood, standard_error
 from iwae_tf.model import IWAE
 from iwae_tf.progress import Progress
 from iwae_tf.results import summary
@@ -25,12 +25,19 @@ N_SAMPLES_SHOWN = 100
 N_RECONSTRUCTIONS_SHOWN = 50
 
 
-def run(config: Config, images: datasets.Images | None = None) -> dict:
+def run(
+    config: Config,
+    images: datasets.Images | None = None,
+    watch: Callable[[IWAE, int, Path], None] | None = None,
+) -> dict:
     """Trains and scores one model, or goes on where an earlier start stopped.
 
     Args:
       config: options of the run.
       images: its data set; by default the one that `config` names is loaded.
+      watch: called with the model, the number of epochs done and the run's directory
+        at epochs 0, 1, 2, 4, 8, ... and the last; again where a run goes on from
+        before.
 
     Returns:
       report: what `report.json` holds.
@@ -44,7 +51,7 @@ def run(config: Config, images: datasets.Images | None = None) -> dict:
         images = datasets.load(config.dataset, config.data_dir, config.offline)
     config = dataclasses.replace(config, dataset=images.name)
     run_dir = Path(config.run_dir or Path("runs") / run_name(config))
-    x_test = data.binarize(images.x_test, config.binarization, TEST_SEED).numpy()
+    x_test = binary_test_images(config, images)
     record = {"config": config.of_run(), "data": describe(images, x_test)}
     model = build(config, images)
     claim(run_dir, record)
@@ -56,7 +63,7 @@ def run(config: Config, images: datasets.Images | None = None) -> dict:
         say(summary(report))
         return report
     say(f"{device}, {'compiled by XLA' if config.jit else 'not compiled (--nojit)'}")
-    train(model, config, images.x_train, x_test, run_dir)
+    train(model, config, images.x_train, x_test, run_dir, watch)
     report = record | score(model, config, x_test, run_dir)
     rows = training.read_metrics(run_dir / "metrics.csv")
     report |= {
@@ -70,6 +77,34 @@ def run(config: Config, images: datasets.Images | None = None) -> dict:
     write_json(path, report)
     say(summary(report))
     return report
+
+
+def run_below(
+    directory: Path,
+    config: Config,
+    images: datasets.Images,
+    watch: Callable[[IWAE, int, Path], None] | None = None,
+) -> tuple[Path, dict]:
+    """One of many runs of a task, in a directory that another start finds again.
+
+    Args:
+      directory: of the task.
+      config: options of the run; the run's own directory is below `directory`.
+      images: its data set.
+      watch: see `run`.
+
+    Returns:
+      run_dir: the run's directory.
+      report: what `report.json` holds.
+    """
+    run_dir = directory / f"{run_name(config)}-e{config.epochs}"
+    config = dataclasses.replace(config, run_dir=str(run_dir))
+    return run_dir, run(config, images, watch)
+
+
+def binary_test_images(config: Config, images: datasets.Images) -> np.ndarray:
+    """The test images of every run: binarised once, [n, height, width, channels]."""
+    return data.binarize(images.x_test, config.binarization, TEST_SEED).numpy()
 
 
 def run_name(config: Config) -> str:
@@ -206,7 +241,12 @@ def claim(run_dir: Path, record: dict) -> None:
 
 
 def train(
-    model: IWAE, config: Config, x_train: np.ndarray, x_test: np.ndarray, run_dir: Path
+    model: IWAE,
+    config: Config,
+    x_train: np.ndarray,
+    x_test: np.ndarray,
+    run_dir: Path,
+    watch: Callable[[IWAE, int, Path], None] | None = None,
 ) -> None:
     """Fits a model to the end of its last epoch, from wherever the run stands.
 
@@ -216,6 +256,7 @@ def train(
       x_train: grey training images.
       x_test: binary test images.
       run_dir: gets checkpoints, metrics and figures.
+      watch: see `run`.
     """
     steps_per_epoch, _ = data.steps_of_epoch(len(x_train), config.batch_size)
     checkpoints = training.Checkpoints(
@@ -229,13 +270,14 @@ def train(
         metrics = training.Metrics(
             run_dir, config.batch_size, first_step, config.histograms
         )
+        watchers = [painter(model, config, x_test, run_dir, metrics)]
+        if watch is not None:
+            watchers.append(lambda epoch: watch(model, epoch, run_dir))
         callbacks = [
             training.StopWhenDiverged(checkpoints),
             training.Display(config.epochs, steps_per_epoch, first_step),
             metrics,
-            training.AtEpochs(
-                config.epochs, painter(model, config, x_test, run_dir, metrics)
-            ),
+            *(training.AtEpochs(config.epochs, watcher) for watcher in watchers),
             checkpoints,
         ]
         try:
@@ -324,6 +366,8 @@ def score(model: IWAE, config: Config, x_test: np.ndarray, run_dir: Path) -> dic
             seed=config.seed,
             jit_compile=config.jit,
             on_progress=progress.update,
+            ladder={*LADDER, config.n_groups * config.n_samples},
+            with_jackknife=config.jackknife,
         )
     except KeyboardInterrupt:
         say("\nnot scored; the same command scores the trained model")
@@ -337,6 +381,7 @@ def score(model: IWAE, config: Config, x_test: np.ndarray, run_dir: Path) -> dic
         log_px_given_z=likelihood.log_px_given_z,
         kl=likelihood.kl,
         **{f"bound_{k}": values for k, values in likelihood.bounds.items()},
+        **{f"jackknife_{order}": v for order, v in likelihood.jackknife.items()},
     )
     return {
         "test": summarise(likelihood)
@@ -348,6 +393,13 @@ def score(model: IWAE, config: Config, x_test: np.ndarray, run_dir: Path) -> dic
 def summarise(likelihood: Likelihood) -> dict:
     """Means over the test images, nats per image."""
     reconstruction, kl = likelihood.log_px_given_z.mean(), likelihood.kl.mean()
+    jackknife = {
+        str(order): {
+            "log_likelihood": round(float(values.mean()), 4),
+            "standard_error": round(standard_error(values), 4),
+        }
+        for order, values in likelihood.jackknife.items()
+    }
     return {
         "n_images": len(likelihood.log_px),
         "log_likelihood": round(likelihood.mean, 4),
@@ -361,7 +413,7 @@ def summarise(likelihood: Likelihood) -> dict:
         },
         "ess_median": round(float(np.median(likelihood.ess)), 2),
         "ess_min": round(float(likelihood.ess.min()), 2),
-    }
+    } | ({"jackknife": jackknife} if jackknife else {})
 
 
 def versions() -> dict[str, str]:

@@ -6,15 +6,24 @@ output pixels, so that every image pixel becomes a square of one size.
 """
 
 import contextlib
+import itertools
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
+from matplotlib.ticker import (
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+    StrMethodFormatter,
+)
 from PIL import Image
 
 _DPI = 224
@@ -29,6 +38,13 @@ _CURVES = {  # blue and vermillion of Okabe and Ito
     "train_bound": {"color": "#0072B2", "linestyle": "-"},
     "test_bound": {"color": "#D55E00", "linestyle": "--"},
 }
+_STYLES = [  # colours of Okabe and Ito; later lines let earlier ones show through
+    {"color": color, "linestyle": linestyle}
+    for linestyle, color in zip(
+        itertools.cycle(("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1, 1, 1)))),
+        ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"),
+    )
+]
 _MARKED_POINTS = 100  # curves of more points show only their line
 _GREY_LEVELS = (64, 32, 16, 8, 4, 2)  # of a GIF, the first that stays below _GIF_BYTES
 _GIF_BYTES = 3_000_000
@@ -167,6 +183,80 @@ def training_curves(rows: Sequence[Mapping[str, object]], title: str) -> Figure:
             curves.append((x, y))
     _bound_axis(axes, curves)
     axes.legend(loc="lower right")
+    return figure
+
+
+class Panel(NamedTuple):
+    """Axes of a `line_sheet`.
+
+    Attributes:
+      title: of the panel.
+      xlabel: of the x axis.
+      ylabel: of the y axis.
+      curves: by their label, x and y of equal length; what is not finite is not drawn.
+      log: axes with a logarithmic scale: "", "x", "y" or "xy". A linear y axis is that
+        of `training_curves`: very low values of the start may lie below it.
+    """
+
+    title: str
+    xlabel: str
+    ylabel: str
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]
+    log: str = ""
+
+
+def line_sheet(rows: Sequence[Sequence[Panel]], title: str) -> Figure:
+    """Draw panels of curves; a label has the same colour in all of them.
+
+    Args:
+      rows: panels of each row, equally many.
+      title: what all of them are about.
+
+    Returns:
+      figure: one panel under another and beside another.
+
+    Raises:
+      ValueError: If there are no panels, or the rows differ in length.
+    """
+    lengths = {len(row) for row in rows}
+    if len(lengths) != 1 or lengths == {0}:
+        raise ValueError(
+            f"rows must be equally many panels each, got {[len(row) for row in rows]}"
+        )
+    n_columns = lengths.pop()
+    size = (4.4 * n_columns, 3.4 * len(rows) + 0.4)
+    figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
+    figure.suptitle(title, fontsize=min(13, 13 * size[0] * 8.5 / max(len(title), 1)))
+    grid = figure.subplots(len(rows), n_columns, squeeze=False)
+    panels = [panel for row in rows for panel in row]
+    labels = dict.fromkeys(label for panel in panels for label in panel.curves)
+    styles = dict(zip(labels, itertools.cycle(_STYLES), strict=False))
+    for axes, panel in zip(grid.flat, panels, strict=True):
+        axes.set(xlabel=panel.xlabel, ylabel=panel.ylabel)
+        axes.set_title(panel.title, loc="left")
+        drawn = []
+        for label, (x, y) in panel.curves.items():
+            x, y = np.asarray(x, float), np.asarray(y, float)
+            shown = np.isfinite(x) & np.isfinite(y)
+            shown &= (y > 0) if "y" in panel.log else True
+            x, y = x[shown], y[shown]
+            marker = "o" if len(x) <= _MARKED_POINTS else None
+            style = styles[label]
+            axes.plot(x, y, label=label, marker=marker, markersize=3, **style)
+            if len(x):
+                drawn.append((x, y))
+        axes.set(**{f"{name}scale": "log" for name in panel.log})
+        if "x" in panel.log:
+            _log_axis(axes.xaxis, [x for x, _ in drawn])
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        if "y" in panel.log:
+            _log_axis(axes.yaxis, [y for _, y in drawn])
+        else:
+            _bound_axis(axes, drawn)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(fontsize=8)
     return figure
 
 
@@ -328,6 +418,17 @@ def _epoch_axis(axes: Axes, epochs: np.ndarray) -> None:
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _log_axis(axis: Axis, values: Sequence[np.ndarray]) -> None:
+    """Plain numbers at 1, 2, 5, 10, ... of a logarithmic axis, or at powers of 10."""
+    if not values:
+        return
+    drawn = np.concatenate(values)
+    subs = (1, 2, 5) if drawn.max() < 300 * drawn.min() else (1,)
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _bound_axis(axes: Axes, curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:

@@ -45,8 +45,8 @@ def summary(report: dict) -> str:
     test = report["test"]
     bounds = "  ".join(f"{k}: {value:.2f}" for k, value in test["bounds"].items())
     lines = [
-        f"test log p(x) = {test['log_likelihood']:.2f} ± {test['standard_error']:.2f} "
-        f"nats ({test['n_samples']} samples, {test['n_images']} images), "
+        f"test log p(x) = {estimate(report)} nats "
+        f"({test['n_samples']} samples, {test['n_images']} images), "
         f"{report['epochs']} epochs",
         f"bound at k = {bounds}",
         f"ELBO = E log p(x|z) - KL = {test['log_px_given_z']:.2f} - {test['kl']:.2f}; "
@@ -55,6 +55,12 @@ def summary(report: dict) -> str:
         f"trained in {clock(report['train_seconds'])}, "
         f"scored in {clock(report['score_seconds'])}",
     ]
+    if "jackknife" in test:
+        estimates = "  ".join(
+            f"{order}: {part['log_likelihood']:.2f} ± {part['standard_error']:.2f}"
+            for order, part in test["jackknife"].items()
+        )
+        lines.insert(1, f"log p(x) by the jackknife of order {estimates}")
     paper = paper_value(report["config"])
     if paper is not None:
         lines.insert(1, f"the paper: {paper:.2f} after {BURDA_EPOCHS} epochs")
@@ -63,12 +69,30 @@ def summary(report: dict) -> str:
 
 def table(reports: list[dict]) -> str:
     """Reports as a Markdown table, ordered by what they are."""
-    lines = [
-        "| data | objective | layers | k | epochs | schedule | seed | test log p(x) | "
-        "paper | training | scoring | commit |",
-        "|---|---|--:|--:|--:|---|--:|---|--:|--:|--:|---|",
-    ]
-    return "\n".join(lines + [_row(report) for report in sorted(reports, key=_key)])
+    header = (
+        "data | objective | layers | k | epochs | schedule | seed | test log p(x) | "
+        "paper | training | scoring | commit"
+    )
+    rows = [_row(report) for report in sorted(reports, key=_key)]
+    return markdown(header, "---|---|--:|--:|--:|---|--:|---|--:|--:|--:|---", rows)
+
+
+def markdown(header: str, rule: str, rows: list[tuple]) -> str:
+    """A Markdown table.
+
+    Args:
+      header: names of the columns, with bars between.
+      rule: what stands below them, such as "---|--:".
+      rows: cells of each row.
+    """
+    body = (f"| {' | '.join(map(str, cells))} |" for cells in rows)
+    return "\n".join([f"| {header} |", f"|{rule}|", *body])
+
+
+def estimate(report: dict) -> str:
+    """The test log-likelihood of a run with its standard error, nats."""
+    test = report["test"]
+    return f"{test['log_likelihood']:.2f} ± {test['standard_error']:.2f}"
 
 
 def _key(report):
@@ -91,7 +115,7 @@ def _row(report):
         objective += f" m = {config['n_groups']}"
     if config.get("combination_beta") is not None:
         objective += f" c = {config['combination_beta']:g}"
-    cells = (
+    return (
         config["dataset"],
         objective,
         config["stochastic_layers"],
@@ -99,14 +123,12 @@ def _row(report):
         report["epochs"],
         config["schedule"],
         config["seed"],
-        f"{test['log_likelihood']:.2f} ± {test['standard_error']:.2f} "
-        f"(k = {test['n_samples']}, {test['n_images']:,} images)",
+        f"{estimate(report)} (k = {test['n_samples']}, {test['n_images']:,} images)",
         "—" if paper is None else f"{paper:.2f}",
         clock(report["train_seconds"]),
         clock(report["score_seconds"]),
         (report["commit"] or "unknown")[:10],
     )
-    return f"| {' | '.join(map(str, cells))} |"
 
 
 def collect(directory: str | Path) -> Path:

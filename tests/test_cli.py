@@ -166,6 +166,7 @@ def test_every_flag_arrives_in_its_option(elsewhere):
         "histograms": True,
         "eval_samples": 11,
         "eval_chunk": 12,
+        "jackknife": True,
         "rescore": True,
     }
     defaults = dataclasses.asdict(Config())

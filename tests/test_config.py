@@ -52,6 +52,7 @@ OUTSIDE_OF_RUN = {
     "histograms",
     "eval_samples",
     "eval_chunk",
+    "jackknife",
     "rescore",
 }
 
@@ -112,6 +113,12 @@ def test_combination_beta_goes_with_combination_only():
     for beta in (-0.1, 1.1, math.nan):
         with pytest.raises(UsageError, match="^combination_beta: must be "):
             Config(objective="combination", combination_beta=beta)
+
+
+def test_jackknife_needs_three_samples():
+    assert Config(jackknife=True, eval_samples=3).jackknife
+    with pytest.raises(UsageError, match="^eval_samples: must be at least 3 .* got 2$"):
+        Config(jackknife=True, eval_samples=2)
 
 
 def test_closed_form_kl_goes_with_one_layer_only():

@@ -276,7 +276,7 @@ def test_report_is_what_scores_and_metrics_give(whole, report):
     assert test["log_likelihood"] == round(values["log_px"].mean(), 4)
     deviation = ((values["log_px"] - values["log_px"].mean()) ** 2).sum() / (n - 1)
     assert test["standard_error"] == pytest.approx((deviation / n) ** 0.5, abs=1e-4)
-    assert set(test["bounds"]) == {"1", "5", "10"}
+    assert set(test["bounds"]) == {"1", "2", "5", "10"}  # 2 is the run's own k
     for k, bound in test["bounds"].items():
         assert bound == pytest.approx(values[f"bound_{k}"].mean(), abs=1e-4)
     assert test["bounds"]["10"] == test["log_likelihood"]
@@ -437,6 +437,8 @@ OTHER = {
     "n_hidden": (3,),
     "objective": "vae_elbo",
     "n_samples": 6,
+    "n_groups": 2,
+    "combination_beta": 0.5,
     "beta": 0.5,
     "warmup_steps": 7,
     "schedule": "constant",
@@ -459,6 +461,18 @@ def test_other_configuration_is_refused_and_its_flag_named(tmp_path, name):
     was = json.loads(json.dumps(RECORD["config"][name]))
     assert repr(was) in str(info.value) and "\n" not in str(info.value)
     assert contents(tmp_path) == before
+
+
+def test_run_from_before_an_option_existed_has_its_default(tmp_path):
+    experiment.claim(tmp_path, RECORD)
+    path = tmp_path / "config.json"
+    record = json.loads(path.read_text())
+    del record["config"]["n_groups"], record["config"]["combination_beta"]
+    path.write_text(json.dumps(record))
+    experiment.claim(tmp_path, RECORD)
+    other = RECORD | {"config": RECORD["config"] | {"n_groups": 2}}
+    with pytest.raises(UsageError, match="^n_groups: must be 1 to go on "):
+        experiment.claim(tmp_path, other)
 
 
 @pytest.mark.parametrize("name", RECORD["data"])

@@ -427,3 +427,66 @@ def test_errors_name_argument_rule_and_value_in_one_line(call, message):
     with pytest.raises(ValueError, match=message) as error:
         call()
     assert "\n" not in str(error.value)
+
+
+# Sheets of curves --------------------------------------------------------------------
+
+
+def panel(curves, log="", title="k = 1"):
+    return plots.Panel(title, "epoch", "bound", curves, log)
+
+
+def test_line_sheet_has_every_curve_in_its_panel_in_one_style_per_label():
+    curves = {"iwae": ([1, 2, 3], [1.0, 2.0, 4.0]), "dreg": ([1, 2], [3.0, 5.0])}
+    rows = [[panel(curves), panel({"dreg": ([1], [2.0])}, title="k = 5")]]
+    figure = plots.line_sheet(rows, TITLE)
+    assert figure.get_suptitle() == TITLE
+    left, right = figure.axes
+    assert [axes.get_title("left") for axes in (left, right)] == ["k = 1", "k = 5"]
+    got = {line.get_label(): line.get_xydata().tolist() for line in left.lines}
+    assert got == {
+        label: [list(point) for point in zip(*xy, strict=True)]
+        for label, xy in curves.items()
+    }
+    styles = [
+        {
+            line.get_label(): (line.get_color(), line.get_linestyle())
+            for line in axes.lines
+        }
+        for axes in (left, right)
+    ]
+    assert styles[0]["dreg"] == styles[1]["dreg"] != styles[0]["iwae"]
+
+
+def test_line_sheet_leaves_out_what_an_axis_cannot_show():
+    curves = {"a": ([1, 2, 4, 8], [math.nan, 0.0, 0.5, 5.0])}
+    logarithmic, linear = plots.line_sheet(
+        [[panel(curves, "xy")], [panel(curves)]], TITLE
+    ).axes
+    assert logarithmic.lines[0].get_xydata().tolist() == [[4, 0.5], [8, 5]]
+    assert linear.lines[0].get_xydata().tolist() == [[2, 0], [4, 0.5], [8, 5]]
+    assert (logarithmic.get_xscale(), logarithmic.get_yscale()) == ("log", "log")
+    assert (linear.get_xscale(), linear.get_yscale()) == ("linear", "linear")
+
+
+def test_line_sheet_writes_plain_numbers_on_logarithmic_axes(tmp_path):
+    curves = {"a": ([1, 2, 4, 8, 16], [0.02, 0.05, 0.1, 0.2, 0.5])}
+    figure = plots.line_sheet([[panel(curves, "xy")]], TITLE)
+    plots.save(figure, tmp_path / "sheet.png")
+    axes = figure.axes[0]
+    for labels, want in (
+        (axes.get_xticklabels(), {"1", "2", "5", "10"}),
+        (axes.get_yticklabels(), {"0.02", "0.05", "0.1", "0.2", "0.5"}),
+    ):
+        assert want <= {label.get_text() for label in labels}
+
+
+@pytest.mark.parametrize("rows", [[], [[]], [[panel({})], [panel({}), panel({})]]])
+def test_line_sheet_refuses_rows_of_other_lengths_and_none(rows):
+    with pytest.raises(ValueError, match="^rows must be equally many panels each"):
+        plots.line_sheet(rows, TITLE)
+
+
+def test_line_sheet_without_a_point_is_drawn(tmp_path):
+    rows = [[panel({"a": ([], [])}), panel({"a": ([1], [math.nan])}, "y")]]
+    plots.save(plots.line_sheet(rows, TITLE), tmp_path / "empty.png")

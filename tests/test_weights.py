@@ -1,6 +1,9 @@
 """Tests of iwae_tf.weights."""
 
+import itertools
 import re
+from decimal import Decimal, localcontext
+from math import comb, factorial
 from pathlib import Path
 
 import numpy as np
@@ -187,3 +190,107 @@ def test_only_weights_sums_or_normalises_exponentials():
         if re.search("log_?sum_?exp|logaddexp|softmax", path.read_text(), re.IGNORECASE)
     }
     assert users == {"weights.py"}
+
+
+# Groups ------------------------------------------------------------------------------
+
+
+def test_sample_i_is_in_group_i_modulo_m():
+    log_w = np.arange(12.0).reshape(6, 2)  # samples 0..5 of images 0 and 1
+    got = weights.in_groups(log_w, 3).numpy()
+    for group, image in itertools.product(range(3), range(2)):
+        want = log_w[group::3, image]
+        np.testing.assert_array_equal(got[:, 2 * group + image], want)
+
+
+def test_groups_must_be_of_one_size():
+    with pytest.raises(ValueError, match="^n_groups: .* number of samples, 6, got 4$"):
+        weights.in_groups(np.zeros((6, 2)), 4)
+
+
+# Jackknife ---------------------------------------------------------------------------
+
+
+def jackknife_by_definition(log_w, order):
+    """All subsets of the samples of one image, with 60 digits."""
+    k = len(log_w)
+    with localcontext() as context:
+        context.prec = 60
+        w = [Decimal(float(value)).exp() for value in log_w]
+        total = Decimal(0)
+        for j in range(order + 1):
+            logs = [
+                (sum(w[i] for i in range(k) if i not in left_out) / (k - j)).ln()
+                for left_out in itertools.combinations(range(k), j)
+            ]
+            scale = factorial(order - j) * factorial(j)
+            total += (
+                Decimal((-1) ** j * (k - j) ** order) / scale * sum(logs) / comb(k, j)
+            )
+        return float(total)
+
+
+# Fewer, as many and more samples than are left out one by one.
+@pytest.mark.parametrize("k", [3, 8, 9, 30])
+@pytest.mark.parametrize("scale", [0.1, 2.0, 30.0])
+@pytest.mark.parametrize("shift", SHIFTS)
+def test_jackknife_equals_its_definition(k, scale, shift):
+    log_w = draw_log_w(k, 2, scale) + shift
+    for order in (1, 2):
+        want = [jackknife_by_definition(column, order) for column in log_w.T]
+        # log_w itself is rounded to 2e-12 at 1e4, and its error grows with k.
+        np.testing.assert_allclose(
+            weights.jackknife(log_w, order), want, rtol=1e-12, atol=1e-10
+        )
+
+
+@pytest.mark.parametrize("n_dominating", [1, 2, 9])
+def test_jackknife_of_dominating_weights_equals_its_definition(n_dominating):
+    log_w = np.where(np.arange(20) < n_dominating, 1e4, -1e4)[:, None]
+    log_w += draw_log_w(20, 1, 0.1)
+    for order in (1, 2):
+        want = jackknife_by_definition(log_w[:, 0], order)
+        np.testing.assert_allclose(weights.jackknife(log_w, order), want, rtol=1e-12)
+
+
+def test_jackknife_of_equal_weights_is_their_log():
+    for k, order in itertools.product((3, 5, 5000), (1, 2)):
+        got = weights.jackknife(np.full((k, 2), -1e4), order)
+        np.testing.assert_allclose(got, -1e4, rtol=1e-12)
+
+
+def test_bias_of_the_jackknife_falls_by_one_more_power_of_k_with_each_order():
+    # Weights 1/2 and 3/2 with equal odds: log E w = 0, and the expectation over k
+    # samples is a sum over the number of large ones, without noise.
+    ks, values = (8, 16, 32, 64), np.log([0.5, 1.5])
+    estimates = {
+        0: lambda log_w: weights.log_mean_exp(log_w)[0],
+        1: lambda log_w: weights.jackknife(log_w, 1)[0],
+        2: lambda log_w: weights.jackknife(log_w, 2)[0],
+    }
+    for order, estimate in estimates.items():
+        biases = [
+            sum(
+                comb(k, n)
+                / 2**k
+                * estimate(values[(np.arange(k) < n).astype(int)][:, None])
+                for n in range(k + 1)
+            )
+            for k in ks
+        ]
+        slope = np.polyfit(np.log(ks), np.log(np.abs(biases)), 1)[0]
+        assert slope == pytest.approx(-(order + 1), abs=0.15)
+
+
+@pytest.mark.parametrize(
+    ("k", "order", "rule"),
+    [
+        (5, 0, "order: must be 1 or 2, got 0"),
+        (5, 3, "order: must be 1 or 2, got 3"),
+        (1, 1, "log_w: must have more than 1 samples, got 1"),
+        (2, 2, "log_w: must have more than 2 samples, got 2"),
+    ],
+)
+def test_jackknife_refuses(k, order, rule):
+    with pytest.raises(ValueError, match=f"^{rule}$"):
+        weights.jackknife(np.zeros((k, 2)), order)

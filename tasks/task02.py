@@ -1,0 +1,101 @@
+"""Task 02: DReG against IWAE, k = 1, 5, 50 (Tucker et al. 2018, arXiv:1810.04152).
+
+Trains the same model with both estimators of the gradient of the same bound. While
+either trains, the gradients of both in the encoder's parameters are drawn many times at
+its present weights. Only near the optimum has DReG to have the smaller variance.
+
+    python tasks/task02.py [--epochs 50] [--smoke]
+"""
+
+import dataclasses
+import json
+
+import iwae_tf
+from iwae_tf import cli, plots, results
+
+ESTIMATORS = ("iwae_elbo", "dreg")
+N_IMAGES = 20  # of the test set, whose gradient is drawn
+N_DRAWS = 100
+
+
+def main(config, directory, smoke):
+    """Trains six models, and writes task02.png and task02.md."""
+    images = iwae_tf.datasets.load(config.dataset, config.data_dir, config.offline)
+    x = iwae_tf.experiment.binary_test_images(config, images)[:N_IMAGES]
+    runs = {}
+    for k in (1, 3) if smoke else (1, 5, 50):
+        for objective in ESTIMATORS:
+
+            def measure(model, epoch, run_dir, k=k):
+                point = {"epoch": epoch}
+                for name in ESTIMATORS:
+                    moments = iwae_tf.evaluation.gradient_statistics(
+                        model, x, name, k, N_DRAWS, jit_compile=config.jit
+                    )
+                    point[name] = float(moments["posterior"].variance.mean())
+                path = run_dir / f"variance-{epoch:06}.json"
+                path.write_text(json.dumps(point) + "\n")
+
+            run = dataclasses.replace(config, objective=objective, n_samples=k)
+            run_dir, report = iwae_tf.experiment.run_below(
+                directory, run, images, measure
+            )
+            variances = [
+                json.loads(path.read_text())
+                for path in sorted(run_dir.glob("variance-*.json"))
+            ]
+            metrics = iwae_tf.training.read_metrics(run_dir / "metrics.csv")
+            runs[k, objective] = report, metrics, variances
+    title = f"{images.name} · {config.epochs} epochs · seed {config.seed}"
+    plots.save(sheet(runs, title), directory / "task02.png")
+    text = f"{title}\n\n{table(runs)}\n"
+    (directory / "task02.md").write_text(text)
+    print(f"\n{text}\n{directory}/task02.png, {directory}/task02.md")
+
+
+def sheet(runs, title):
+    """Above the bound that either reaches, below the variance that either has."""
+    bounds, variances = [], []
+    for k in dict.fromkeys(k for k, _ in runs):
+        curves, spread = {}, {}
+        for objective in ESTIMATORS:
+            _, metrics, measured = runs[k, objective]
+            curves[objective] = (
+                [int(row["epoch"]) for row in metrics],
+                [float(row["test_bound"]) for row in metrics],
+            )
+            spread[objective] = (
+                [point["epoch"] for point in measured],
+                [point[objective] for point in measured],
+            )
+        bounds.append(
+            plots.Panel(f"k = {k}", "epoch", "test bound (nats per image)", curves)
+        )
+        variances.append(
+            plots.Panel(
+                f"k = {k}", "epoch", "variance of the encoder's gradient", spread, "y"
+            )
+        )
+    return plots.line_sheet([bounds, variances], title)
+
+
+def table(runs):
+    """The scores, and the ratio of the variances at one and the same weights."""
+    rows = []
+    for (k, objective), (report, _, measured) in runs.items():
+        first, last = (measured[i]["iwae_elbo"] / measured[i]["dreg"] for i in (0, -1))
+        bound = report["test"]["bounds"][str(k)]
+        score = results.estimate(report)
+        rows.append(
+            (k, f"`{objective}`", f"{bound:.2f}", score, f"{first:.2f}", f"{last:.2f}")
+        )
+    return results.markdown(
+        "k | trained with | test bound | test log p(x) | variance IWAE / DReG, "
+        "untrained | trained",
+        "--:|---|--:|---|--:|--:",
+        rows,
+    )
+
+
+if __name__ == "__main__":
+    cli.task(main, __file__, epochs=50)

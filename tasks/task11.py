@@ -1,0 +1,113 @@
+"""Task 11: signal-to-noise of the gradient against k (arXiv:1802.04537, 1810.04152).
+
+Trains one model, then holds it and draws the gradients of IWAE, DReG, PIWAE and MIWAE
+many times for each k. In theory the encoder's ratio falls like k^-1/2 for IWAE, and
+rises like k^1/2 for DReG near the optimum; with m groups it falls too, from a level
+that is sqrt(m) higher. The decoder's rises like k^1/2. MIWAE and PIWAE have one and the
+same gradient in the encoder, IWAE and DReG in the decoder.
+
+    python tasks/task11.py [--epochs 50] [--smoke]
+"""
+
+import dataclasses
+
+import numpy as np
+
+import iwae_tf
+from iwae_tf import cli, plots, results
+from iwae_tf.progress import Progress
+
+GROUPS = 8
+ROWS = ("iwae_elbo", "dreg", "piwae", "miwae")
+NETWORKS = {"posterior": "encoder", "generator": "decoder"}
+N_IMAGES = 20  # of the test set, whose gradient is drawn
+
+
+def main(config, directory, smoke):
+    """Trains and holds a model, and writes task11.png and task11.md."""
+    images = iwae_tf.datasets.load(config.dataset, config.data_dir, config.offline)
+    x = iwae_tf.experiment.binary_test_images(config, images)[:N_IMAGES]
+    run = dataclasses.replace(config, objective="iwae_elbo", n_samples=5)
+    run_dir, _ = iwae_tf.experiment.run_below(directory, run, images)
+    model = iwae_tf.load(run_dir)
+    ks, n_draws = ((1, 2, 4), 20) if smoke else ((1, 2, 4, 8, 16, 32, 64), 1000)
+    objectives = {name: iwae_tf.objectives.table(GROUPS)[name] for name in ROWS}
+    ratios = {network: {name: [] for name in ROWS} for network in NETWORKS}
+    progress = Progress(len(ROWS) * len(ks) * n_draws, "gradients")
+    for i, k in enumerate(ks):
+        for j, (name, objective) in enumerate(objectives.items()):
+            before = (i * len(ROWS) + j) * n_draws
+            moments = iwae_tf.evaluation.gradient_statistics(
+                model,
+                x,
+                objective,
+                k,
+                n_draws,
+                jit_compile=config.jit,
+                on_progress=lambda n, before=before: progress.update(before + n),
+            )
+            for network in NETWORKS:
+                ratios[network][name].append(moments[network].signal_to_noise)
+    progress.close()
+    title = (
+        f"{images.name} · {config.epochs} epochs · seed {config.seed} · "
+        f"{n_draws} gradients of {N_IMAGES} images"
+    )
+    plots.save(sheet(ks, ratios, title), directory / "task11.png")
+    text = f"{title}\n\n{table(ks, ratios)}\n"
+    (directory / "task11.md").write_text(text)
+    print(f"\n{text}\n{directory}/task11.png, {directory}/task11.md")
+
+
+def slope(ks, ratios):
+    """Of the upper half of k, where the rates of the theory begin; log over log."""
+    upper = slice(len(ks) // 2, None)
+    return np.polyfit(np.log(ks[upper]), np.log(ratios[upper]), 1)[0]
+
+
+def label(name):
+    """What a curve is of."""
+    return f"{name}, m = {GROUPS}" if name in ("miwae", "piwae") else name
+
+
+def sheet(ks, ratios, title):
+    """A panel for each network."""
+    return plots.line_sheet(
+        [
+            [
+                plots.Panel(
+                    f"{called}'s gradient",
+                    "k, samples per image and group",
+                    "signal-to-noise ratio",
+                    {label(name): (ks, ratios[network][name]) for name in ROWS},
+                    "xy",
+                )
+                for network, called in NETWORKS.items()
+            ]
+        ],
+        title,
+    )
+
+
+def table(ks, ratios):
+    """The ratios and their slopes."""
+    rows = [
+        (
+            called,
+            label(name),
+            *(f"{ratio:.3g}" for ratio in ratios[network][name]),
+            f"{slope(ks, ratios[network][name]):+.2f}",
+        )
+        for network, called in NETWORKS.items()
+        for name in ROWS
+    ]
+    header = " | ".join(f"k = {k}" for k in ks)
+    return results.markdown(
+        f"network | objective | {header} | slope for k ≥ {ks[len(ks) // 2]}",
+        "---|---|" + "--:|" * len(ks) + "--:",
+        rows,
+    )
+
+
+if __name__ == "__main__":
+    cli.task(main, __file__, epochs=50)

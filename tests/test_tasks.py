@@ -1,0 +1,91 @@
+"""Tests of tasks/: each runs in another directory, on digits, in seconds."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+TASKS = sorted(path.stem for path in (ROOT / "tasks").glob("task*.py"))
+SCORE = r"-2\d\.\d\d ± 0\.\d\d"
+ROWS = {  # of the table that each task writes
+    "task02": [rf"\| [13] \| `(iwae_elbo|dreg)` \| -\d\d\.\d\d \| {SCORE} \| "] * 4,
+    "task07": [
+        rf"\| `{name}` \| {m} \| {k} \| -\d\d\.\d\d \| {SCORE} \|"
+        for name, m, k in (
+            ("vae_elbo", 64, 1),
+            ("miwae", 8, 8),
+            ("piwae", 8, 8),
+            ("combination", 1, 64),
+        )
+    ],
+    "task11": [
+        rf"\| {network} \| {name}.* \| [+-]\d\.\d\d \|"
+        for network in ("encoder", "decoder")
+        for name in ("iwae_elbo", "dreg", "piwae, m = 8", "miwae, m = 8")
+    ],
+}
+
+
+def start(name, *arguments, cwd):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, ROOT / "tasks" / f"{name}.py", *arguments]
+    return subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_smoke_makes_a_figure_and_a_table_and_a_second_start_trains_nothing(
+    name, tmp_path
+):
+    first = start(name, "--smoke", cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    directory = tmp_path / "runs" / f"{name}-smoke"
+    table = (directory / f"{name}.md").read_text()
+    assert table in first.stdout
+    lines = table.splitlines()[4:]
+    assert len(lines) == len(ROWS[name])
+    for line, row in zip(lines, ROWS[name], strict=True):
+        assert re.match(row, line), line
+    with Image.open(directory / f"{name}.png") as figure:
+        assert figure.width > 900 and len(np.unique(figure.convert("L"))) > 20
+    if name == "task11":  # the quickest
+        again = start(name, "--smoke", cwd=tmp_path)
+        assert again.stdout.count("finished earlier") == first.stdout.count("scoring ")
+        assert "epoch 1/1" not in again.stdout
+        assert (directory / f"{name}.md").read_text() == table
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_bad_flag_is_refused_in_one_line_at_once(name, tmp_path):
+    done = start(name, "--epochs=0", cwd=tmp_path)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == "error: epochs: must be at least 1, got 0\n"
+    assert os.listdir(tmp_path) == []
+
+
+def test_too_few_samples_for_a_column_are_refused(tmp_path):
+    done = start("task07", "--smoke", "--eval_samples=9", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "error: eval_samples: must be at least 64, got 9\n" in done.stderr
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_help_says_what_the_task_is(name, tmp_path):
+    done = start(name, "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    text = " ".join(done.stdout.split())
+    assert f"Task {name[4:]}: " in text
+    for flag in ("epochs", "smoke", "task_dir", "dataset"):
+        assert f"--{'[no]' if flag == 'smoke' else ''}{flag}:" in text
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_task_is_one_page(name):
+    assert len((ROOT / "tasks" / f"{name}.py").read_text().splitlines()) <= 130
