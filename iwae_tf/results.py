@@ -5,10 +5,11 @@ directory into its `README.md`.
 """
 
 import json
+import statistics
 import sys
 from pathlib import Path
 
-from iwae_tf.config import BURDA_EPOCHS
+from iwae_tf.config import BURDA_EPOCHS, Config
 from iwae_tf.errors import UsageError
 from iwae_tf.progress import clock
 
@@ -95,29 +96,66 @@ def estimate(report: dict) -> str:
     return f"{test['log_likelihood']:.2f} ± {test['standard_error']:.2f}"
 
 
+def table_over_seeds(reports: list[dict]) -> str:
+    """Runs that differ in nothing but their seed as one row; "" if there are none."""
+    groups = {}
+    for report in sorted(reports, key=_key):
+        # Reports from before an option existed have its default.
+        config = Config().of_run() | report["config"] | {"seed": None}
+        same = (report["test"]["n_samples"], report["epochs"])
+        groups.setdefault((json.dumps(config, sort_keys=True), same), []).append(report)
+    rows = []
+    for group in groups.values():
+        scores = {r["config"]["seed"]: r["test"]["log_likelihood"] for r in group}
+        if len(scores) > 1:
+            config, values = group[0]["config"], list(scores.values())
+            rows.append(
+                (
+                    config["dataset"],
+                    _objective(config),
+                    config["stochastic_layers"],
+                    config["n_samples"],
+                    group[0]["epochs"],
+                    ", ".join(map(str, scores)),
+                    f"{statistics.mean(values):.3f}",
+                    f"{statistics.stdev(values):.3f}",
+                )
+            )
+    header = (
+        "data | objective | layers | k | epochs | seeds | mean test log p(x) | "
+        "standard deviation"
+    )
+    return markdown(header, "---|---|--:|--:|--:|---|--:|--:", rows) if rows else ""
+
+
 def _key(report):
     config = report["config"]
     return (
         config["dataset"],
         config["stochastic_layers"],
         config["objective"],
+        config.get("n_groups", 1),
         config["n_samples"],
         report["epochs"],
         config["seed"],
     )
 
 
+def _objective(config):
+    text = f"`{config['objective']}`"
+    if config.get("n_groups", 1) > 1:
+        text += f" m = {config['n_groups']}"
+    if config.get("combination_beta") is not None:
+        text += f" c = {config['combination_beta']:g}"
+    return text
+
+
 def _row(report):
     config, test = report["config"], report["test"]
     paper = paper_value(config)
-    objective = f"`{config['objective']}`"
-    if config.get("n_groups", 1) > 1:
-        objective += f" m = {config['n_groups']}"
-    if config.get("combination_beta") is not None:
-        objective += f" c = {config['combination_beta']:g}"
     return (
         config["dataset"],
-        objective,
+        _objective(config),
         config["stochastic_layers"],
         config["n_samples"],
         report["epochs"],
@@ -132,9 +170,9 @@ def _row(report):
 
 
 def collect(directory: str | Path) -> Path:
-    """Writes the table of all reports below a directory into its `README.md`.
+    """Writes the tables of all reports below a directory into its `README.md`.
 
-    Text around the table is kept.
+    Text around the tables is kept.
 
     Args:
       directory: where to look for `report.json`, at any depth.
@@ -158,8 +196,9 @@ def collect(directory: str | Path) -> Path:
         text += f"\n{BEGIN}{END}"
     before, rest = text.split(BEGIN, 1)
     after = rest.split(END, 1)[1]
-    rows = table([json.loads(path.read_text("utf-8")) for path in paths])
-    readme.write_text(f"{before}{BEGIN}{rows}\n{END}{after}", "utf-8")
+    reports = [json.loads(path.read_text("utf-8")) for path in paths]
+    tables = "\n\n".join(filter(None, (table(reports), table_over_seeds(reports))))
+    readme.write_text(f"{before}{BEGIN}{tables}\n{END}{after}", "utf-8")
     return readme
 
 

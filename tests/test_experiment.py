@@ -719,7 +719,7 @@ def test_stopped_at_every_kind_of_moment_ends_bit_for_bit_the_same(
 
 @pytest.mark.parametrize(
     ("layers", "objective"),
-    [(1, "vae_elbo_kl"), (2, "vae_elbo"), (3, "iwae_eq14")],
+    [(1, "vae_elbo_kl"), (2, "vae_elbo"), (3, "iwae_eq14"), (2, "dreg")],
 )
 def test_layers_and_objectives_run(tmp_path, noise, layers, objective):
     config = dataclasses.replace(
@@ -742,6 +742,60 @@ def test_layers_and_objectives_run(tmp_path, noise, layers, objective):
     else:
         assert row["test_bound"] == row[f"test_{part}"]
     assert len(experiment.load(tmp_path / "run").posterior.n_latent) == layers
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "caption"),
+    [
+        (
+            {"objective": "piwae", "n_groups": 3},
+            "noise-piwae-1l-m3-k2-s123",
+            "noise · piwae · 1 layer · m = 3 · k = 2 · seed 123",
+        ),
+        (
+            {"objective": "combination", "combination_beta": 0.25},
+            "noise-combination-1l-b0.25-k2-s123",
+            "noise · combination · 1 layer · ELBO × 0.25 · k = 2 · seed 123",
+        ),
+    ],
+)
+def test_run_below_a_directory_is_named_scored_at_its_own_k_and_found_again(
+    options, name, caption, tmp_path, noise, capsys
+):
+    config = tiny(None, epochs=1, batch_size=20, jackknife=True, **options)
+    config = dataclasses.replace(config, dataset="noise")
+    run_dir, report = experiment.run_below(tmp_path, config, noise)
+    assert run_dir == tmp_path / f"{name}-e1"
+    assert caption in capsys.readouterr().out
+    test, n_drawn = report["test"], 2 * config.n_groups
+    assert set(test["bounds"]) == {"1", str(n_drawn), "5", "7"}
+    with np.load(run_dir / "scores.npz") as scores:
+        for order in ("1", "2"):
+            values = scores[f"jackknife_{order}"]
+            assert test["jackknife"][order] == {
+                "log_likelihood": round(values.mean(), 4),
+                "standard_error": round(values.std(ddof=1) / len(values) ** 0.5, 4),
+            }
+    assert test["jackknife"]["1"]["log_likelihood"] > test["log_likelihood"]
+    again_dir, again = experiment.run_below(tmp_path, config, noise)
+    assert (again_dir, again) == (run_dir, json.loads(json.dumps(report)))
+    assert "finished earlier" in capsys.readouterr().out
+
+
+def test_watch_sees_the_model_at_epochs_that_are_powers_of_two_and_the_last(
+    tmp_path, noise
+):
+    seen = []
+
+    def watch(model, epoch, run_dir):
+        assert run_dir == tmp_path / "run"
+        seen.append((epoch, training.steps_done(model)))
+
+    config = tiny(tmp_path / "run", epochs=6, batch_size=20)
+    experiment.run(config, noise, watch)
+    assert seen == [(epoch, 3 * epoch) for epoch in (0, 1, 2, 4, 6)]
+    experiment.run(config, noise, watch)
+    assert len(seen) == 5
 
 
 def test_mnist_is_learnt_within_an_epoch(tmp_path):

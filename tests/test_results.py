@@ -214,3 +214,52 @@ def test_tracked_results_are_what_their_reports_give(tmp_path):
     tmp_path.joinpath("README.md").write_bytes(readme.read_bytes())
     results.collect(tmp_path)
     assert tmp_path.joinpath("README.md").read_bytes() == readme.read_bytes()
+
+
+def with_score(value, **config):
+    changed = report(**config)
+    changed["test"]["log_likelihood"] = value
+    return changed
+
+
+def test_seeds_of_one_run_are_one_row_with_mean_and_standard_deviation():
+    # Deviations from -88: -1, 0, 1; the older report lacks an option.
+    reports = [with_score(-87.0, seed=2), with_score(-89.0, seed=1, n_groups=1)]
+    reports += [with_score(-88.0, seed=3), with_score(-50.0, seed=4, n_samples=50)]
+    assert results.table_over_seeds(reports).splitlines()[2:] == [
+        "| mnist | `iwae_elbo` | 1 | 5 | 60 | 1, 2, 3 | -88.000 | 1.000 |"
+    ]
+    for other in ({"objective": "dreg"}, {"n_groups": 8}, {"schedule": "constant"}):
+        pair = [with_score(-87.0, seed=1), with_score(-88.0, seed=2, **other)]
+        assert results.table_over_seeds(pair) == ""
+    assert results.table_over_seeds([report(), report(epochs=5, seed=1)]) == ""
+    assert results.table_over_seeds([report(), report()]) == ""
+
+
+def test_collect_puts_the_table_over_seeds_below_the_other(tmp_path):
+    for seed in (1, 2):
+        write(tmp_path / str(seed), with_score(-87.0 - seed, seed=seed))
+    text = results.collect(tmp_path).read_text("utf-8")
+    assert text.index(HEAD) < text.index("| 1, 2 | -88.500 | 0.707 |")
+
+
+def test_groups_and_mixture_are_told_in_the_objective():
+    rows = results.table(
+        [
+            report(objective="piwae", n_groups=8),
+            report(objective="combination", combination_beta=0.25),
+        ]
+    )
+    assert "| `piwae` m = 8 |" in rows
+    assert "| `combination` c = 0.25 |" in rows
+
+
+def test_summary_tells_the_jackknife():
+    scored = report()
+    scored["test"]["jackknife"] = {
+        "1": {"log_likelihood": -88.0149, "standard_error": 0.2364},
+        "2": {"log_likelihood": -87.9951, "standard_error": 0.2371},
+    }
+    line = results.summary(scored).splitlines()[1:3]
+    want = "log p(x) by the jackknife of order 1: -88.01 ± 0.24  2: -88.00 ± 0.24"
+    assert want in line
