@@ -161,7 +161,13 @@ def task(
     def run(config):
         default = Path("runs") / (f"{name}-smoke" if FLAGS.smoke else name)
         directory = Path(FLAGS.task_dir or default)
-        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(
+                f"task_dir: must be a directory or a place for one, got "
+                f"{str(directory)!r}: {error.strerror}"
+            ) from None
         function(config, directory, FLAGS.smoke)
 
     app.run(lambda config: _run(run, config), flags_parser=_parse)

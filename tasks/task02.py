@@ -34,7 +34,7 @@ def main(config, directory, smoke):
                     )
                     point[name] = float(moments["posterior"].variance.mean())
                 path = run_dir / f"variance-{epoch:06}.json"
-                path.write_text(json.dumps(point) + "\n")
+                iwae_tf.experiment.write_json(path, point)
 
             run = dataclasses.replace(config, objective=objective, n_samples=k)
             run_dir, report = iwae_tf.experiment.run_below(

@@ -10,6 +10,8 @@ same gradient in the encoder, IWAE and DReG in the decoder.
 """
 
 import dataclasses
+import itertools
+import json
 
 import numpy as np
 
@@ -34,20 +36,22 @@ def main(config, directory, smoke):
     objectives = {name: iwae_tf.objectives.table(GROUPS)[name] for name in ROWS}
     ratios = {network: {name: [] for name in ROWS} for network in NETWORKS}
     progress = Progress(len(ROWS) * len(ks) * n_draws, "gradients")
-    for i, k in enumerate(ks):
-        for j, (name, objective) in enumerate(objectives.items()):
-            before = (i * len(ROWS) + j) * n_draws
+    for i, (k, name) in enumerate(itertools.product(ks, ROWS)):
+        path = run_dir / f"gradients-{name}-k{k}-n{n_draws}.json"
+        if not path.exists():
             moments = iwae_tf.evaluation.gradient_statistics(
                 model,
                 x,
-                objective,
+                objectives[name],
                 k,
                 n_draws,
                 jit_compile=config.jit,
-                on_progress=lambda n, before=before: progress.update(before + n),
+                on_progress=lambda n, i=i: progress.update(i * n_draws + n),
             )
-            for network in NETWORKS:
-                ratios[network][name].append(moments[network].signal_to_noise)
+            found = {n: moments[n].signal_to_noise for n in NETWORKS}
+            iwae_tf.experiment.write_json(path, found)
+        for network, ratio in json.loads(path.read_text()).items():
+            ratios[network][name].append(ratio)
     progress.close()
     title = (
         f"{images.name} · {config.epochs} epochs · seed {config.seed} · "

@@ -44,13 +44,17 @@ def test_every_linked_file_is_there(readme):
 def test_python_example_runs(readme, tmp_path, monkeypatch):
     import numpy as np
 
-    code = re.search(r"```python\n(.+?)```", readme, re.DOTALL)[1]
+    code = "\n".join(re.findall(r"```python\n(.+?)```", readme, re.DOTALL))
     x = np.random.default_rng(0).integers(0, 256, (60, 5, 4, 1), dtype=np.uint8)
     np.savez(tmp_path / "mine.npz", x_train=x, x_test=x[:7])
     monkeypatch.chdir(tmp_path)
-    exec(code.replace("5000", "50"), names := {})
+    for long, short in (("5000", "50"), ("n_draws=100", "n_draws=3")):
+        assert long in code
+        code = code.replace(long, short)
+    exec(code, names := {})
     assert names["samples"].shape == (100, 5, 4, 1)
     assert names["score"].log_px.shape == (7,)
+    assert names["of_encoder"].signal_to_noise >= 0
 
 
 def test_version_is_told_alike_everywhere():

@@ -76,6 +76,15 @@ def test_too_few_samples_for_a_column_are_refused(tmp_path):
     assert "error: eval_samples: must be at least 64, got 9\n" in done.stderr
 
 
+def test_file_in_the_place_of_the_directory_is_refused(tmp_path):
+    tmp_path.joinpath("taken").write_text("")
+    arguments = ("--smoke", "--task_dir=taken/here")
+    done = start("task11", *arguments, cwd=tmp_path)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: task_dir: must be a directory or a place ")
+    assert len(done.stderr.splitlines()) == 1
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_help_says_what_the_task_is(name, tmp_path):
     done = start(name, "--help", cwd=tmp_path)
