@@ -206,7 +206,7 @@ class Panel(NamedTuple):
 
 
 def line_sheet(rows: Sequence[Sequence[Panel]], title: str) -> Figure:
-    """Draw panels of curves; a label has the same colour in all of them.
+    """Draw panels of curves; labels that agree up to a colon have the same colour.
 
     Args:
       rows: panels of each row, equally many.
@@ -229,8 +229,8 @@ def line_sheet(rows: Sequence[Sequence[Panel]], title: str) -> Figure:
     figure.suptitle(title, fontsize=min(13, 13 * size[0] * 8.5 / max(len(title), 1)))
     grid = figure.subplots(len(rows), n_columns, squeeze=False)
     panels = [panel for row in rows for panel in row]
-    labels = dict.fromkeys(label for panel in panels for label in panel.curves)
-    styles = dict(zip(labels, itertools.cycle(_STYLES), strict=False))
+    names = dict.fromkeys(c.split(":")[0] for panel in panels for c in panel.curves)
+    styles = dict(zip(names, itertools.cycle(_STYLES), strict=False))
     for axes, panel in zip(grid.flat, panels, strict=True):
         axes.set(xlabel=panel.xlabel, ylabel=panel.ylabel)
         axes.set_title(panel.title, loc="left")
@@ -241,7 +241,7 @@ def line_sheet(rows: Sequence[Sequence[Panel]], title: str) -> Figure:
             shown &= (y > 0) if "y" in panel.log else True
             x, y = x[shown], y[shown]
             marker = "o" if len(x) <= _MARKED_POINTS else None
-            style = styles[label]
+            style = styles[label.split(":")[0]]
             axes.plot(x, y, label=label, marker=marker, markersize=3, **style)
             if len(x):
                 drawn.append((x, y))

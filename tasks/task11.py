@@ -75,22 +75,16 @@ def label(name):
 
 
 def sheet(ks, ratios, title):
-    """A panel for each network."""
-    return plots.line_sheet(
-        [
-            [
-                plots.Panel(
-                    f"{called}'s gradient",
-                    "k, samples per image and group",
-                    "signal-to-noise ratio",
-                    {label(name): (ks, ratios[network][name]) for name in ROWS},
-                    "xy",
-                )
-                for network, called in NETWORKS.items()
-            ]
-        ],
-        title,
-    )
+    """A panel for each network; the legend has the slopes."""
+    panels = []
+    for network, called in NETWORKS.items():
+        curves = {
+            f"{label(name)}: slope {slope(ks, ratio):+.2f}": (ks, ratio)
+            for name, ratio in ratios[network].items()
+        }
+        axes = ("k, samples per image and group", "signal-to-noise ratio")
+        panels.append(plots.Panel(f"{called}'s gradient", *axes, curves, "xy"))
+    return plots.line_sheet([panels], title)
 
 
 def table(ks, ratios):

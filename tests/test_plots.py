@@ -438,7 +438,7 @@ def panel(curves, log="", title="k = 1"):
 
 def test_line_sheet_has_every_curve_in_its_panel_in_one_style_per_label():
     curves = {"iwae": ([1, 2, 3], [1.0, 2.0, 4.0]), "dreg": ([1, 2], [3.0, 5.0])}
-    rows = [[panel(curves), panel({"dreg": ([1], [2.0])}, title="k = 5")]]
+    rows = [[panel(curves), panel({"dreg: slope 1": ([1], [2.0])}, title="k = 5")]]
     figure = plots.line_sheet(rows, TITLE)
     assert figure.get_suptitle() == TITLE
     left, right = figure.axes
@@ -455,7 +455,7 @@ def test_line_sheet_has_every_curve_in_its_panel_in_one_style_per_label():
         }
         for axes in (left, right)
     ]
-    assert styles[0]["dreg"] == styles[1]["dreg"] != styles[0]["iwae"]
+    assert styles[0]["dreg"] == styles[1]["dreg: slope 1"] != styles[0]["iwae"]
 
 
 def test_line_sheet_leaves_out_what_an_axis_cannot_show():
