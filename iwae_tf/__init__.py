@@ -2,12 +2,12 @@
 
 Models produce log importance weights; everything else consumes them.
 
-Axes: samples `k` first, batch `b` second, event last. `log_w` is [k, b]; a function of
-weights reduces axis 0 and returns [b]. Units: nats per image, summed over pixels and
-latents. Names: `x` image, `z` one latent, `zs` the tuple of latents bottom-up (`zs[0]`
-is nearest to the pixels), `log_px`, `log_pz`, `log_qz`, `log_w`, `w_norm` normalised
-weights, `bound` the value of an objective, `loss` the scalar that is minimised, `d`
-latent size.
+Axes: samples `k` first, batch `b` second, event last. `log_w` is [k, b], or [m k, b] of
+`m` groups; a function of weights reduces axis 0 and returns [b]. Units: nats per image,
+summed over pixels and latents. Names: `x` image, `z` one latent, `zs` the tuple of
+latents bottom-up (`zs[0]` is nearest to the pixels), `log_px`, `log_pz`, `log_qz`,
+`log_w`, `w_norm` normalised weights, `bound` the value of an objective, `loss` the
+scalar that is minimised, `d` latent size.
 """
 
 import importlib.util
