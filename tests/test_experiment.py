@@ -20,6 +20,7 @@ from PIL import Image
 import iwae_tf
 from iwae_tf import data, datasets, experiment, training
 from iwae_tf.config import Config
+from iwae_tf.draws import Draws
 from iwae_tf.errors import UsageError
 from iwae_tf.evaluation import log_likelihood
 
@@ -780,6 +781,21 @@ def test_run_below_a_directory_is_named_scored_at_its_own_k_and_found_again(
     again_dir, again = experiment.run_below(tmp_path, config, noise)
     assert (again_dir, again) == (run_dir, json.loads(json.dumps(report)))
     assert "finished earlier" in capsys.readouterr().out
+
+
+def test_options_of_objectives_arrive_in_the_model(noise):
+    log_w = tf.constant(np.random.default_rng(0).normal(size=(6, 2)))
+    draws = Draws((), log_w, tf.zeros_like(log_w), tf.zeros_like(log_w))
+    w = np.exp(log_w)
+    groups = [np.log(w[group::3].mean(axis=0)) for group in range(3)]
+    mixture = 0.25 * np.mean(log_w, axis=0) + 0.75 * np.log(w.mean(axis=0))
+    for options, n_groups, want in (
+        ({"objective": "piwae", "n_groups": 3}, 3, np.mean(groups, axis=0)),
+        ({"objective": "combination", "combination_beta": 0.25}, 1, mixture),
+    ):
+        model = experiment.build(tiny(None, **options), noise)
+        assert model.objective.n_groups == n_groups
+        np.testing.assert_allclose(model.objective.bound(draws, 1.0), want)
 
 
 def test_watch_sees_the_model_at_epochs_that_are_powers_of_two_and_the_last(
