@@ -38,12 +38,10 @@ _CURVES = {  # blue and vermillion of Okabe and Ito
     "train_bound": {"color": "#0072B2", "linestyle": "-"},
     "test_bound": {"color": "#D55E00", "linestyle": "--"},
 }
-_STYLES = [  # colours of Okabe and Ito; later lines let earlier ones show through
-    {"color": color, "linestyle": linestyle}
-    for linestyle, color in zip(
-        itertools.cycle(("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1, 1, 1)))),
-        ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"),
-    )
+_COLORS = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"
+_DASHES = "-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1, 1, 1))
+_STYLES = [  # of Okabe and Ito; later lines let earlier ones show through
+    {"color": _COLORS[i % 7], "linestyle": _DASHES[i % 4]} for i in range(28)
 ]
 _MARKED_POINTS = 100  # curves of more points show only their line
 _GREY_LEVELS = (64, 32, 16, 8, 4, 2)  # of a GIF, the first that stays below _GIF_BYTES
@@ -224,7 +222,7 @@ def line_sheet(rows: Sequence[Sequence[Panel]], title: str) -> Figure:
             f"rows must be equally many panels each, got {[len(row) for row in rows]}"
         )
     n_columns = lengths.pop()
-    size = (4.4 * n_columns, 3.4 * len(rows) + 0.4)
+    size = (4.4 * n_columns, 3.8 * len(rows) + 0.4)
     figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
     figure.suptitle(title, fontsize=min(13, 13 * size[0] * 8.5 / max(len(title), 1)))
     grid = figure.subplots(len(rows), n_columns, squeeze=False)
@@ -256,7 +254,9 @@ def line_sheet(rows: Sequence[Sequence[Panel]], title: str) -> Figure:
             _bound_axis(axes, drawn)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(fontsize=8)
+        axes.legend(
+            fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.17)
+        )
     return figure
 
 

@@ -157,8 +157,10 @@ class Checkpoints(keras.callbacks.Callback):
         Within an epoch that is after the present execution; at the end of an epoch,
         after its metrics and figures. A second Ctrl-C does not wait.
         """
-        if threading.current_thread() is not threading.main_thread():
-            yield  # only the main thread gets signals
+        # Only the main thread gets signals; a shell's background job ignores Ctrl-C.
+        is_main = threading.current_thread() is threading.main_thread()
+        if not is_main or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            yield
             return
 
         def note(signum, frame):

@@ -53,13 +53,16 @@ def main(config, directory, smoke):
         score = results.estimate(report)
         rows.append((f"`{objective}`", m, k, f"{bound:.2f}", score))
     title = f"{images.name} · {config.epochs} epochs · seed {config.seed}"
-    panel = plots.Panel(
-        f"{BUDGET} samples per image, as (m, k)",
-        "epoch",
-        f"test IWAE-{BUDGET} bound (nats per image)",
-        curves,
-    )
-    plots.save(plots.line_sheet([[panel]], title), directory / "task07.png")
+    panels = [
+        plots.Panel(
+            f"{family.upper()}, (m, k)",
+            "epoch",
+            f"test IWAE-{BUDGET} bound (nats per image)",
+            {c: xy for c, xy in curves.items() if not c.startswith(other)},
+        )
+        for family, other in (("miwae", "piwae"), ("piwae", "miwae"))
+    ]
+    plots.save(plots.line_sheet([panels], title), directory / "task07.png")
     header = f"objective | m | k | test IWAE-{BUDGET} | test log p(x)"
     table = results.markdown(header, "---|--:|--:|--:|---", rows)
     text = f"{title}\n\n{table}\n"

@@ -1,11 +1,16 @@
 """Fixtures shared by the tests of the models."""
 
+import signal
+
 import numpy as np
 import pytest
 
 import iwae_tf  # noqa: F401  Chooses Keras' backend before a test imports Keras.
 
 IMAGE_SHAPE = (3, 2, 1)
+
+# A shell's background job ignores Ctrl-C, and the processes that it starts do too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 import csv
 import math
 import shutil
+import signal
 from fractions import Fraction
 
 import keras
@@ -477,3 +478,16 @@ def test_figures_are_due_at_epochs_0_1_2_4_and_the_last(model, epochs, expected)
     model.optimizer.iterations.assign(60)
     at.on_train_begin()
     assert seen == expected
+
+
+def test_guard_leaves_an_ignored_ctrl_c_ignored(tmp_path):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with training.Checkpoints(tmp_path).guard():
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with training.Checkpoints(tmp_path).guard():
+        assert callable(signal.getsignal(signal.SIGINT))
+        assert signal.getsignal(signal.SIGINT) is not before
+    assert signal.getsignal(signal.SIGINT) is before
