@@ -247,16 +247,13 @@ def gradient_statistics(
     for name, value, least in (("n_samples", n_samples, 1), ("n_draws", n_draws, 2)):
         if value < least:
             raise UsageError(f"{name}: must be at least {least}, got {value}")
-    if groups is None:
-        groups = {
-            "posterior": model.posterior.trainable_variables,
-            "generator": model.generator.trainable_variables,
-        }
+    networks = {
+        "posterior": model.posterior.trainable_variables,
+        "generator": model.generator.trainable_variables,
+    }
+    groups = networks if groups is None else groups
+    variables = [v for network in networks.values() for v in network]
     images = tf.constant(np.asarray(x), tf.float32)
-    variables = [
-        *model.posterior.trainable_variables,
-        *model.generator.trainable_variables,
-    ]
 
     @tf.function(jit_compile=jit_compile)
     def draw(number):

@@ -34,13 +34,14 @@ _LABELS = 100  # holds the names of rows
 _GREY = 0.5
 _LOG_EPOCHS = 30  # longer runs get a logarithmic axis
 _DEPTH = 5  # the y axis goes this many times as far down as to the middle value
-_CURVES = {  # blue and vermillion of Okabe and Ito
-    "train_bound": {"color": "#0072B2", "linestyle": "-"},
-    "test_bound": {"color": "#D55E00", "linestyle": "--"},
-}
+# Of Okabe and Ito: blue, vermillion, green, purple, orange, sky blue, black.
 _COLORS = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"
+_CURVES = {
+    "train_bound": {"color": _COLORS[0], "linestyle": "-"},
+    "test_bound": {"color": _COLORS[1], "linestyle": "--"},
+}
 _DASHES = "-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1, 1, 1))
-_STYLES = [  # of Okabe and Ito; later lines let earlier ones show through
+_STYLES = [  # later lines let earlier ones show through
     {"color": _COLORS[i % 7], "linestyle": _DASHES[i % 4]} for i in range(28)
 ]
 _MARKED_POINTS = 100  # curves of more points show only their line
