@@ -36,7 +36,7 @@ setup(
         "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
-    packages=["iwae_tf"],
+    packages=["iwae_tf", "iwae_tf.plots"],
     python_requires=">=3.11,<3.14",
     install_requires=[
         "absl-py>=2.1",

@@ -12,7 +12,7 @@ from pathlib import Path
 from absl import app, flags, logging
 
 import iwae_tf
-from iwae_tf import datasets
+from iwae_tf import datasets, records
 from iwae_tf.config import Config
 from iwae_tf.errors import Diverged, UsageError
 
@@ -71,6 +71,10 @@ def config_from_flags() -> Config:
     values = {name: FLAGS[name].value for name in names}
     if "smoke" in FLAGS and FLAGS.smoke:
         values |= {n: v for n, v in SMOKE.items() if not FLAGS[n].present}
+    if "task_dir" in FLAGS:  # where --run_dir names runs to look at
+        given = values.pop("run_dir", None)
+        if given and not FLAGS["dataset"].present:
+            values["dataset"] = records.read_report(given[0])["data"]["name"]
     for name in ("n_latent", "n_hidden"):
         if values.get(name) is not None:
             values[name] = _integers(name, values[name])
@@ -133,19 +137,18 @@ def main() -> None:
     app.run(lambda config: _run(run, config), flags_parser=_parse)
 
 
-def task(
-    function: Callable[[Config, Path, bool], None], path: str, epochs: int
-) -> None:
+def task(function: Callable, path: str, run_dir: str | None = None, **defaults) -> None:
     """The command of a task.
 
     Args:
-      function: does the task; gets the options, the task's directory, and whether a
-        few seconds must do.
+      function: does the task; gets an `iwae_tf.task.Task`.
       path: the task's file.
-      epochs: default of --epochs.
+      run_dir: what --run_dir may name, if the task can do with finished runs.
+      **defaults: of --epochs, and of fields of `Config` that this task offers beside
+        `TASK_OPTIONS`.
     """
     name = Path(path).stem
-    define_flags(TASK_OPTIONS, epochs=epochs)
+    define_flags({*TASK_OPTIONS, *defaults}, **defaults)
     flags.DEFINE_boolean(
         "smoke", False, "Only see whether it works, in seconds, on digits."
     )
@@ -155,10 +158,16 @@ def task(
         f"Where the task's runs, figure and table live, by default runs/{name}; "
         "finished runs in it are not trained again.",
     )
-    for flag in ("smoke", "task_dir"):
+    own = ["smoke", "task_dir"]
+    if run_dir is not None:
+        flags.DEFINE_list("run_dir", [], f"Finished runs to look at instead: {run_dir}")
+        own.append("run_dir")
+    for flag in own:
         FLAGS.register_key_flag_for_module(sys.argv[0], FLAGS[flag])
 
     def run(config):
+        from iwae_tf.task import Task
+
         default = Path("runs") / (f"{name}-smoke" if FLAGS.smoke else name)
         directory = Path(FLAGS.task_dir or default)
         try:
@@ -168,6 +177,7 @@ def task(
                 f"task_dir: must be a directory or a place for one, got "
                 f"{str(directory)!r}: {error.strerror}"
             ) from None
-        function(config, directory, FLAGS.smoke)
+        given = FLAGS.run_dir if run_dir is not None else ()
+        function(Task(name, config, directory, FLAGS.smoke, given))
 
     app.run(lambda config: _run(run, config), flags_parser=_parse)

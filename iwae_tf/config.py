@@ -58,6 +58,12 @@ class Config:
         "Hidden units beside each stochastic layer, bottom-up, such as 200,100; by "
         "default the paper's.",
     )
+    conditional: bool = _option(
+        False, "Model log p(x|y): every network also sees the label y."
+    )
+    conditional_prior: bool = _option(
+        False, "With --conditional: p(z|y) of the top layer is learnt, not N(0, I)."
+    )
     objective: str = _option(
         "iwae_elbo",
         "What is maximised.",
@@ -92,6 +98,11 @@ class Config:
     )
     seed: int = _option(123, "Of weights and noise.", minimum=0, maximum=2**31 - 1)
     jit: bool = _option(True, "Compile the steps with XLA.")
+    init_from: str | None = _option(
+        None,
+        "Start from the weights of this run, with a new optimizer, at step 0.",
+        of_run=False,
+    )
 
     run_dir: str | None = _option(
         None,
@@ -142,6 +153,11 @@ class Config:
         check_objective(
             self.objective, self.stochastic_layers, self.n_groups, self.combination_beta
         )
+        if self.conditional_prior and not self.conditional:
+            raise UsageError(
+                "conditional_prior: goes with conditional only, got an unconditional "
+                "model"
+            )
         if self.jackknife and self.eval_samples < 3:
             raise UsageError(
                 "eval_samples: must be at least 3 for the jackknife, got "

@@ -1,14 +1,55 @@
 """Binarisation and the input pipeline, whose state is the step alone."""
 
 import hashlib
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from iwae_tf import randomness
+from iwae_tf import datasets, randomness
 from iwae_tf.errors import UsageError
 
 BINARIZATIONS = ("dynamic", "threshold", "none")
+TEST_SEED = 20160509  # test images are binarised once, alike in every run
+
+
+class Sets(NamedTuple):
+    """What a model is trained on and what it is scored on.
+
+    Attributes:
+      x_train: grey images [n, height, width, channels].
+      x_test: binary images [m, height, width, channels].
+      context_train: y of a conditional model, float32 [n, c], or None.
+      context_test: the same, [m, c].
+    """
+
+    x_train: np.ndarray
+    x_test: np.ndarray
+    context_train: np.ndarray | None = None
+    context_test: np.ndarray | None = None
+
+    @property
+    def n_context(self) -> int:
+        """Size of the contexts, 0 without."""
+        return 0 if self.context_train is None else self.context_train.shape[1]
+
+
+def sets_of(
+    images: datasets.Images, binarization: str, conditional: bool = False
+) -> Sets:
+    """A data set as a run uses it, its test images binarised alike in every run.
+
+    Args:
+      images: the data set.
+      binarization: see `binarize`.
+      conditional: whether its labels become contexts.
+
+    Raises:
+      UsageError: see `contexts_of`.
+    """
+    x_test = binarize(images.x_test, binarization, TEST_SEED).numpy()
+    contexts = contexts_of(images.y_train, images.y_test) if conditional else ()
+    return Sets(images.x_train, x_test, *contexts)
 
 
 def grey(x: np.ndarray | tf.Tensor) -> tf.Tensor:
@@ -60,6 +101,34 @@ def _check_mode(mode):
         )
 
 
+def contexts_of(
+    y_train: np.ndarray | None, y_test: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Labels as contexts of a conditional model: one column per training label.
+
+    Args:
+      y_train: labels [n], or None.
+      y_test: labels [m], or None.
+
+    Returns:
+      context_train: float32 [n, c], 1 in the column of the label, in rising order.
+      context_test: the same of the test labels, [m, c].
+
+    Raises:
+      UsageError: if there are no labels, or a test label is in no training image.
+    """
+    if y_train is None or y_test is None:
+        raise UsageError("conditional: needs a data set with labels, got one without")
+    classes = np.unique(y_train)
+    unseen = np.setdiff1d(y_test, classes)
+    if len(unseen):
+        raise UsageError(
+            "y_test: must have labels of y_train only, got "
+            f"{', '.join(map(str, unseen[:5].tolist()))}"
+        )
+    return tuple((y[:, None] == classes).astype(np.float32) for y in (y_train, y_test))
+
+
 def steps_of_epoch(n_images: int, batch_size: int) -> tuple[int, int]:
     """How an epoch is cut into optimizer steps and steps into executions.
 
@@ -100,6 +169,7 @@ def training_batches(
     seed: int,
     first_step: int = 0,
     binarization: str = "dynamic",
+    context: np.ndarray | None = None,
 ) -> tf.data.Dataset:
     """An endless stream of training batches, each a function of its step alone.
 
@@ -114,9 +184,11 @@ def training_batches(
       first_step: the step of the first batch, counted from 0 at the start of the
         first epoch.
       binarization: see `binarize`.
+      context: y of every image, [n, c], of a conditional model.
 
     Returns:
-      batches: each float32 [b, height, width, channels].
+      batches: each float32 [b, height, width, channels], with its context [b, c] if
+        there is one.
 
     Raises:
       UsageError: if there are fewer images than a batch, or for an unknown mode.
@@ -126,6 +198,7 @@ def training_batches(
     first_epoch, n_skipped = divmod(first_step, steps_per_epoch)
     with tf.device("CPU"):
         images = tf.constant(x)
+        contexts = None if context is None else tf.constant(context)
 
     def order(epoch):
         shuffled = tf.random.experimental.stateless_shuffle(
@@ -138,11 +211,12 @@ def training_batches(
         )
 
     def batch(step, indices):
-        return binarize(
+        binary = binarize(
             tf.gather(images, indices),
             binarization,
             randomness.seed_of(seed, randomness.BINARIZE, step),
         )
+        return binary if contexts is None else (binary, tf.gather(contexts, indices))
 
     return (
         tf.data.Dataset.range(first_epoch, np.iinfo(np.int32).max)

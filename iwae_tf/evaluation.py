@@ -4,6 +4,7 @@ The first is streamed over samples and images, the second over draws.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -66,15 +67,16 @@ def log_likelihood(
     on_progress: Callable[[int], None] = lambda n_images: None,
     ladder: Collection[int] = LADDER,
     with_jackknife: bool = False,
+    context: np.ndarray | None = None,
 ) -> Likelihood:
-    """Estimates log p(x) of every image: log mean_k exp(log_w).
+    """Estimates log p(x) of every image, or log p(x|y): log mean_k exp(log_w).
 
     Memory is that of one chunk of samples for one batch of images, whatever
     `n_samples` is; the jackknife adds all log-weights of the batch. The noise is a
     function of seed, chunk, batch_size and jit_compile.
 
     Args:
-      model: has `draw(x, k, seed) -> Draws`.
+      model: has `draw(x, k, seed, context) -> Draws`.
       x: binary images [n, height, width, channels].
       n_samples: k.
       chunk: samples of one image that are held at once; the last one may be smaller.
@@ -84,6 +86,7 @@ def log_likelihood(
       on_progress: called with the number of images done.
       ladder: values of k whose bound is estimated too, where below n_samples.
       with_jackknife: whether to fill in `jackknife`; needs 3 samples.
+      context: y of every image, [n, c], of a conditional model.
 
     Returns:
       likelihood: per image, nats.
@@ -109,8 +112,8 @@ def log_likelihood(
     chunk, batch_size = min(chunk, n_samples), min(batch_size, len(x))
 
     @tf.function(jit_compile=jit_compile)
-    def draw(images, batch_seed):
-        draws = model.draw(images, chunk, batch_seed)
+    def draw(images, batch_seed, contexts):
+        draws = model.draw(images, chunk, batch_seed, contexts)
         return draws.log_w(), draws.log_px
 
     ladder = sorted({k for k in {1, *ladder} if k < n_samples} | {n_samples})
@@ -119,10 +122,20 @@ def log_likelihood(
     for first in range(0, len(x), batch_size):
         # The last batch is filled up, so that one shape is compiled.
         places = np.minimum(np.arange(first, first + batch_size), len(x) - 1)
-        images = tf.constant(np.asarray(x)[places], tf.float32)
+        images, contexts = (
+            None if part is None else tf.constant(np.asarray(part)[places], tf.float32)
+            for part in (x, context)
+        )
         batch_seed = randomness.seed_of(seed, randomness.SCORE, first)
         n_kept = min(batch_size, len(x) - first)
-        part = _score_batch(draw, images, batch_seed, n_samples, chunk, ladder, orders)
+        part = _score_batch(
+            partial(draw, images, contexts=contexts),
+            batch_seed,
+            n_samples,
+            chunk,
+            ladder,
+            orders,
+        )
         parts.append([values[:n_kept] for values in part])
         on_progress(first + n_kept)
     log_px, ess, log_px_given_z, kl, *rest = (
@@ -138,7 +151,7 @@ def log_likelihood(
     )
 
 
-def _score_batch(draw, images, seed, n_samples, chunk, ladder, orders):
+def _score_batch(draw, seed, n_samples, chunk, ladder, orders):
     bounds = {k: StreamingLogMeanExp(k) for k in ladder}
     of_squares = StreamingLogMeanExp(n_samples)
     log_px_given_z = StreamingLogMeanExp(1)
@@ -146,8 +159,7 @@ def _score_batch(draw, images, seed, n_samples, chunk, ladder, orders):
     for first in range(0, n_samples, chunk):
         n_kept = min(chunk, n_samples - first)
         log_w, log_px = (
-            part.numpy()[:n_kept]
-            for part in draw(images, randomness.seed_of(seed, first))
+            part.numpy()[:n_kept] for part in draw(randomness.seed_of(seed, first))
         )
         for bound in bounds.values():
             bound.add(log_w)
@@ -209,6 +221,7 @@ def gradient_statistics(
     seed: int = 123,
     jit_compile: bool = True,
     on_progress: Callable[[int], None] = lambda n_draws: None,
+    context: np.ndarray | None = None,
 ) -> dict[str, GradientMoments]:
     """Mean, variance and signal-to-noise ratio of an estimator at fixed weights.
 
@@ -227,6 +240,7 @@ def gradient_statistics(
       seed: of the noise.
       jit_compile: whether XLA compiles the computation.
       on_progress: called with the number of draws done.
+      context: [b, c], of a conditional model.
 
     Returns:
       moments: by the name of the group; entries in the order of its variables, each
@@ -254,12 +268,13 @@ def gradient_statistics(
     groups = networks if groups is None else groups
     variables = [v for network in networks.values() for v in network]
     images = tf.constant(np.asarray(x), tf.float32)
+    contexts = None if context is None else tf.constant(context, tf.float32)
 
     @tf.function(jit_compile=jit_compile)
     def draw(number):
         draw_seed = randomness.seed_of(seed, randomness.GRADIENT, number)
         gradients = value_and_gradients(
-            objective, model, images, n_samples, draw_seed, 1.0
+            objective, model, images, n_samples, draw_seed, 1.0, contexts
         )[1]
         of = {id(v): g for v, g in zip(variables, gradients, strict=True)}
         return [

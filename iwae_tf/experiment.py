@@ -2,27 +2,25 @@
 
 import dataclasses
 import json
-import platform
-import subprocess
 import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 
 import keras
 import numpy as np
 
-from iwae_tf import data, datasets, plots, randomness, training, zoo
+from iwae_tf import data, datasets, plots, randomness, records, training, units, zoo
 from iwae_tf.config import Config
 from iwae_tf.errors import UsageError
 from iwae_tf.evaluation import LADDER, Likelihood, log_likelihood, standard_error
 from iwae_tf.model import IWAE
 from iwae_tf.progress import Progress
+from iwae_tf.records import caption
 from iwae_tf.results import summary
 
-TEST_SEED = 20160509  # test images are binarised once, alike in every run
 N_SAMPLES_SHOWN = 100
 N_RECONSTRUCTIONS_SHOWN = 50
+N_WATCHED = 500  # test images, at most, that are looked at during training
 
 
 def run(
@@ -50,11 +48,13 @@ def run(
     if images is None:
         images = datasets.load(config.dataset, config.data_dir, config.offline)
     config = dataclasses.replace(config, dataset=images.name)
-    run_dir = Path(config.run_dir or Path("runs") / run_name(config))
-    x_test = binary_test_images(config, images)
-    record = {"config": config.of_run(), "data": describe(images, x_test)}
-    model = build(config, images)
-    claim(run_dir, record)
+    run_dir = Path(config.run_dir or Path("runs") / records.run_name(config))
+    sets = data.sets_of(images, config.binarization, config.conditional)
+    record = {"config": config.of_run(), "data": describe(images, sets)}
+    model = build(config, sets)
+    if config.init_from:
+        record["init"] = start_from(model, config.init_from)
+    records.claim(run_dir, record)
     say(f"{caption(config)}: {run_dir}")
     path = run_dir / "report.json"
     if path.exists() and not config.rescore:
@@ -63,107 +63,51 @@ def run(
         say(summary(report))
         return report
     say(f"{device}, {'compiled by XLA' if config.jit else 'not compiled (--nojit)'}")
-    train(model, config, images.x_train, x_test, run_dir, watch)
-    report = record | score(model, config, x_test, run_dir)
+    train(model, config, sets, run_dir, watch)
+    report = record | score(model, config, sets, run_dir)
     rows = training.read_metrics(run_dir / "metrics.csv")
     report |= {
         "epochs": int(rows[-1]["epoch"]),
         "steps": int(rows[-1]["step"]),
         "train_seconds": float(rows[-1]["seconds"]),
         "device": device,
-        "versions": versions(),
-        "commit": commit(),
+        "versions": records.versions(),
+        "commit": records.commit(),
     }
-    write_json(path, report)
+    records.write_json(path, report)
     say(summary(report))
     return report
 
 
-def run_below(
-    directory: Path,
-    config: Config,
-    images: datasets.Images,
-    watch: Callable[[IWAE, int, Path], None] | None = None,
-) -> tuple[Path, dict]:
-    """One of many runs of a task, in a directory that another start finds again.
-
-    Args:
-      directory: of the task.
-      config: options of the run; the run's own directory is below `directory`.
-      images: its data set.
-      watch: see `run`.
-
-    Returns:
-      run_dir: the run's directory.
-      report: what `report.json` holds.
-    """
-    run_dir = directory / f"{run_name(config)}-e{config.epochs}"
-    config = dataclasses.replace(config, run_dir=str(run_dir))
-    return run_dir, run(config, images, watch)
-
-
-def binary_test_images(config: Config, images: datasets.Images) -> np.ndarray:
-    """The test images of every run: binarised once, [n, height, width, channels]."""
-    return data.binarize(images.x_test, config.binarization, TEST_SEED).numpy()
-
-
-def run_name(config: Config) -> str:
-    """What a run is, as the name of a directory."""
-    options = f"-m{config.n_groups}" if config.n_groups > 1 else ""
-    if config.combination_beta is not None:
-        options += f"-b{config.combination_beta:g}"
-    return (
-        f"{config.dataset}-{config.objective}-{config.stochastic_layers}l{options}"
-        f"-k{config.n_samples}-s{config.seed}"
-    )
-
-
-def caption(config: Config) -> str:
-    """What a run is, for people."""
-    layers = config.stochastic_layers
-    options = f" · m = {config.n_groups}" if config.n_groups > 1 else ""
-    if config.combination_beta is not None:
-        options += f" · ELBO × {config.combination_beta:g}"
-    return (
-        f"{config.dataset} · {config.objective} · {layers} "
-        f"{'layer' if layers == 1 else 'layers'}{options} · k = {config.n_samples} · "
-        f"seed {config.seed}"
-    )
-
-
-def describe(images: datasets.Images, x_test: np.ndarray) -> dict:
-    """The facts of a data set that a result depends on.
-
-    Args:
-      images: the data set.
-      x_test: its binarised test images.
-    """
-    return {
+def describe(images: datasets.Images, sets: data.Sets) -> dict:
+    """The facts of a data set that a result depends on."""
+    facts = {
         "name": images.name,
         "image_shape": list(images.image_shape),
-        "n_train": len(images.x_train),
-        "n_test": len(x_test),
-        "train_sha256": data.sha256(images.x_train),
-        "binarized_test_sha256": data.sha256(x_test),
+        "n_train": len(sets.x_train),
+        "n_test": len(sets.x_test),
+        "train_sha256": data.sha256(sets.x_train),
+        "binarized_test_sha256": data.sha256(sets.x_test),
     }
+    if sets.n_context:
+        facts |= {
+            "classes": np.unique(images.y_train).tolist(),
+            "labels_sha256": records.sha256_of_labels(images.y_train, images.y_test),
+        }
+    return facts
 
 
-def build(config: Config, images: datasets.Images) -> IWAE:
+def build(config: Config, sets: data.Sets) -> IWAE:
     """The compiled model of a run, with its initial weights.
 
     Raises:
       UsageError: if the options do not fit the data set or one another.
     """
     steps_per_epoch, steps_per_execution = data.steps_of_epoch(
-        len(images.x_train), config.batch_size
+        len(sets.x_train), config.batch_size
     )
-    model = zoo.burda(
-        images.image_shape,
-        config.stochastic_layers,
-        config.n_latent,
-        config.n_hidden,
-        data.mean_image(images.x_train),
-        config.seed,
+    model = _networks(
+        config, sets.x_train.shape[1:], sets.n_context, data.mean_image(sets.x_train)
     )
     rate = config.learning_rate or 1e-3
     if config.schedule == "burda":
@@ -182,6 +126,19 @@ def build(config: Config, images: datasets.Images) -> IWAE:
     return model
 
 
+def _networks(config, image_shape, n_context, mean_image=None):
+    return zoo.burda(
+        tuple(image_shape),
+        config.stochastic_layers,
+        config.n_latent,
+        config.n_hidden,
+        mean_image,
+        config.seed,
+        n_context,
+        config.conditional_prior,
+    )
+
+
 def load(run_dir: str | Path) -> IWAE:
     """The model of a run directory, with the weights of its newest checkpoint.
 
@@ -195,56 +152,60 @@ def load(run_dir: str | Path) -> IWAE:
             f"run_dir: must hold a run with a checkpoint, got {str(run_dir)!r}"
         )
     record = json.loads(path.read_text())
-    config = record["config"]
-    model = zoo.burda(
-        tuple(record["data"]["image_shape"]),
-        config["stochastic_layers"],
-        config["n_latent"],
-        config["n_hidden"],
-        seed=config["seed"],
+    model = _networks(
+        records.config_of(record),
+        record["data"]["image_shape"],
+        len(record["data"].get("classes", ())),
     )
     checkpoints.restore(model)
     return model
 
 
-def claim(run_dir: Path, record: dict) -> None:
-    """Makes a run directory, or makes sure that an old one is of the same run.
+def start_from(model: IWAE, run_dir: str | Path) -> dict:
+    """Gives a model the weights of another run, and nothing of its optimizer.
 
     Args:
-      run_dir: the directory.
-      record: configuration and data, written to `config.json`.
+      model: gets the weights.
+      run_dir: the other run's.
+
+    Returns:
+      record: what a result depends on: the run's name, its step, the checkpoint.
 
     Raises:
-      UsageError: if the directory holds another run.
+      UsageError: if there is no such run, or its networks are others.
     """
-    path = run_dir / "config.json"
-    if not path.exists():
-        # A part of config.json is what a kill leaves.
-        if run_dir.exists() and {p.name for p in run_dir.iterdir()} - {"config.part"}:
-            raise UsageError(
-                f"run_dir: must be new, empty or a run, got {str(run_dir)!r}"
-            )
-        run_dir.mkdir(parents=True, exist_ok=True)
-        write_json(path, record)
-        return
-    old, new = json.loads(path.read_text()), json.loads(json.dumps(record))
-    # A run that was started before an option existed has its default.
-    old["config"] = Config().of_run() | old["config"]
-    for part in ("config", "data"):
-        for name in new[part]:
-            was, now = old[part].get(name), new[part][name]
-            if was != now:
-                raise UsageError(
-                    f"{name}: must be {was!r} to go on with {run_dir}, got {now!r}; "
-                    "choose another --run_dir for another run"
-                )
+    try:
+        source = load(run_dir)
+        source_config = json.loads((Path(run_dir) / "config.json").read_text())[
+            "config"
+        ]
+    except UsageError as error:
+        raise UsageError(str(error).replace("run_dir", "init_from", 1)) from None
+    pairs = list(zip(model.weights, source.weights, strict=False))
+    is_same = len(model.weights) == len(source.weights) and all(
+        own.shape == other.shape for own, other in pairs
+    )
+    if not is_same:
+        raise UsageError(
+            "init_from: must be a run with the same networks and image size, got "
+            f"{str(run_dir)!r} with latents {source.posterior.n_latent} for "
+            f"{model.posterior.n_latent}"
+        )
+    for own, other in pairs:
+        own.assign(other)
+    newest = training.Checkpoints(Path(run_dir) / "checkpoints").paths()[-1]
+    return {
+        "run": Path(run_dir).resolve().name,
+        **{name: source_config[name] for name in ("objective", "n_samples")},
+        "step": training.Checkpoints(newest.parent).newest_step(),
+        "weights_sha256": records.sha256_of_file(newest),
+    }
 
 
 def train(
     model: IWAE,
     config: Config,
-    x_train: np.ndarray,
-    x_test: np.ndarray,
+    sets: data.Sets,
     run_dir: Path,
     watch: Callable[[IWAE, int, Path], None] | None = None,
 ) -> None:
@@ -253,12 +214,11 @@ def train(
     Args:
       model: compiled; gets the trained weights.
       config: options of the run.
-      x_train: grey training images.
-      x_test: binary test images.
+      sets: training and test images.
       run_dir: gets checkpoints, metrics and figures.
       watch: see `run`.
     """
-    steps_per_epoch, _ = data.steps_of_epoch(len(x_train), config.batch_size)
+    steps_per_epoch, _ = data.steps_of_epoch(len(sets.x_train), config.batch_size)
     checkpoints = training.Checkpoints(
         run_dir / "checkpoints", config.checkpoint_seconds, steps_per_epoch
     )
@@ -270,7 +230,7 @@ def train(
         metrics = training.Metrics(
             run_dir, config.batch_size, first_step, config.histograms
         )
-        watchers = [painter(model, config, x_test, run_dir, metrics)]
+        watchers = [painter(model, config, sets, run_dir, metrics)]
         if watch is not None:
             watchers.append(lambda epoch: watch(model, epoch, run_dir))
         callbacks = [
@@ -284,8 +244,7 @@ def train(
             with checkpoints.guard():
                 training.fit(
                     model,
-                    x_train,
-                    x_test,
+                    sets,
                     epochs=config.epochs,
                     batch_size=config.batch_size,
                     binarization=config.binarization,
@@ -299,48 +258,65 @@ def train(
             )
             raise
         checkpoints.save()
-    draw_figures(model, config, x_test, run_dir)
+    draw_figures(model, config, sets, run_dir)
 
 
 def painter(
     model: IWAE,
     config: Config,
-    x_test: np.ndarray,
+    sets: data.Sets,
     run_dir: Path,
     metrics: training.Metrics,
 ) -> Callable[[int], None]:
     """A function that pictures the model after a number of epochs."""
     seed = randomness.seed_of(config.seed, randomness.FIGURES)
     digits = len(str(config.epochs))
+    context = None
+    if sets.n_context:  # every class, one after another
+        place = np.arange(N_SAMPLES_SHOWN) * sets.n_context // N_SAMPLES_SHOWN
+        context = np.eye(sets.n_context, dtype=np.float32)[place]
     (run_dir / "figures").mkdir(exist_ok=True)
 
     def paint(epoch):
-        samples, means = (part.numpy() for part in model.sample(N_SAMPLES_SHOWN, seed))
+        samples, means = (
+            part.numpy() for part in model.sample(N_SAMPLES_SHOWN, seed, context)
+        )
         sheet = plots.sample_sheet(
             samples, means, f"{caption(config)} · epoch {epoch} of {config.epochs}"
         )
         plots.save(sheet, run_dir / "figures" / f"samples-{epoch:0{digits}}.png")
         metrics.write_images("samples", plots.montage(samples, 10))
         metrics.write_images("means", plots.montage(means, 10))
-        pairs = np.stack(reconstructions(model, config, x_test), axis=1)
+        pairs = np.stack(reconstructions(model, config, sets), axis=1)
         pairs = pairs.reshape(-1, *pairs.shape[2:])
         metrics.write_images("reconstructions", plots.montage(pairs, 10))
+        metrics.write_units(unit_statistics(model, config, sets, N_WATCHED))
 
     return paint
 
 
-def reconstructions(model, config, x_test) -> tuple[np.ndarray, np.ndarray]:
+def reconstructions(model, config, sets) -> tuple[np.ndarray, np.ndarray]:
     """Test images, spread over the set, and E[x|z] for one z ~ q(z|x) of each."""
-    n = min(N_RECONSTRUCTIONS_SHOWN, len(x_test))
-    x = x_test[np.linspace(0, len(x_test) - 1, n).astype(int)]
+    n = min(N_RECONSTRUCTIONS_SHOWN, len(sets.x_test))
+    chosen = np.linspace(0, len(sets.x_test) - 1, n).astype(int)
+    x = sets.x_test[chosen]
+    context = sets.context_test[chosen] if sets.n_context else None
     seed = randomness.seed_of(config.seed, randomness.FIGURES, 1)
-    return x, model.reconstruct(x, seed).numpy()
+    return x, model.reconstruct(x, seed, context).numpy()
 
 
-def draw_figures(model: IWAE, config: Config, x_test: np.ndarray, run_dir: Path):
+def unit_statistics(model, config, sets, n_images=None) -> tuple[units.Units, ...]:
+    """Statistics of the latent units over the first test images, by default all."""
+    context = sets.context_test[:n_images] if sets.n_context else None
+    return units.statistics(
+        model, sets.x_test[:n_images], seed=config.seed, context=context
+    )
+
+
+def draw_figures(model: IWAE, config: Config, sets: data.Sets, run_dir: Path):
     """Writes the figures of a trained run."""
     title = f"{caption(config)} · {config.epochs} epochs"
-    sheet = plots.reconstruction_sheet(*reconstructions(model, config, x_test), title)
+    sheet = plots.reconstruction_sheet(*reconstructions(model, config, sets), title)
     plots.save(sheet, run_dir / "reconstructions.png")
     rows = training.read_metrics(run_dir / "metrics.csv")
     plots.save(plots.training_curves(rows, title), run_dir / "curves.png")
@@ -348,19 +324,20 @@ def draw_figures(model: IWAE, config: Config, x_test: np.ndarray, run_dir: Path)
     plots.animate(frames, run_dir / "samples.gif")
 
 
-def score(model: IWAE, config: Config, x_test: np.ndarray, run_dir: Path) -> dict:
+def score(model: IWAE, config: Config, sets: data.Sets, run_dir: Path) -> dict:
     """Scores a model and keeps the values of every image in `scores.npz`.
 
     Returns:
-      part of the report: `test` and `score_seconds`.
+      part of the report: `test`, `units` and `score_seconds`.
     """
-    say(f"scoring {len(x_test)} test images with {config.eval_samples} samples each")
-    progress = Progress(len(x_test), "images")
+    n_images = len(sets.x_test)
+    say(f"scoring {n_images} test images with {config.eval_samples} samples each")
+    progress = Progress(n_images, "images")
     start = time.monotonic()
     try:
         likelihood = log_likelihood(
             model,
-            x_test,
+            sets.x_test,
             config.eval_samples,
             chunk=config.eval_chunk,
             seed=config.seed,
@@ -368,6 +345,7 @@ def score(model: IWAE, config: Config, x_test: np.ndarray, run_dir: Path) -> dic
             on_progress=progress.update,
             ladder={*LADDER, config.n_groups * config.n_samples},
             with_jackknife=config.jackknife,
+            context=sets.context_test,
         )
     except KeyboardInterrupt:
         say("\nnot scored; the same command scores the trained model")
@@ -386,6 +364,9 @@ def score(model: IWAE, config: Config, x_test: np.ndarray, run_dir: Path) -> dic
     return {
         "test": summarise(likelihood)
         | {"n_samples": config.eval_samples, "chunk": config.eval_chunk},
+        "units": [
+            describe_units(layer) for layer in unit_statistics(model, config, sets)
+        ],
         "score_seconds": round(time.monotonic() - start, 3),
     }
 
@@ -416,36 +397,13 @@ def summarise(likelihood: Likelihood) -> dict:
     } | ({"jackknife": jackknife} if jackknife else {})
 
 
-def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
-    names = ("tensorflow", "keras", "tensorflow-probability", "numpy", "iwae_tf")
-    return {"python": platform.python_version()} | {
-        name: metadata.version(name) for name in names
+def describe_units(layer: units.Units) -> dict:
+    """The units of one stochastic layer: how many are active, and each one's values."""
+    values = {
+        name: [float(f"{value:.4g}") for value in getattr(layer, name)]
+        for name in ("activity", "variance", "kl")
     }
-
-
-def commit() -> str | None:
-    """The commit of this code, with a + if it was changed since; None if unknown."""
-    here = Path(__file__).parent
-
-    def git(*words):
-        return subprocess.run(
-            ["git", "-C", str(here), *words], capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", Path(__file__).name)
-        changed = git("status", "--porcelain", "--untracked-files=no", ".")
-        return git("rev-parse", "HEAD") + ("+" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def write_json(path: Path, value: dict) -> None:
-    """Writes a file whole or not at all."""
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(value, indent=2) + "\n")
-    part.replace(path)
+    return {"n_active": int(layer.active.sum()), **values}
 
 
 def say(line: str) -> None:

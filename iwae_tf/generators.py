@@ -1,8 +1,10 @@
-"""Generators p(x, z).
+"""Generators p(x, z), or p(x, z|y) of a conditional model.
 
-A generator has `image_shape`, `log_joint(x, zs) -> (log_px, log_pz)`, `prior()` (the
-distribution of the top latent), `sample_latents(n, seed) -> zs` and
-`mean_image(zs)`.
+A generator has `image_shape`, `log_px(x, zs, context)`, `layers(zs, context)`, the
+distribution of every latent given the one above it, `log_joint(x, zs, context) ->
+(log_px, log_pz)`, `prior(context)`, the distribution of the top latent,
+`sample_latents(n, seed, context) -> zs` and `mean_image(zs, context)`. The context is
+y, [b, c], or None.
 """
 
 import math
@@ -14,7 +16,7 @@ import tensorflow_probability as tfp
 
 from iwae_tf import randomness
 from iwae_tf.networks import MLP, LocScale
-from iwae_tf.posteriors import flatten
+from iwae_tf.posteriors import beside, flatten
 
 tfd = tfp.distributions
 
@@ -22,8 +24,13 @@ tfd = tfp.distributions
 class BernoulliChain(keras.layers.Layer):
     """A chain of Gaussian layers over Bernoulli pixels: p(zL) ... p(z1|z2) p(x|z1).
 
+    With a context every layer sees it beside the layer above; the top layer only if
+    it has a network.
+
     Reference:
-      Burda et al. 2016, section 2 and appendix, arXiv:1509.00519.
+      Burda et al. 2016, section 2 and appendix, arXiv:1509.00519; Sohn et al. 2015,
+      Learning structured output representation using deep conditional generative
+      models, NeurIPS.
     """
 
     def __init__(
@@ -32,6 +39,7 @@ class BernoulliChain(keras.layers.Layer):
         widths: Sequence[Sequence[int]],
         n_latent: Sequence[int],
         output_bias: str | keras.initializers.Initializer = "zeros",
+        prior_widths: Sequence[int] | None = None,
     ):
         """Makes the pixel network and one network per conditional layer.
 
@@ -41,6 +49,8 @@ class BernoulliChain(keras.layers.Layer):
             network's.
           n_latent: latent size of each layer, bottom-up.
           output_bias: initial pixel logits.
+          prior_widths: hidden units of the network from the context to p(zL|y);
+            without it the top layer is standard normal.
         """
         super().__init__()
         self.image_shape = tuple(image_shape)
@@ -52,72 +62,123 @@ class BernoulliChain(keras.layers.Layer):
         self.conditionals = [
             LocScale(w, d) for w, d in zip(widths[1:], n_latent[:-1], strict=True)
         ]
+        self.top = (
+            None if prior_widths is None else LocScale(prior_widths, n_latent[-1])
+        )
 
-    def prior(self) -> tfd.Distribution:
-        """p(z) of the top layer: standard normal, event [d]."""
-        return tfd.Independent(tfd.Normal(tf.zeros(self.n_latent[-1]), 1.0), 1)
-
-    def conditional(self, level: int, above: tf.Tensor) -> tfd.Distribution:
-        """p(z of this level | z of the level above), event [d]."""
-        loc, scale = self.conditionals[level](above)
+    def prior(self, context: tf.Tensor | None = None) -> tfd.Distribution:
+        """p(z) of the top layer, event [d]: standard normal, or a Gaussian of y."""
+        if self.top is None:
+            return tfd.Independent(tfd.Normal(tf.zeros(self.n_latent[-1]), 1.0), 1)
+        loc, scale = self.top(context)
         return tfd.Independent(tfd.Normal(loc, scale), 1)
 
-    def logits(self, zs: tuple[tf.Tensor, ...]) -> tf.Tensor:
+    def conditional(
+        self, level: int, above: tf.Tensor, context: tf.Tensor | None = None
+    ) -> tfd.Distribution:
+        """p(z of this level | z of the level above), event [d]."""
+        loc, scale = self.conditionals[level](beside(above, context))
+        return tfd.Independent(tfd.Normal(loc, scale), 1)
+
+    def layers(
+        self, zs: tuple[tf.Tensor, ...], context: tf.Tensor | None = None
+    ) -> list[tfd.Distribution]:
+        """The distribution of each latent given the one above it, bottom-up.
+
+        Args:
+          zs: tuple of latents, bottom-up, each [..., b, d]; the first is not looked at.
+          context: [b, c].
+
+        Returns:
+          layers: events [d]; the last is `prior`, with its own batch shape.
+        """
+        between = [
+            self.conditional(level, above, context)
+            for level, above in enumerate(zs[1:])
+        ]
+        return [*between, self.prior(context)]
+
+    def logits(
+        self, zs: tuple[tf.Tensor, ...], context: tf.Tensor | None = None
+    ) -> tf.Tensor:
         """Pixel logits [..., n_pixels] of latents [..., d]."""
-        return self.pixel_logits(self.pixels(zs[0]))
+        return self.pixel_logits(self.pixels(beside(zs[0], context)))
+
+    def log_px(
+        self,
+        x: tf.Tensor,
+        zs: tuple[tf.Tensor, ...],
+        context: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """The log-likelihood of latents: log p(x|z).
+
+        Args:
+          x: binary images [b, height, width, channels].
+          zs: tuple of latents, bottom-up, each [k, b, d].
+          context: [b, c].
+
+        Returns:
+          log_px: [k, b], nats, summed over pixels.
+        """
+        logits = self.logits(zs, context)
+        return tf.reduce_sum(flatten(x) * logits - tf.nn.softplus(logits), axis=-1)
 
     def log_joint(
-        self, x: tf.Tensor, zs: tuple[tf.Tensor, ...]
+        self,
+        x: tf.Tensor,
+        zs: tuple[tf.Tensor, ...],
+        context: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """The two parts of log p(x, z): log p(x|z) and log p(z).
 
         Args:
           x: binary images [b, height, width, channels].
           zs: tuple of latents, bottom-up, each [k, b, d].
+          context: [b, c].
 
         Returns:
           log_px: [k, b], nats, summed over pixels.
           log_pz: [k, b], nats, summed over latents and layers.
         """
-        logits = self.logits(zs)
-        log_px = tf.reduce_sum(flatten(x) * logits - tf.nn.softplus(logits), axis=-1)
-        log_pz = self.prior().log_prob(zs[-1])
-        for level in range(len(zs) - 1):
-            log_pz += self.conditional(level, zs[level + 1]).log_prob(zs[level])
-        return log_px, log_pz
+        layers = self.layers(zs, context)
+        log_pz = sum(p.log_prob(z) for p, z in zip(layers, zs, strict=True))
+        return self.log_px(x, zs, context), log_pz
 
-    def sample_latents(self, n: int, seed: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    def sample_latents(
+        self, n: int, seed: tf.Tensor, context: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, ...]:
         """Draws from the prior.
 
         Args:
           n: number of draws.
           seed: [2].
+          context: [n, c].
 
         Returns:
           zs: tuple of latents, bottom-up, each [n, d].
         """
-        top = len(self.n_latent) - 1
-        zs = (
-            randomness.normal([n, self.n_latent[top]], randomness.seed_of(seed, top)),
-        )
-        for level in reversed(range(top)):
-            p = self.conditional(level, zs[0])
+        zs = ()
+        for level in reversed(range(len(self.n_latent))):
+            p = self.conditional(level, zs[0], context) if zs else self.prior(context)
             noise = randomness.normal(
                 [n, self.n_latent[level]], randomness.seed_of(seed, level)
             )
             zs = (p.mean() + p.stddev() * noise, *zs)
         return zs
 
-    def mean_image(self, zs: tuple[tf.Tensor, ...]) -> tf.Tensor:
+    def mean_image(
+        self, zs: tuple[tf.Tensor, ...], context: tf.Tensor | None = None
+    ) -> tf.Tensor:
         """E[x|z].
 
         Args:
-          zs: tuple of latents, bottom-up, each [..., d].
+          zs: tuple of latents, bottom-up, each [..., b, d].
+          context: [b, c].
 
         Returns:
-          mean: pixel probabilities [..., height, width, channels].
+          mean: pixel probabilities [..., b, height, width, channels].
         """
-        logits = self.logits(zs)
+        logits = self.logits(zs, context)
         return tf.reshape(
             tf.sigmoid(logits), tf.concat([tf.shape(logits)[:-1], self.image_shape], 0)
         )

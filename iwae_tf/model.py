@@ -28,9 +28,11 @@ class IWAE(keras.Model):
     """An importance weighted autoencoder.
 
     `fit`, `evaluate` and `predict` are Keras' own; `fit(x)` takes images
-    [n, height, width, channels] with values in {0, 1}.
+    [n, height, width, channels] with values in {0, 1}. A conditional model, of
+    log p(x|y), takes `fit(x, y)` with contexts y [n, c], and `predict((x, y))`.
 
     Attributes:
+      n_context: c, 0 for a model without contexts.
       first_bad_step: the first optimizer step, counted from 0, whose loss was not
         finite; -1 if there was none.
 
@@ -38,19 +40,26 @@ class IWAE(keras.Model):
       Burda et al. 2016, arXiv:1509.00519.
     """
 
-    def __init__(self, posterior, generator, seed: int = 123):
+    def __init__(self, posterior, generator, seed: int = 123, n_context: int = 0):
         """Builds the networks' variables.
 
         Args:
           posterior: q(z|x), see `iwae_tf.posteriors`.
           generator: p(x, z), see `iwae_tf.generators`.
           seed: of all noise in training and testing.
+          n_context: size of the contexts of a conditional model.
         """
         super().__init__()
         self.posterior = posterior
         self.generator = generator
         self.seed = seed
-        self.draw(tf.zeros([1, *generator.image_shape]), 1, randomness.seed_of(seed))
+        self.n_context = n_context
+        self.draw(
+            tf.zeros([1, *generator.image_shape]),
+            1,
+            randomness.seed_of(seed),
+            context=tf.zeros([1, n_context]) if n_context else None,
+        )
         # None of the three is called in the way that Keras builds layers by.
         self.built = posterior.built = generator.built = True
 
@@ -125,7 +134,12 @@ class IWAE(keras.Model):
         return list(self._means.values())
 
     def draw(
-        self, x: tf.Tensor, k: int, seed: tf.Tensor, with_kl: bool = False
+        self,
+        x: tf.Tensor,
+        k: int,
+        seed: tf.Tensor,
+        context: tf.Tensor | None = None,
+        with_kl: bool = False,
     ) -> Draws:
         """Draws k latents per image and weighs them.
 
@@ -133,35 +147,79 @@ class IWAE(keras.Model):
           x: images [b, height, width, channels].
           k: samples per image.
           seed: [2].
+          context: [b, c], of a conditional model.
           with_kl: whether to fill in `kl`; one stochastic layer only.
 
         Returns:
           draws: of b images, k samples each.
-        """
-        x = tf.cast(x, tf.float32)
-        zs, log_qz = self.posterior.draw(x, k, seed)
-        log_px, log_pz = self.generator.log_joint(x, zs)
-        return Draws(zs, log_px, log_pz, log_qz, self.kl(x) if with_kl else None)
 
-    def weigh(self, x: tf.Tensor, zs: tuple[tf.Tensor, ...]) -> Draws:
+        Raises:
+          UsageError: if the model needs another context.
+        """
+        x, context = tf.cast(x, tf.float32), self._check_context(context)
+        zs, log_qz = self.posterior.draw(x, k, seed, context)
+        log_px, log_pz = self.generator.log_joint(x, zs, context)
+        kl = self.kl(x, context) if with_kl else None
+        return Draws(zs, log_px, log_pz, log_qz, kl)
+
+    def log_joint(
+        self,
+        x: tf.Tensor,
+        zs: tuple[tf.Tensor, ...],
+        context: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """Log p(x, z) of given latents.
+
+        Args:
+          x: images [b, height, width, channels].
+          zs: tuple of latents, bottom-up, each [k, b, d].
+          context: [b, c], of a conditional model.
+
+        Returns:
+          log_joint: [k, b], nats.
+        """
+        context = self._check_context(context)
+        log_px, log_pz = self.generator.log_joint(tf.cast(x, tf.float32), zs, context)
+        return log_px + log_pz
+
+    def weigh(
+        self,
+        x: tf.Tensor,
+        zs: tuple[tf.Tensor, ...],
+        context: tf.Tensor | None = None,
+    ) -> Draws:
         """Weighs given latents.
 
         Args:
           x: images [b, height, width, channels].
           zs: tuple of latents, bottom-up, each [k, b, d].
+          context: [b, c], of a conditional model.
 
         Returns:
           draws: of b images, k samples each.
-        """
-        x = tf.cast(x, tf.float32)
-        log_px, log_pz = self.generator.log_joint(x, zs)
-        return Draws(zs, log_px, log_pz, self.posterior.log_prob(zs, x))
 
-    def kl(self, x: tf.Tensor) -> tf.Tensor:
+        Raises:
+          UsageError: if the model needs another context.
+        """
+        x, context = tf.cast(x, tf.float32), self._check_context(context)
+        log_px, log_pz = self.generator.log_joint(x, zs, context)
+        return Draws(zs, log_px, log_pz, self.posterior.log_prob(zs, x, context))
+
+    def _check_context(self, context):
+        if context is None and not self.n_context:
+            return None
+        shape = None if context is None else tf.convert_to_tensor(context).shape
+        if shape is None or len(shape) != 2 or shape[1] != self.n_context:
+            rule = f"of shape [b, {self.n_context}]" if self.n_context else "None"
+            raise UsageError(f"context: must be {rule} for this model, got {shape}")
+        return tf.cast(context, tf.float32)
+
+    def kl(self, x: tf.Tensor, context: tf.Tensor | None = None) -> tf.Tensor:
         """Closed-form KL(q(z|x) || p(z)) of a model with one stochastic layer.
 
         Args:
           x: images [b, height, width, channels].
+          context: [b, c], of a conditional model.
 
         Returns:
           kl: [b], nats.
@@ -174,44 +232,56 @@ class IWAE(keras.Model):
                 "kl: has a closed form for one stochastic layer only, got "
                 f"{len(self.posterior.n_latent)} layers"
             )
-        q = self.posterior.conditional(0, flatten(tf.cast(x, tf.float32)))
-        return tfp.distributions.kl_divergence(q, self.generator.prior())
+        context = self._check_context(context)
+        q = self.posterior.conditional(0, flatten(tf.cast(x, tf.float32)), context)
+        return tfp.distributions.kl_divergence(q, self.generator.prior(context))
 
-    def call(self, x):
-        """Reconstructions of images, see `reconstruct`."""
-        return self.reconstruct(x, randomness.seed_of(self.seed, randomness.FIGURES))
+    def call(self, inputs):
+        """Reconstructions of images, or of pairs of them and contexts."""
+        x, context = inputs if isinstance(inputs, tuple | list) else (inputs, None)
+        seed = randomness.seed_of(self.seed, randomness.FIGURES)
+        return self.reconstruct(x, seed, context)
 
-    def reconstruct(self, x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    def reconstruct(
+        self, x: tf.Tensor, seed: tf.Tensor, context: tf.Tensor | None = None
+    ) -> tf.Tensor:
         """E[x|z] for one z drawn from q(z|x).
 
         Args:
           x: images [b, height, width, channels].
           seed: [2].
+          context: [b, c], of a conditional model.
 
         Returns:
           mean: pixel probabilities [b, height, width, channels].
         """
-        zs, _ = self.posterior.draw(tf.cast(x, tf.float32), 1, seed)
-        return self.generator.mean_image(zs)[0]
+        context = self._check_context(context)
+        zs, _ = self.posterior.draw(tf.cast(x, tf.float32), 1, seed, context)
+        return self.generator.mean_image(zs, context)[0]
 
-    def sample(self, n: int, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def sample(
+        self, n: int, seed: tf.Tensor, context: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Images from the prior.
 
         Args:
           n: number of images.
           seed: [2]; the same seed gives the same latent noise whatever the weights.
+          context: [n, c], of a conditional model.
 
         Returns:
           samples: binary images drawn from p(x|z), [n, height, width, channels].
           mean: pixel probabilities E[x|z] of the same latents, same shape.
         """
-        mean = self.generator.mean_image(self.generator.sample_latents(n, seed))
+        context = self._check_context(context)
+        zs = self.generator.sample_latents(n, seed, context)
+        mean = self.generator.mean_image(zs, context)
         threshold = randomness.uniform(tf.shape(mean), randomness.seed_of(seed, -1))
         return tf.cast(threshold < mean, tf.float32), mean
 
     def train_step(self, data):
         """One optimizer step on a batch of images."""
-        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        x, context, _ = keras.utils.unpack_x_y_sample_weight(data)
         step = tf.cast(self.optimizer.iterations, tf.int32)
         loss, gradients, draws = value_and_gradients(
             self.objective,
@@ -220,6 +290,7 @@ class IWAE(keras.Model):
             self.n_samples,
             randomness.seed_of(self.seed, randomness.TRAIN, step),
             self.beta_at(step),
+            context,
         )
         is_first_bad = ~tf.math.is_finite(loss) & (self.first_bad_step < 0)
         self.first_bad_step.assign(tf.where(is_first_bad, step, self.first_bad_step))
@@ -230,12 +301,12 @@ class IWAE(keras.Model):
 
     def test_step(self, data):
         """The bounds on a batch of images; the noise depends on its place only."""
-        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        x, context, _ = keras.utils.unpack_x_y_sample_weight(data)
         seed = randomness.seed_of(
             self.seed, randomness.TEST, self._means["bound"].count
         )
         n_samples = self.objective.n_groups * self.n_samples
-        draws = self.draw(x, n_samples, seed, with_kl=self.objective.needs_kl)
+        draws = self.draw(x, n_samples, seed, context, self.objective.needs_kl)
         beta = self.beta_at(self.optimizer.iterations)
         loss = -tf.reduce_mean(self.objective.bound(draws, beta))
         return self._log(loss, draws)

@@ -202,7 +202,13 @@ def table(
 
 
 def value_and_gradients(
-    objective: Objective, model, x: tf.Tensor, k: int, seed: tf.Tensor, beta: Beta
+    objective: Objective,
+    model,
+    x: tf.Tensor,
+    k: int,
+    seed: tf.Tensor,
+    beta: Beta,
+    context: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, list[tf.Tensor], Draws]:
     """The loss, its gradient and the draws behind them.
 
@@ -213,6 +219,7 @@ def value_and_gradients(
       k: samples per image and group.
       seed: [2].
       beta: weight of the latent part.
+      context: [b, c], of a conditional model.
 
     Returns:
       loss: scalar, minus the bound averaged over the batch, nats.
@@ -222,15 +229,17 @@ def value_and_gradients(
     """
     compute = _path_gradients if objective.path_only else _total_gradients
     n_samples = objective.n_groups * k
-    of_phi, of_theta, draws = compute(objective, model, x, n_samples, seed, beta)
+    of_phi, of_theta, draws = compute(
+        objective, model, x, n_samples, seed, beta, context
+    )
     return -tf.reduce_mean(objective.bound(draws, beta)), [*of_phi, *of_theta], draws
 
 
-def _total_gradients(objective, model, x, n_samples, seed, beta):
+def _total_gradients(objective, model, x, n_samples, seed, beta, context):
     phi = model.posterior.trainable_variables
     theta = model.generator.trainable_variables
     with tf.GradientTape(persistent=True) as tape:
-        draws = model.draw(x, n_samples, seed, with_kl=objective.needs_kl)
+        draws = model.draw(x, n_samples, seed, context, objective.needs_kl)
         if objective.theta_weights is None:
             loss = -tf.reduce_mean(objective.bound(draws, beta))
         else:
@@ -243,7 +252,7 @@ def _total_gradients(objective, model, x, n_samples, seed, beta):
     return tape.gradient(loss_of_phi, phi), tape.gradient(loss, theta), draws
 
 
-def _path_gradients(objective, model, x, n_samples, seed, beta):
+def _path_gradients(objective, model, x, n_samples, seed, beta, context):
     """The decoder is passed once: its gradients in the latents are weighed anew.
 
     The latents are leaves of the second tape, and so phi is held where log q(z|x) is
@@ -252,11 +261,12 @@ def _path_gradients(objective, model, x, n_samples, seed, beta):
     phi = model.posterior.trainable_variables
     theta = model.generator.trainable_variables
     x = tf.cast(x, tf.float32)
+    context = None if context is None else tf.cast(context, tf.float32)
     with tf.GradientTape() as to_latents:
-        zs, _ = model.posterior.draw(x, n_samples, seed)
+        zs, _ = model.posterior.draw(x, n_samples, seed, context)
     with tf.GradientTape() as from_latents:
         from_latents.watch(zs)
-        draws = model.weigh(x, zs)
+        draws = model.weigh(x, zs, context)
         log_w = draws.log_w(beta)
         loss = _weighted(objective.theta_weights, log_w, beta)
     of_theta, of_zs = from_latents.gradient(loss, [theta, zs])

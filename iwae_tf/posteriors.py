@@ -1,6 +1,8 @@
-"""Approximate posteriors q(z|x).
+"""Approximate posteriors q(z|x), or q(z|x, y) of a conditional model.
 
-A posterior has `draw(x, k, seed) -> (zs, log_qz)` and `log_prob(zs, x) -> log_qz`.
+A posterior has `n_latent`, `draw(x, k, seed, context) -> (zs, log_qz)`,
+`layers(zs, x, context)`, the distribution of every latent given the one below it, and
+`log_prob(zs, x, context) -> log_qz`. The context is y, [b, c], or None.
 """
 
 from collections.abc import Sequence
@@ -17,6 +19,8 @@ tfd = tfp.distributions
 
 class GaussianChain(keras.layers.Layer):
     """A chain of Gaussian layers: q(z1|x) q(z2|z1) ... q(zL|zL-1).
+
+    With a context every layer sees it beside the layer below.
 
     Reference:
       Burda et al. 2016, section 2 and appendix, arXiv:1509.00519.
@@ -35,19 +39,26 @@ class GaussianChain(keras.layers.Layer):
         ]
         self.n_latent = tuple(n_latent)
 
-    def conditional(self, level: int, below: tf.Tensor) -> tfd.Distribution:
+    def conditional(
+        self, level: int, below: tf.Tensor, context: tf.Tensor | None = None
+    ) -> tfd.Distribution:
         """q(z | the layer below), event [d].
 
         Args:
           level: 0 is the layer nearest to the pixels.
           below: flattened images [b, n_pixels] for level 0, else z of the layer
             below [k, b, d].
+          context: [b, c].
         """
-        loc, scale = self.conditionals[level](below)
+        loc, scale = self.conditionals[level](beside(below, context))
         return tfd.Independent(tfd.Normal(loc, scale), 1)
 
     def draw(
-        self, x: tf.Tensor, k: int, seed: tf.Tensor
+        self,
+        x: tf.Tensor,
+        k: int,
+        seed: tf.Tensor,
+        context: tf.Tensor | None = None,
     ) -> tuple[tuple[tf.Tensor, ...], tf.Tensor]:
         """Draws k reparameterised samples per image.
 
@@ -55,6 +66,7 @@ class GaussianChain(keras.layers.Layer):
           x: images [b, height, width, channels].
           k: samples per image.
           seed: [2].
+          context: [b, c].
 
         Returns:
           zs: tuple of latents, bottom-up, each [k, b, d].
@@ -62,7 +74,7 @@ class GaussianChain(keras.layers.Layer):
         """
         below, zs, log_qz = flatten(x), (), 0.0
         for level, d in enumerate(self.n_latent):
-            q = self.conditional(level, below)
+            q = self.conditional(level, below, context)
             noise = randomness.normal(
                 [k, tf.shape(x)[0], d], randomness.seed_of(seed, level)
             )
@@ -72,21 +84,54 @@ class GaussianChain(keras.layers.Layer):
             below = z
         return zs, log_qz
 
-    def log_prob(self, zs: tuple[tf.Tensor, ...], x: tf.Tensor) -> tf.Tensor:
+    def layers(
+        self,
+        zs: tuple[tf.Tensor, ...],
+        x: tf.Tensor,
+        context: tf.Tensor | None = None,
+    ) -> list[tfd.Distribution]:
+        """The distribution of each latent given the one below it, bottom-up.
+
+        Args:
+          zs: tuple of latents, bottom-up, each [k, b, d]; the last is not looked at.
+          x: images [b, height, width, channels].
+          context: [b, c].
+
+        Returns:
+          layers: events [d]; batch [b] of the first, [k, b] of the others.
+        """
+        belows = (flatten(x), *zs[:-1])
+        return [
+            self.conditional(level, below, context)
+            for level, below in enumerate(belows)
+        ]
+
+    def log_prob(
+        self,
+        zs: tuple[tf.Tensor, ...],
+        x: tf.Tensor,
+        context: tf.Tensor | None = None,
+    ) -> tf.Tensor:
         """The log density of given latents: log q(z|x), summed over layers.
 
         Args:
           zs: tuple of latents, bottom-up, each [k, b, d].
           x: images [b, height, width, channels].
+          context: [b, c].
 
         Returns:
           log_qz: [k, b], nats.
         """
-        belows = (flatten(x), *zs[:-1])
-        return sum(
-            self.conditional(level, below).log_prob(z)
-            for level, (below, z) in enumerate(zip(belows, zs, strict=True))
-        )
+        layers = self.layers(zs, x, context)
+        return sum(q.log_prob(z) for q, z in zip(layers, zs, strict=True))
+
+
+def beside(features: tf.Tensor, context: tf.Tensor | None) -> tf.Tensor:
+    """Features [..., b, d] with the context [b, c] appended: [..., b, d + c]."""
+    if context is None:
+        return features
+    shape = tf.concat([tf.shape(features)[:-1], tf.shape(context)[-1:]], axis=0)
+    return tf.concat([features, tf.broadcast_to(context, shape)], axis=-1)
 
 
 def flatten(x: tf.Tensor) -> tf.Tensor:

@@ -20,25 +20,62 @@ PAPER = {
     ("vae", 2): {1: -85.33, 5: -85.01, 50: -84.78},
     ("iwae", 2): {1: -85.33, 5: -83.89, 50: -82.90},
 }
+# Table 1 too: active units, bottom-up.
+PAPER_UNITS = {
+    ("vae", 1): {1: "19", 5: "20", 50: "20"},
+    ("iwae", 1): {1: "19", 5: "22", 50: "25"},
+    ("vae", 2): {1: "16 + 5", 5: "17 + 5", 50: "17 + 5"},
+    ("iwae", 2): {1: "16 + 5", 5: "21 + 5", 50: "26 + 7"},
+}
+# Table 2, one layer: log p(x) and active units after a start from the other's weights.
+PAPER_WARM = {
+    (("vae", 1), ("iwae", 50)): (-84.88, "22"),
+    (("iwae", 50), ("vae", 1)): (-86.02, "23"),
+}
 BEGIN, END = "<!-- table: begin -->\n", "<!-- table: end -->\n"
 
 
-def paper_value(config: dict) -> float | None:
-    """The paper's test log-likelihood of a model.
+def paper_value(report: dict) -> float | None:
+    """The paper's test log-likelihood of a model, nats, or None."""
+    return _of_paper(report)[0]
 
-    Args:
-      config: options of the run, as in its report.
 
-    Returns:
-      log_p: nats per image; None if the paper has no such model.
-    """
-    if config["dataset"] != "mnist" or config["n_latent"] or config["n_hidden"]:
-        return None
-    if config["binarization"] != "dynamic" or config["beta"] != 1.0:
-        return None
-    family = config["objective"].split("_")[0]
-    row = PAPER.get((family, config["stochastic_layers"]), {})
-    return row.get(config["n_samples"])
+def paper_units(report: dict) -> str | None:
+    """The paper's numbers of active units, such as 16 + 5; None as `paper_value`."""
+    return _of_paper(report)[1]
+
+
+def _of_paper(report):
+    config, init = report["config"], report.get("init")
+    is_other = (
+        config["dataset"] != "mnist"
+        or config["n_latent"]
+        or config["n_hidden"]
+        or config["binarization"] != "dynamic"
+        or config["beta"] != 1.0
+        or config.get("conditional")
+    )
+    layers = config["stochastic_layers"]
+    if is_other or (init and layers > 1):
+        return None, None
+    family, k = _family(config)
+    if init:
+        return PAPER_WARM.get((_family(init), (family, k)), (None, None))
+    return tuple(of.get((family, layers), {}).get(k) for of in (PAPER, PAPER_UNITS))
+
+
+def _family(options):
+    return options["objective"].split("_")[0], options["n_samples"]
+
+
+def active_units(report: dict) -> str:
+    """The active units of every layer, bottom-up: such as 21 of 100 + 5 of 50."""
+    layers = report.get("units")
+    if layers is None:  # of a report from before they were counted
+        return "—"
+    return " + ".join(
+        f"{layer['n_active']} of {len(layer['activity'])}" for layer in layers
+    )
 
 
 def summary(report: dict) -> str:
@@ -62,7 +99,9 @@ def summary(report: dict) -> str:
             for order, part in test["jackknife"].items()
         )
         lines.insert(1, f"log p(x) by the jackknife of order {estimates}")
-    paper = paper_value(report["config"])
+    if "units" in report:
+        lines.insert(-1, f"active units, bottom-up: {active_units(report)}")
+    paper = paper_value(report)
     if paper is not None:
         lines.insert(1, f"the paper: {paper:.2f} after {BURDA_EPOCHS} epochs")
     return "\n".join(lines)
@@ -72,10 +111,10 @@ def table(reports: list[dict]) -> str:
     """Reports as a Markdown table, ordered by what they are."""
     header = (
         "data | objective | layers | k | epochs | schedule | seed | test log p(x) | "
-        "paper | training | scoring | commit"
+        "paper | active units | training | scoring | commit"
     )
     rows = [_row(report) for report in sorted(reports, key=_key)]
-    return markdown(header, "---|---|--:|--:|--:|---|--:|---|--:|--:|--:|---", rows)
+    return markdown(header, "---|---|--:|--:|--:|---|--:|---|--:|--:|--:|--:|---", rows)
 
 
 def markdown(header: str, rule: str, rows: list[tuple]) -> str:
@@ -102,7 +141,7 @@ def table_over_seeds(reports: list[dict]) -> str:
     for report in sorted(reports, key=_key):
         # Reports from before an option existed have its default.
         config = Config().of_run() | report["config"] | {"seed": None}
-        same = (report["test"]["n_samples"], report["epochs"])
+        same = (report["test"]["n_samples"], report["epochs"], _start(report))
         groups.setdefault((json.dumps(config, sort_keys=True), same), []).append(report)
     rows = []
     for group in groups.values():
@@ -112,7 +151,7 @@ def table_over_seeds(reports: list[dict]) -> str:
             rows.append(
                 (
                     config["dataset"],
-                    _objective(config),
+                    _objective(config) + _start(group[0]),
                     config["stochastic_layers"],
                     config["n_samples"],
                     group[0]["epochs"],
@@ -147,15 +186,24 @@ def _objective(config):
         text += f" m = {config['n_groups']}"
     if config.get("combination_beta") is not None:
         text += f" c = {config['combination_beta']:g}"
+    if config["n_latent"]:
+        text += f" z {' + '.join(map(str, config['n_latent']))}"
+    if config.get("conditional"):
+        text += " p(x given y)" + ", p(z given y)" * config["conditional_prior"]
     return text
+
+
+def _start(report):
+    init = report.get("init")
+    return f" after `{init['objective']}` k = {init['n_samples']}" if init else ""
 
 
 def _row(report):
     config, test = report["config"], report["test"]
-    paper = paper_value(config)
+    paper = paper_value(report)
     return (
         config["dataset"],
-        _objective(config),
+        _objective(config) + _start(report),
         config["stochastic_layers"],
         config["n_samples"],
         report["epochs"],
@@ -163,6 +211,7 @@ def _row(report):
         config["seed"],
         f"{estimate(report)} (k = {test['n_samples']}, {test['n_images']:,} images)",
         "—" if paper is None else f"{paper:.2f}",
+        active_units(report),
         clock(report["train_seconds"]),
         clock(report["score_seconds"]),
         (report["commit"] or "unknown")[:10],

@@ -19,6 +19,7 @@ from iwae_tf import data
 from iwae_tf.errors import Diverged, UsageError
 from iwae_tf.model import IWAE
 from iwae_tf.progress import Progress
+from iwae_tf.units import Units
 
 SCALARS = ("bound", "vae_elbo", "iwae_elbo", "log_px", "log_pz", "log_qz")
 
@@ -345,6 +346,16 @@ class Metrics(keras.callbacks.Callback):
         with self._writers["test"].as_default(steps_done(self.model)):
             tf.summary.image(name, images[None])
 
+    def write_units(self, layers: tuple[Units, ...]) -> None:
+        """Sends statistics of latent units to TensorBoard, layer by layer."""
+        with self._writers["test"].as_default(steps_done(self.model)):
+            for level, layer in enumerate(layers, 1):
+                tf.summary.scalar(f"active_units/z{level}", layer.active.sum())
+                tf.summary.scalar(f"kl/z{level}", layer.kl.sum())
+                activity = np.log10(np.maximum(layer.activity, 1e-6))
+                tf.summary.histogram(f"log10_activity/z{level}", activity)
+                tf.summary.histogram(f"kl_per_unit/z{level}", layer.kl)
+
     def on_train_end(self, logs=None):
         """Leaves everything on disk."""
         for writer in self._writers.values():
@@ -378,8 +389,7 @@ class AtEpochs(keras.callbacks.Callback):
 
 def fit(
     model: IWAE,
-    x_train: np.ndarray,
-    x_test: np.ndarray,
+    sets: data.Sets,
     *,
     epochs: int,
     batch_size: int,
@@ -391,18 +401,20 @@ def fit(
 
     Args:
       model: compiled, with `first_step` steps done.
-      x_train: grey training images [n, height, width, channels].
-      x_test: binary test images; the first 500 at most are watched.
+      sets: training and test images; the first 500 of these at most are watched.
       epochs: of the whole run.
       batch_size: images per step.
       binarization: see `iwae_tf.data.binarize`.
       first_step: where to go on.
       callbacks: get epochs counted over the whole run.
     """
-    steps_per_epoch, _ = data.steps_of_epoch(len(x_train), batch_size)
+    steps_per_epoch, _ = data.steps_of_epoch(len(sets.x_train), batch_size)
     first_epoch, n_done = divmod(first_step, steps_per_epoch)
-    test_batch = min(len(x_test), 100)
-    n_watched = min(len(x_test), 500) // test_batch * test_batch
+    test_batch = min(len(sets.x_test), 100)
+    n_watched = min(len(sets.x_test), 500) // test_batch * test_batch
+    watched = sets.x_test[:n_watched]
+    if sets.context_test is not None:
+        watched = (watched, sets.context_test[:n_watched])
     spans = [(first_epoch, epochs, steps_per_epoch)]
     if n_done:  # the rest of the epoch in which an earlier start stopped
         spans = [
@@ -414,17 +426,18 @@ def fit(
             continue
         model.fit(
             data.training_batches(
-                x_train,
+                sets.x_train,
                 batch_size,
                 model.seed,
                 first * steps_per_epoch + steps_per_epoch - n_steps,
                 binarization,
+                sets.context_train,
             ),
             initial_epoch=first,
             epochs=last,
             steps_per_epoch=n_steps,
             shuffle=False,
-            validation_data=x_test[:n_watched],
+            validation_data=watched,
             validation_batch_size=test_batch,
             callbacks=callbacks,
             verbose=0,

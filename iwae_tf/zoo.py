@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from iwae_tf.config import check_sizes
+from iwae_tf.errors import UsageError
 from iwae_tf.generators import BernoulliChain
 from iwae_tf.model import IWAE
 from iwae_tf.posteriors import GaussianChain
@@ -18,11 +19,14 @@ def burda(
     n_hidden: Sequence[int] | None = None,
     mean_image: np.ndarray | None = None,
     seed: int = 123,
+    n_context: int = 0,
+    conditional_prior: bool = False,
 ) -> IWAE:
     """The networks of Burda et al. 2016: two tanh layers per stochastic layer.
 
     One stochastic layer: x-200-200-z50-200-200-x. Two: x-200-200-z100-100-100-z50 and
-    back. More layers go on halving both sizes.
+    back. More layers go on halving both sizes. With contexts y, log p(x|y) is modelled
+    (Sohn et al. 2015): y is appended to the input of every network.
 
     Args:
       image_shape: height, width, channels.
@@ -32,13 +36,19 @@ def burda(
       mean_image: mean of the training images, 0..1, of which the logits are the
         initial output bias.
       seed: of the initial weights and of the model's noise.
+      n_context: size of the contexts, 0 for none.
+      conditional_prior: whether p(zL|y) is a Gaussian with a network of its own, as
+        wide as the one below it, and not standard normal.
 
     Returns:
       model: not compiled.
 
     Raises:
-      UsageError: if the sizes do not fit the number of layers.
+      UsageError: if the sizes do not fit the number of layers, or a prior has nothing
+        to be conditional on.
     """
+    if conditional_prior and not n_context:
+        raise UsageError("n_context: must be at least 1 for a conditional prior, got 0")
     n_latent = tuple(n_latent or default_latents(stochastic_layers))
     n_hidden = tuple(n_hidden or default_hidden(stochastic_layers))
     check_sizes("n_latent", n_latent, stochastic_layers)
@@ -48,8 +58,15 @@ def burda(
     bias = "zeros" if mean_image is None else constant_logit(mean_image)
     return IWAE(
         GaussianChain(widths, n_latent),
-        BernoulliChain(image_shape, widths, n_latent, output_bias=bias),
+        BernoulliChain(
+            image_shape,
+            widths,
+            n_latent,
+            output_bias=bias,
+            prior_widths=widths[-1] if conditional_prior else None,
+        ),
         seed=seed,
+        n_context=n_context,
     )
 
 

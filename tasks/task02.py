@@ -7,50 +7,44 @@ its present weights. Only near the optimum has DReG to have the smaller variance
     python tasks/task02.py [--epochs 50] [--smoke]
 """
 
-import dataclasses
 import json
 
 import iwae_tf
-from iwae_tf import cli, plots, results
+from iwae_tf import cli, plots, records, results
 
 ESTIMATORS = ("iwae_elbo", "dreg")
 N_IMAGES = 20  # of the test set, whose gradient is drawn
 N_DRAWS = 100
 
 
-def main(config, directory, smoke):
-    """Trains six models, and writes task02.png and task02.md."""
-    images = iwae_tf.datasets.load(config.dataset, config.data_dir, config.offline)
-    x = iwae_tf.experiment.binary_test_images(config, images)[:N_IMAGES]
+def main(task):
+    """Trains six models; writes a figure and a table."""
     runs = {}
-    for k in (1, 3) if smoke else (1, 5, 50):
+    for k in (1, 3) if task.is_smoke else (1, 5, 50):
         for objective in ESTIMATORS:
 
             def measure(model, epoch, run_dir, k=k):
                 point = {"epoch": epoch}
                 for name in ESTIMATORS:
                     moments = iwae_tf.evaluation.gradient_statistics(
-                        model, x, name, k, N_DRAWS, jit_compile=config.jit
+                        model,
+                        task.x_test[:N_IMAGES],
+                        name,
+                        k,
+                        N_DRAWS,
+                        jit_compile=task.config.jit,
                     )
                     point[name] = float(moments["posterior"].variance.mean())
                 path = run_dir / f"variance-{epoch:06}.json"
-                iwae_tf.experiment.write_json(path, point)
+                records.write_json(path, point)
 
-            run = dataclasses.replace(config, objective=objective, n_samples=k)
-            run_dir, report = iwae_tf.experiment.run_below(
-                directory, run, images, measure
-            )
+            run = task.run(measure, objective=objective, n_samples=k)
             variances = [
                 json.loads(path.read_text())
-                for path in sorted(run_dir.glob("variance-*.json"))
+                for path in sorted(run.directory.glob("variance-*.json"))
             ]
-            metrics = iwae_tf.training.read_metrics(run_dir / "metrics.csv")
-            runs[k, objective] = report, metrics, variances
-    title = f"{images.name} · {config.epochs} epochs · seed {config.seed}"
-    plots.save(sheet(runs, title), directory / "task02.png")
-    text = f"{title}\n\n{table(runs)}\n"
-    (directory / "task02.md").write_text(text)
-    print(f"\n{text}\n{directory}/task02.png, {directory}/task02.md")
+            runs[k, objective] = run.report, run.metrics, variances
+    task.finish(table(runs), sheet(runs, task.title))
 
 
 def sheet(runs, title):

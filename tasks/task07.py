@@ -7,9 +7,6 @@ and the log-likelihood by 5,000.
     python tasks/task07.py [--epochs 50] [--smoke]
 """
 
-import dataclasses
-
-import iwae_tf
 from iwae_tf import cli, plots, results
 from iwae_tf.errors import UsageError
 
@@ -25,34 +22,28 @@ RUNS = [
 ]
 
 
-def main(config, directory, smoke):
-    """Trains ten models, and writes task07.png and task07.md."""
-    if config.eval_samples < BUDGET:
-        raise UsageError(
-            f"eval_samples: must be at least {BUDGET}, got {config.eval_samples}"
-        )
-    images = iwae_tf.datasets.load(config.dataset, config.data_dir, config.offline)
+def main(task):
+    """Trains ten models; writes a figure and a table."""
+    eval_samples = task.config.eval_samples
+    if eval_samples < BUDGET:
+        raise UsageError(f"eval_samples: must be at least {BUDGET}, got {eval_samples}")
     rows, curves = [], {}
-    for objective, m, k in RUNS[::3] if smoke else RUNS:
-        run = dataclasses.replace(
-            config,
+    for objective, m, k in RUNS[::3] if task.is_smoke else RUNS:
+        run = task.run(
             objective=objective,
             n_groups=m,
             n_samples=k,
             combination_beta=MIXTURE if objective == "combination" else None,
         )
-        run_dir, report = iwae_tf.experiment.run_below(directory, run, images)
-        metrics = iwae_tf.training.read_metrics(run_dir / "metrics.csv")
         if objective == "vae_elbo":  # which is MIWAE of groups of one sample
             m, k = BUDGET, 1
         curves[f"{objective} ({m}, {k})"] = (
-            [int(row["epoch"]) for row in metrics],
-            [float(row["test_iwae_elbo"]) for row in metrics],
+            [int(row["epoch"]) for row in run.metrics],
+            [float(row["test_iwae_elbo"]) for row in run.metrics],
         )
-        bound = report["test"]["bounds"][str(BUDGET)]
-        score = results.estimate(report)
+        bound = run.report["test"]["bounds"][str(BUDGET)]
+        score = results.estimate(run.report)
         rows.append((f"`{objective}`", m, k, f"{bound:.2f}", score))
-    title = f"{images.name} · {config.epochs} epochs · seed {config.seed}"
     panels = [
         plots.Panel(
             f"{family.upper()}, (m, k)",
@@ -62,12 +53,9 @@ def main(config, directory, smoke):
         )
         for family, other in (("miwae", "piwae"), ("piwae", "miwae"))
     ]
-    plots.save(plots.line_sheet([panels], title), directory / "task07.png")
     header = f"objective | m | k | test IWAE-{BUDGET} | test log p(x)"
     table = results.markdown(header, "---|--:|--:|--:|---", rows)
-    text = f"{title}\n\n{table}\n"
-    (directory / "task07.md").write_text(text)
-    print(f"\n{text}\n{directory}/task07.png, {directory}/task07.md")
+    task.finish(table, plots.line_sheet([panels], task.title))
 
 
 if __name__ == "__main__":

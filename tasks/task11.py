@@ -9,14 +9,13 @@ same gradient in the encoder, IWAE and DReG in the decoder.
     python tasks/task11.py [--epochs 50] [--smoke]
 """
 
-import dataclasses
 import itertools
 import json
 
 import numpy as np
 
 import iwae_tf
-from iwae_tf import cli, plots, results
+from iwae_tf import cli, plots, records, results
 from iwae_tf.progress import Progress
 
 GROUPS = 8
@@ -25,42 +24,33 @@ NETWORKS = {"posterior": "encoder", "generator": "decoder"}
 N_IMAGES = 20  # of the test set, whose gradient is drawn
 
 
-def main(config, directory, smoke):
-    """Trains and holds a model, and writes task11.png and task11.md."""
-    images = iwae_tf.datasets.load(config.dataset, config.data_dir, config.offline)
-    x = iwae_tf.experiment.binary_test_images(config, images)[:N_IMAGES]
-    run = dataclasses.replace(config, objective="iwae_elbo", n_samples=5)
-    run_dir, _ = iwae_tf.experiment.run_below(directory, run, images)
-    model = iwae_tf.load(run_dir)
-    ks, n_draws = ((1, 2, 4), 20) if smoke else ((1, 2, 4, 8, 16, 32, 64), 1000)
-    objectives = {name: iwae_tf.objectives.table(GROUPS)[name] for name in ROWS}
+def main(task):
+    """Trains and holds a model; writes a figure and a table."""
+    run = task.run(objective="iwae_elbo", n_samples=5)
+    model = run.model
+    ks = (1, 2, 4) if task.is_smoke else (1, 2, 4, 8, 16, 32, 64)
+    n_draws = 20 if task.is_smoke else 1000
     ratios = {network: {name: [] for name in ROWS} for network in NETWORKS}
     progress = Progress(len(ROWS) * len(ks) * n_draws, "gradients")
     for i, (k, name) in enumerate(itertools.product(ks, ROWS)):
-        path = run_dir / f"gradients-{name}-k{k}-n{n_draws}.json"
+        path = run.directory / f"gradients-{name}-k{k}-n{n_draws}.json"
         if not path.exists():
             moments = iwae_tf.evaluation.gradient_statistics(
                 model,
-                x,
-                objectives[name],
+                task.x_test[:N_IMAGES],
+                iwae_tf.objectives.table(GROUPS)[name],
                 k,
                 n_draws,
-                jit_compile=config.jit,
+                jit_compile=task.config.jit,
                 on_progress=lambda n, i=i: progress.update(i * n_draws + n),
             )
             found = {n: moments[n].signal_to_noise for n in NETWORKS}
-            iwae_tf.experiment.write_json(path, found)
+            records.write_json(path, found)
         for network, ratio in json.loads(path.read_text()).items():
             ratios[network][name].append(ratio)
     progress.close()
-    title = (
-        f"{images.name} · {config.epochs} epochs · seed {config.seed} · "
-        f"{n_draws} gradients of {N_IMAGES} images"
-    )
-    plots.save(sheet(ks, ratios, title), directory / "task11.png")
-    text = f"{title}\n\n{table(ks, ratios)}\n"
-    (directory / "task11.md").write_text(text)
-    print(f"\n{text}\n{directory}/task11.png, {directory}/task11.md")
+    title = f"{task.title} · {n_draws} gradients of {N_IMAGES} images"
+    task.finish(table(ks, ratios), sheet(ks, ratios, title), title)
 
 
 def slope(ks, ratios):

@@ -63,7 +63,7 @@ class LinearGaussian(keras.layers.Layer):
         variable.assign(value)
         return variable
 
-    def prior(self):
+    def prior(self, context=None):
         zeros = tf.zeros(self.n_latent[-1], self.dtype)
         return tfd.Independent(tfd.Normal(zeros, tf.ones_like(zeros)), 1)
 
@@ -72,13 +72,19 @@ class LinearGaussian(keras.layers.Layer):
         loc = tf.linalg.matvec(self.maps[level], z) + self.shifts[level]
         return tfd.Independent(tfd.Normal(loc, tf.exp(self.log_scales[level])), 1)
 
-    def log_joint(self, x, zs):
-        log_pz = self.prior().log_prob(zs[-1])
-        for level in range(1, len(zs)):
-            log_pz += self._below(level, zs[level]).log_prob(zs[level - 1])
-        return self._below(0, zs[0]).log_prob(flatten(x)), log_pz
+    def layers(self, zs, context=None):
+        below_top = [self._below(level, zs[level]) for level in range(1, len(zs))]
+        return [*below_top, self.prior()]
 
-    def sample_latents(self, n, seed):
+    def log_px(self, x, zs, context=None):
+        return self._below(0, zs[0]).log_prob(flatten(x))
+
+    def log_joint(self, x, zs, context=None):
+        layers = self.layers(zs)
+        log_pz = sum(p.log_prob(z) for p, z in zip(layers, zs, strict=True))
+        return self.log_px(x, zs), log_pz
+
+    def sample_latents(self, n, seed, context=None):
         top = len(self.n_latent) - 1
         zs = (
             randomness.normal([n, self.n_latent[top]], randomness.seed_of(seed, top)),
@@ -91,7 +97,7 @@ class LinearGaussian(keras.layers.Layer):
             zs = (p.mean() + p.stddev() * noise, *zs)
         return zs
 
-    def mean_image(self, zs):
+    def mean_image(self, zs, context=None):
         mean = self._below(0, zs[0]).mean()
         return tf.reshape(mean, tf.concat([tf.shape(mean)[:-1], self.image_shape], 0))
 

@@ -53,6 +53,7 @@ OUTSIDE_OF_RUN = {
     "eval_samples",
     "eval_chunk",
     "jackknife",
+    "init_from",
     "rescore",
 }
 

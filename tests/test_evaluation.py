@@ -47,7 +47,7 @@ class Table:
         n = self.log_px.shape[1]
         return np.arange(n, dtype=np.float32).reshape(n, 1, 1, 1)
 
-    def draw(self, x, k, seed):
+    def draw(self, x, k, seed, context=None):
         self.shapes.append((k, x.shape[0]))
         rows = (self.next_row + tf.range(k)) % self.n_rows
         self.next_row.assign_add(k)

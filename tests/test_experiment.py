@@ -1,5 +1,6 @@
 import csv
 import dataclasses
+import hashlib
 import json
 import os
 import random
@@ -18,7 +19,7 @@ import tensorflow as tf
 from PIL import Image
 
 import iwae_tf
-from iwae_tf import data, datasets, experiment, training
+from iwae_tf import data, datasets, experiment, records, training
 from iwae_tf.config import Config
 from iwae_tf.draws import Draws
 from iwae_tf.errors import UsageError
@@ -114,8 +115,9 @@ def assert_same_end(a, b):
         for name in x:
             np.testing.assert_array_equal(x[name], y[name])
     one, other = (json.loads(run.joinpath("report.json").read_text()) for run in (a, b))
-    for name in ("config", "data", "test", "epochs", "steps"):
+    for name in ("config", "data", "test", "units", "epochs", "steps"):
         assert one[name] == other[name]
+    assert one.get("init") == other.get("init")
 
 
 # Killed and never stopped ------------------------------------------------------------
@@ -268,6 +270,32 @@ def test_tensorboard_has_images_and_histograms(whole, runs):
     assert not any("kernel" in name for name in events(runs["killed"], "train"))
 
 
+def test_units_in_report_and_tensorboard_are_those_of_the_posterior_means(
+    whole, report
+):
+    model = iwae_tf.load(whole)
+    x = data.binarize(datasets.load("digits").x_test, "dynamic", data.TEST_SEED)
+    q = model.posterior.conditional(0, tf.reshape(x, [360, 64]))
+    loc, scale = q.mean().numpy().astype(float), q.stddev().numpy().astype(float)
+    activity = np.mean((loc - loc.mean(axis=0)) ** 2, axis=0) * 360 / 359
+    kl = np.mean(0.5 * (scale**2 + loc**2 - 1) - np.log(scale), axis=0)
+    (layer,) = report["units"]
+    assert layer["n_active"] == (activity > 0.01).sum()
+    for name, values in (
+        ("activity", activity),
+        ("variance", np.mean(scale**2, axis=0)),
+        ("kl", kl),
+    ):
+        np.testing.assert_allclose(layer[name], values, rtol=1e-3)
+    logged = events(whole, "test")  # of the first 500 test images: all 360
+    for name, value in (("active_units/z1", layer["n_active"]), ("kl/z1", kl.sum())):
+        assert list(logged[name]) == [EPOCH * epoch for epoch in (0, 1, 2, 4, 6)]
+        assert logged[name][EPOCH * EPOCHS] == pytest.approx(value, rel=1e-3)
+    assert {"log10_activity/z1", "kl_per_unit/z1"} < set(logged)
+    text = (whole / "report.json").read_text()
+    assert re.search(r'"activity": \[ ?[-\d.e, ]+ ?\]', text)  # on one line
+
+
 def test_report_is_what_scores_and_metrics_give(whole, report):
     test = report["test"]
     with np.load(whole / "scores.npz") as scores:
@@ -309,7 +337,7 @@ def test_report_has_configuration_versions_commit_and_hashes(whole, report):
     record = json.loads(whole.joinpath("config.json").read_text())
     assert {"config": report["config"], "data": report["data"]} == record
     images = datasets.load("digits")
-    binary = data.binarize(images.x_test, "dynamic", experiment.TEST_SEED)
+    binary = data.binarize(images.x_test, "dynamic", data.TEST_SEED)
     assert report["data"]["train_sha256"] == data.sha256(images.x_train)
     assert report["data"]["binarized_test_sha256"] == data.sha256(binary)
     assert report["versions"]["tensorflow"] == tf.__version__
@@ -327,14 +355,12 @@ def test_commit_is_that_of_git(report):
         pytest.skip("the tests do not run in a git checkout")
     assert re.fullmatch("[0-9a-f]{40}[+]?", report["commit"])
     # Read again: other hands may have committed since the run.
-    assert experiment.commit().removesuffix("+") == done.stdout.strip()
+    assert records.commit().removesuffix("+") == done.stdout.strip()
 
 
 def test_loaded_model_scores_as_the_report_says(whole, report):
     model = iwae_tf.load(whole)
-    x_test = data.binarize(
-        datasets.load("digits").x_test, "dynamic", experiment.TEST_SEED
-    )
+    x_test = data.binarize(datasets.load("digits").x_test, "dynamic", data.TEST_SEED)
     again = log_likelihood(
         model, x_test.numpy(), 10, chunk=4, seed=123, jit_compile=False
     )
@@ -433,6 +459,8 @@ RECORD = {
 OTHER = {
     "dataset": "digits",
     "binarization": "none",
+    "conditional": True,
+    "conditional_prior": True,
     "stochastic_layers": 2,
     "n_latent": None,
     "n_hidden": (3,),
@@ -454,41 +482,39 @@ OTHER = {
 @pytest.mark.parametrize("name", OTHER)
 def test_other_configuration_is_refused_and_its_flag_named(tmp_path, name):
     assert set(OTHER) == set(RECORD["config"])
-    experiment.claim(tmp_path / "run", RECORD)
+    records.claim(tmp_path / "run", RECORD)
     before = contents(tmp_path)
     other = RECORD | {"config": RECORD["config"] | {name: OTHER[name]}}
     with pytest.raises(UsageError, match=f"^{name}: .*--run_dir") as info:
-        experiment.claim(tmp_path / "run", other)
+        records.claim(tmp_path / "run", other)
     was = json.loads(json.dumps(RECORD["config"][name]))
     assert repr(was) in str(info.value) and "\n" not in str(info.value)
     assert contents(tmp_path) == before
 
 
 def test_run_from_before_an_option_existed_has_its_default(tmp_path):
-    experiment.claim(tmp_path, RECORD)
+    records.claim(tmp_path, RECORD)
     path = tmp_path / "config.json"
     record = json.loads(path.read_text())
     del record["config"]["n_groups"], record["config"]["combination_beta"]
     path.write_text(json.dumps(record))
-    experiment.claim(tmp_path, RECORD)
+    records.claim(tmp_path, RECORD)
     other = RECORD | {"config": RECORD["config"] | {"n_groups": 2}}
     with pytest.raises(UsageError, match="^n_groups: must be 1 to go on "):
-        experiment.claim(tmp_path, other)
+        records.claim(tmp_path, other)
 
 
 @pytest.mark.parametrize("name", RECORD["data"])
 def test_other_data_are_refused(tmp_path, name):
-    experiment.claim(tmp_path / "run", RECORD)
+    records.claim(tmp_path / "run", RECORD)
     with pytest.raises(UsageError, match=f"^{name}: .*--run_dir"):
-        experiment.claim(
-            tmp_path / "run", RECORD | {"data": RECORD["data"] | {name: 9}}
-        )
+        records.claim(tmp_path / "run", RECORD | {"data": RECORD["data"] | {name: 9}})
 
 
 def test_same_run_may_go_on_and_empty_directory_be_taken(tmp_path):
-    experiment.claim(tmp_path, RECORD)
+    records.claim(tmp_path, RECORD)
     before = contents(tmp_path)
-    experiment.claim(tmp_path, RECORD)
+    records.claim(tmp_path, RECORD)
     assert contents(tmp_path) == before
     record = json.loads((tmp_path / "config.json").read_text())
     assert record == json.loads(json.dumps(RECORD))
@@ -497,7 +523,7 @@ def test_same_run_may_go_on_and_empty_directory_be_taken(tmp_path):
 def test_foreign_directory_is_refused_and_left_alone(tmp_path):
     tmp_path.joinpath("thesis.tex").write_text("mine")
     with pytest.raises(UsageError, match="^run_dir: must be new, empty or a run"):
-        experiment.claim(tmp_path, RECORD)
+        records.claim(tmp_path, RECORD)
     assert os.listdir(tmp_path) == ["thesis.tex"]
 
 
@@ -508,8 +534,8 @@ def test_claim_that_was_killed_can_be_made_again(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", kill)
         with pytest.raises(KeyboardInterrupt):
-            experiment.claim(tmp_path / "run", RECORD)
-    experiment.claim(tmp_path / "run", RECORD)
+            records.claim(tmp_path / "run", RECORD)
+    records.claim(tmp_path / "run", RECORD)
     assert (tmp_path / "run" / "config.json").exists()
 
 
@@ -745,42 +771,117 @@ def test_layers_and_objectives_run(tmp_path, noise, layers, objective):
     assert len(experiment.load(tmp_path / "run").posterior.n_latent) == layers
 
 
-@pytest.mark.parametrize(
-    ("options", "name", "caption"),
-    [
-        (
-            {"objective": "piwae", "n_groups": 3},
-            "noise-piwae-1l-m3-k2-s123",
-            "noise · piwae · 1 layer · m = 3 · k = 2 · seed 123",
-        ),
-        (
-            {"objective": "combination", "combination_beta": 0.25},
-            "noise-combination-1l-b0.25-k2-s123",
-            "noise · combination · 1 layer · ELBO × 0.25 · k = 2 · seed 123",
-        ),
-    ],
-)
-def test_run_below_a_directory_is_named_scored_at_its_own_k_and_found_again(
-    options, name, caption, tmp_path, noise, capsys
+@pytest.fixture(scope="module")
+def labelled(noise):
+    y = np.arange(65) % 3 * 10  # labels 0, 10, 20
+    return noise._replace(y_train=y[:60], y_test=y[60:])
+
+
+@pytest.fixture(scope="module")
+def given_labels(tmp_path_factory, labelled):
+    run_dir = tmp_path_factory.mktemp("labelled") / "run"
+    config = tiny(run_dir, conditional=True, conditional_prior=True)
+    return run_dir, config, experiment.run(config, labelled)
+
+
+def test_conditional_run_is_loaded_and_scores_log_p_of_x_given_y(
+    given_labels, labelled
 ):
-    config = tiny(None, epochs=1, batch_size=20, jackknife=True, **options)
-    config = dataclasses.replace(config, dataset="noise")
-    run_dir, report = experiment.run_below(tmp_path, config, noise)
-    assert run_dir == tmp_path / f"{name}-e1"
-    assert caption in capsys.readouterr().out
-    test, n_drawn = report["test"], 2 * config.n_groups
-    assert set(test["bounds"]) == {"1", str(n_drawn), "5", "7"}
-    with np.load(run_dir / "scores.npz") as scores:
-        for order in ("1", "2"):
-            values = scores[f"jackknife_{order}"]
-            assert test["jackknife"][order] == {
-                "log_likelihood": round(values.mean(), 4),
-                "standard_error": round(values.std(ddof=1) / len(values) ** 0.5, 4),
-            }
-    assert test["jackknife"]["1"]["log_likelihood"] > test["log_likelihood"]
-    again_dir, again = experiment.run_below(tmp_path, config, noise)
-    assert (again_dir, again) == (run_dir, json.loads(json.dumps(report)))
-    assert "finished earlier" in capsys.readouterr().out
+    run_dir, _, report = given_labels
+    assert report["data"]["classes"] == [0, 10, 20]
+    model = experiment.load(run_dir)
+    assert model.n_context == 3 and model.generator.top is not None
+    context = (labelled.y_test[:, None] == [0, 10, 20]).astype(np.float32)
+    x = data.binarize(labelled.x_test, "dynamic", data.TEST_SEED).numpy()
+    options = {"n_samples": 7, "seed": 123, "jit_compile": False}
+    again = log_likelihood(model, x, context=context, **options)
+    assert round(again.mean, 4) == report["test"]["log_likelihood"]
+    other = log_likelihood(model, x, context=context[:, ::-1].copy(), **options)
+    assert round(other.mean, 4) != report["test"]["log_likelihood"]
+
+
+def test_conditional_run_that_was_killed_ends_bit_for_bit_the_same(
+    given_labels, labelled, tmp_path, monkeypatch
+):
+    run_dir, config, _ = given_labels
+    config = dataclasses.replace(config, run_dir=str(tmp_path / "run"))
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Metrics, "write_units", lambda *_: kill())
+        with pytest.raises(Killed):
+            experiment.run(config, labelled)
+    experiment.run(config, labelled)
+    assert_same_end(run_dir, tmp_path / "run")
+
+
+def test_other_labels_are_refused_for_a_run(given_labels, labelled):
+    run_dir, config, _ = given_labels
+    other = labelled._replace(y_test=labelled.y_test[::-1].copy())
+    with pytest.raises(UsageError, match="^labels_sha256: .*--run_dir"):
+        experiment.run(config, other)
+
+
+def test_conditional_run_without_labels_is_refused(tmp_path, noise):
+    config = tiny(tmp_path / "run", conditional=True)
+    with pytest.raises(UsageError, match="^conditional: needs a data set with labels"):
+        experiment.run(config, noise)
+    assert not (tmp_path / "run").exists()
+
+
+def test_run_starts_from_the_weights_of_another_and_a_new_optimizer(
+    tmp_path, noise, undisturbed
+):
+    seen = {}
+
+    def watch(model, epoch, run_dir):
+        if epoch == 0:
+            seen["weights"] = [w.numpy() for w in model.weights]
+            seen["slots"] = [v.numpy() for v in model.optimizer.variables]
+
+    options = {"objective": "vae_elbo", "init_from": str(undisturbed)}
+    config = tiny(tmp_path / "run", **options)
+    report = experiment.run(config, noise, watch)
+    source = experiment.load(undisturbed).weights
+    for own, other in zip(seen["weights"], source, strict=True):
+        np.testing.assert_array_equal(own, other)
+    _, rate, *moments = seen["slots"]  # the step is the first
+    assert not any(np.any(slot) for slot in moments) and seen["slots"][0] == 0
+    (newest,) = sorted(undisturbed.glob("checkpoints/*"))[-1:]
+    assert report["init"] == {
+        "run": "run",
+        "objective": "iwae_elbo",
+        "n_samples": 2,
+        "step": 300,
+        "weights_sha256": hashlib.sha256(newest.read_bytes()).hexdigest(),
+    }
+    killed = dataclasses.replace(config, run_dir=str(tmp_path / "killed"))
+
+    def kill_at_two(model, epoch, run_dir):
+        if epoch == 2:
+            kill()
+
+    with pytest.raises(Killed):
+        experiment.run(killed, noise, kill_at_two)
+    experiment.run(killed, noise)
+    assert_same_end(tmp_path / "run", tmp_path / "killed")
+    without = dataclasses.replace(config, init_from=None)
+    with pytest.raises(
+        UsageError, match="^init_from: must be 'run at step 300, .* got None;"
+    ):
+        experiment.run(without, noise)
+
+
+def test_start_from_what_does_not_fit_is_refused(tmp_path, noise, undisturbed):
+    for options, says in (
+        ({"init_from": str(tmp_path)}, "init_from: must hold a run with a checkpoint"),
+        (
+            {"init_from": str(undisturbed), "n_latent": (3,)},
+            r"init_from: must be a run with the same networks .* \(2,\) for \(3,\)",
+        ),
+    ):
+        config = dataclasses.replace(tiny(tmp_path / "run"), **options)
+        with pytest.raises(UsageError, match=f"^{says}"):
+            experiment.run(config, noise)
+        assert not (tmp_path / "run").exists()
 
 
 def test_options_of_objectives_arrive_in_the_model(noise):
@@ -793,7 +894,7 @@ def test_options_of_objectives_arrive_in_the_model(noise):
         ({"objective": "piwae", "n_groups": 3}, 3, np.mean(groups, axis=0)),
         ({"objective": "combination", "combination_beta": 0.25}, 1, mixture),
     ):
-        model = experiment.build(tiny(None, **options), noise)
+        model = experiment.build(tiny(None, **options), data.sets_of(noise, "none"))
         assert model.objective.n_groups == n_groups
         np.testing.assert_allclose(model.objective.bound(draws, 1.0), want)
 

@@ -405,17 +405,17 @@ class Line:
         )
         self.generator = SimpleNamespace(trainable_variables=[self.theta])
 
-    def draw_latents(self, x, k, seed):
+    def draw_latents(self, x, k, seed, context=None):
         z = self.phi + randomness.normal([k, len(x), 1], seed)
         return (z,), -0.5 * (z[..., 0] - self.phi) ** 2
 
-    def weigh(self, x, zs):
+    def weigh(self, x, zs, context=None):
         z = zs[0][..., 0]
         log_qz = -0.5 * (z - self.phi) ** 2
         kl = 0.5 * self.phi**2 * tf.ones(len(x))
         return Draws(zs, self.levels + self.theta * z, tf.zeros_like(z), log_qz, kl)
 
-    def draw(self, x, k, seed, with_kl=False):
+    def draw(self, x, k, seed, context=None, with_kl=False):
         return self.weigh(x, self.draw_latents(x, k, seed)[0])
 
 

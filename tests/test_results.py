@@ -35,6 +35,7 @@ REPORT = {
         "ess_min": 1.26,
         "n_samples": 5000,
     },
+    "units": [{"n_active": 2, "activity": [0.5, 0.001, 0.02]}],
     "epochs": 60,
     "train_seconds": 3661.2,
     "score_seconds": 59.0,
@@ -42,12 +43,12 @@ REPORT = {
 }
 HEAD = (
     "| data | objective | layers | k | epochs | schedule | seed | test log p(x) | "
-    "paper | training | scoring | commit |\n"
-    "|---|---|--:|--:|--:|---|--:|---|--:|--:|--:|---|"
+    "paper | active units | training | scoring | commit |\n"
+    "|---|---|--:|--:|--:|---|--:|---|--:|--:|--:|--:|---|"
 )
 ROW = (
     "| mnist | `iwae_elbo` | 1 | 5 | 60 | burda | 123 | -88.13 ± 0.23 (k = 5000, "
-    "10,000 images) | -85.54 | 1:01:01 | 0:00:59 | 0123456789 |"
+    "10,000 images) | -85.54 | 2 of 3 | 1:01:01 | 0:00:59 | 0123456789 |"
 )
 
 
@@ -75,12 +76,48 @@ def write(folder, value):
 def test_paper_value_is_that_of_table_1(objectives, layers, nll):
     for objective in objectives:
         for k, value in zip((1, 5, 50), nll, strict=True):
-            config = REPORT["config"] | {
+            options = {
                 "objective": objective,
                 "stochastic_layers": layers,
                 "n_samples": k,
             }
-            assert results.paper_value(config) == -value
+            assert results.paper_value(report(**options)) == -value
+
+
+# Typed from arXiv:1509.00519, table 1, MNIST, active units: columns k = 1, 5, 50.
+@pytest.mark.parametrize(
+    ("objective", "layers", "active"),
+    [
+        ("vae_elbo", 1, ("19", "20", "20")),
+        ("iwae_elbo", 1, ("19", "22", "25")),
+        ("vae_elbo", 2, ("16 + 5", "17 + 5", "17 + 5")),
+        ("iwae_elbo", 2, ("16 + 5", "21 + 5", "26 + 7")),
+    ],
+)
+def test_papers_active_units_are_those_of_table_1(objective, layers, active):
+    for k, units in zip((1, 5, 50), active, strict=True):
+        options = {"stochastic_layers": layers, "n_samples": k}
+        assert results.paper_units(report(objective=objective, **options)) == units
+
+
+# Typed from arXiv:1509.00519, table 2.
+def test_papers_warm_starts_are_those_of_table_2():
+    vae, iwae = (
+        {"objective": f"{name}_elbo", "n_samples": k}
+        for name, k in (("vae", 1), ("iwae", 50))
+    )
+    for trained, init, value, active in (
+        (iwae, vae, -84.88, "22"),
+        (vae, iwae, -86.02, "23"),
+    ):
+        warm = report(**trained) | {"init": init}
+        assert results.paper_value(warm) == value
+        assert results.paper_units(warm) == active
+        deep = report(stochastic_layers=2, **trained) | {"init": init}
+        other = report(**trained) | {"init": init | {"n_samples": 5}}
+        for none in (deep, other):
+            assert results.paper_value(none) is None
+            assert results.paper_units(none) is None
 
 
 @pytest.mark.parametrize(
@@ -94,10 +131,12 @@ def test_paper_value_is_that_of_table_1(objectives, layers, nll):
         {"n_hidden": [100]},
         {"binarization": "threshold"},
         {"beta": 0.5},
+        {"conditional": True},
     ],
 )
 def test_paper_has_no_value_for_another_model(other):
-    assert results.paper_value(REPORT["config"] | other) is None
+    assert results.paper_value(report(**other)) is None
+    assert results.paper_units(report(**other)) is None
 
 
 def test_summary_by_hand():
@@ -107,6 +146,7 @@ def test_summary_by_hand():
         "bound at k = 1: -89.50  5: -88.75  5000: -88.13\n"
         "ELBO = E log p(x|z) - KL = -64.25 - 25.25; effective sample size: "
         "median 123, least 1.3\n"
+        "active units, bottom-up: 2 of 3\n"
         "trained in 1:01:01, scored in 0:00:59"
     )
     assert "paper" not in results.summary(report(dataset="digits"))
@@ -116,7 +156,32 @@ def test_table_by_hand():
     assert results.table([report()]) == f"{HEAD}\n{ROW}"
     other = results.table([report(commit=None, dataset="mine", n_samples=7)])
     assert other.splitlines()[2].startswith("| mine | `iwae_elbo` | 1 | 7 | 60 |")
-    assert other.endswith("| — | 1:01:01 | 0:00:59 | unknown |")
+    assert other.endswith("| — | 2 of 3 | 1:01:01 | 0:00:59 | unknown |")
+    two = report() | {"units": 2 * [REPORT["units"][0]]}
+    assert " | 2 of 3 + 2 of 3 | " in results.table([two])
+    before = report()
+    del before["units"]
+    assert " | -85.54 | — | " in results.table([before])
+    assert "active" not in results.summary(before)
+
+
+def test_table_tells_latents_labels_and_starts_apart():
+    init = {"objective": "vae_elbo", "n_samples": 1}
+    for said, one in (
+        ("`iwae_elbo` z 4 + 2 |", report(n_latent=[4, 2])),
+        (
+            "`iwae_elbo` p(x given y) |",
+            report(conditional=True, conditional_prior=False),
+        ),
+        (
+            "`iwae_elbo` p(x given y), p(z given y) |",
+            report(conditional=True, conditional_prior=True),
+        ),
+        ("`iwae_elbo` after `vae_elbo` k = 1 |", report() | {"init": init}),
+    ):
+        assert said in results.table([one])
+    seeds = [report(), report(seed=124) | {"init": init}]
+    assert results.table_over_seeds(seeds) == ""
 
 
 def test_table_is_ordered_by_data_layers_objective_k_epochs_and_seed():

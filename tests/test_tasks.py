@@ -12,7 +12,8 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 TASKS = sorted(path.stem for path in (ROOT / "tasks").glob("task*.py"))
-SCORE = r"-2\d\.\d\d ± 0\.\d\d"
+SCORE = r"-[23]\d\.\d\d ± 0\.\d\d"
+POINT = r"\(-?\d+\.\d\d, -?\d+\.\d\d\)"
 ROWS = {  # of the table that each task writes
     "task02": [rf"\| [13] \| `(iwae_elbo|dreg)` \| -\d\d\.\d\d \| {SCORE} \| "] * 4,
     "task07": [
@@ -28,6 +29,44 @@ ROWS = {  # of the table that each task writes
         rf"\| {network} \| {name}.* \| [+-]\d\.\d\d \|"
         for network in ("encoder", "decoder")
         for name in ("iwae_elbo", "dreg", "piwae, m = 8", "miwae, m = 8")
+    ],
+    "task01": [
+        rf"\| {image} \| -\d\d\.\d\d \| -\d\d\.\d\d \| [\d,]+ \| {POINT} \| "
+        rf"{POINT}, {POINT} \| {POINT}, {POINT} \|"
+        for image in (0, 1)
+    ],
+    "task03": [
+        rf"\| z{level} \| {size} \| \d\d\.\d% \| \d+\.\d% \| \d+\.\d of 100 \|"
+        for level, size in ((1, 4), (2, 2))
+    ],
+    "task04": [
+        rf"\| `iwae_elbo` \| {k} \| 1 \| -\d\d\.\d\d \| {SCORE} \| \d+ of 50 \|"
+        for k in (1, 3)
+    ],
+    "task06": [
+        rf"\| {name}, k = {k} \| -\d\d\.\d\d \| {SCORE} \| \d+ of 50 \|"
+        for name, k in (("VAE", 1), ("VAE", 3), ("IWAE", 3))
+    ],
+    "task10": [
+        rf"\| {name} \| \d+ \| — \| {SCORE} \| — \| [+-]\d\.\d{{3}} ± \d\.\d{{3}} "
+        rf"\(360 images\) \|"
+        for name in (
+            "VAE k = 1",
+            "IWAE k = 2",
+            "IWAE k = 3",
+            "IWAE k = 3 after VAE k = 1",
+            "VAE k = 1 after IWAE k = 3",
+        )
+    ],
+}
+ROWS["task05"] = ROWS["task04"]
+FIGURES = {  # beside, or in place of, the one that has the task's name
+    "task01": ["task01-image0.png", "task01-image1.png", "task01.gif"],
+    "task03": [
+        "task03-epoch000000.png",
+        "task03-epoch000001.png",
+        "task03.gif",
+        "task03.png",
     ],
 }
 
@@ -53,8 +92,13 @@ def test_smoke_makes_a_figure_and_a_table_and_a_second_start_trains_nothing(
     assert len(lines) == len(ROWS[name])
     for line, row in zip(lines, ROWS[name], strict=True):
         assert re.match(row, line), line
-    with Image.open(directory / f"{name}.png") as figure:
-        assert figure.width > 900 and len(np.unique(figure.convert("L"))) > 20
+    figures = sorted(p for p in directory.iterdir() if p.suffix in (".png", ".gif"))
+    assert [p.name for p in figures] == FIGURES.get(name, [f"{name}.png"])
+    for path in figures:
+        with Image.open(path) as figure:
+            assert figure.width > 900 and len(np.unique(figure.convert("L"))) > 20
+            if path.suffix == ".gif":
+                assert figure.n_frames == len(figures) - 1 - (name == "task03")
     if name == "task11":  # the quickest
         again = start(name, "--smoke", cwd=tmp_path)
         assert again.stdout.count("finished earlier") == first.stdout.count("scoring ")

@@ -11,7 +11,6 @@ import tensorflow as tf
 
 from iwae_tf import data, experiment, training
 from iwae_tf.config import Config
-from iwae_tf.datasets import Images
 from iwae_tf.errors import Diverged, UsageError
 
 # Schedule ----------------------------------------------------------------------------
@@ -65,7 +64,7 @@ def test_burda_stages_are_3_to_the_i_parts_to_the_nearest_step(total):
 def images(n_train=60, shape=(3, 2, 1), seed=0):
     rng = np.random.default_rng(seed)
     x = rng.random((n_train + 10, *shape)).astype(np.float32)
-    return Images("noise", x[:n_train], x[n_train:], None, None)
+    return data.Sets(x[:n_train], np.round(x[n_train:]))
 
 
 def small(**options):
@@ -269,8 +268,7 @@ def fit(config, sets, callbacks, first_step=0, model=None):
     model = model or experiment.build(config, sets)
     training.fit(
         model,
-        sets.x_train,
-        np.round(sets.x_test),
+        sets,
         epochs=config.epochs,
         batch_size=config.batch_size,
         binarization=config.binarization,
@@ -313,7 +311,7 @@ def test_fit_from_a_step_on_ends_bit_for_bit_as_the_whole(whole, stop, tmp_path)
 
 
 def test_noise_of_training_is_fresh_at_every_step_and_a_function_of_it(model):
-    x, bounds = np.round(images().x_test), {}
+    x, bounds = images().x_test, {}
     for step in (0, 1, 60, 0):  # the weights stay: nothing is applied
         model.optimizer.apply_gradients = lambda _: None
         model.optimizer.iterations.assign(step)

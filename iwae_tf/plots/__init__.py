@@ -1,0 +1,35 @@
+"""Figures of runs and of latent spaces, and the files they are written to.
+
+NumPy arrays in, matplotlib figures and files out: nothing here knows TensorFlow,
+and nothing outside imports matplotlib.
+"""
+
+from iwae_tf.plots.curves import Panel, line_sheet, training_curves
+from iwae_tf.plots.files import animate, save
+from iwae_tf.plots.latents import posterior_sheet
+from iwae_tf.plots.panels import Histogram, Scatter, histogram_sheet, scatter_sheet
+from iwae_tf.plots.sheets import (
+    Block,
+    image_table,
+    montage,
+    reconstruction_sheet,
+    sample_sheet,
+)
+
+__all__ = (
+    "Block",
+    "Histogram",
+    "Panel",
+    "Scatter",
+    "animate",
+    "histogram_sheet",
+    "image_table",
+    "line_sheet",
+    "montage",
+    "posterior_sheet",
+    "reconstruction_sheet",
+    "sample_sheet",
+    "save",
+    "scatter_sheet",
+    "training_curves",
+)

@@ -1,0 +1,118 @@
+"""Figures to files, and files to a GIF."""
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image, ImageChops
+
+_GREY_LEVELS = (64, 32, 16, 8, 4, 2)  # of a GIF, the first that stays below _GIF_BYTES
+_COLORS = (255, 128, 64, 32, 16, 8)  # numbers of them, as well
+_SAMPLE = 100_000  # pixels that a palette is made from
+_GIF_BYTES = 3_000_000
+
+
+def save(figure: Figure, path: str | os.PathLike) -> None:
+    """Write a figure as a PNG; the same figure always gives the same bytes.
+
+    Args:
+      figure: a figure of this module.
+      path: the file to write or to replace, in a folder that exists.
+    """
+    with _replacing(path) as temporary:
+        # matplotlib would write its version into the file
+        figure.savefig(temporary, format="png", metadata={"Software": None})
+
+
+def animate(
+    png_paths: Sequence[str | os.PathLike],
+    gif_path: str | os.PathLike,
+    seconds_per_frame: float = 0.8,
+) -> None:
+    """Join PNGs to one endless GIF that rests on its last frame.
+
+    It is grey if all frames are, and else in the colours that serve all frames best.
+
+    Args:
+      png_paths: the frames in order; smaller ones get white on the right and below.
+      gif_path: the file to write or to replace, in a folder that exists.
+      seconds_per_frame: time per frame; the last one stays three times as long.
+
+    Raises:
+      ValueError: If there are no frames or they last less than 0.02 s, which
+          browsers do not follow.
+    """
+    if not len(png_paths):
+        raise ValueError("png_paths must hold at least one PNG, got 0 paths")
+    if not seconds_per_frame >= 0.02:
+        raise ValueError(
+            f"seconds_per_frame must be at least 0.02, got {seconds_per_frame}"
+        )
+    images = [_open(path) for path in png_paths]
+    color = any(image.mode == "RGB" for image in images)
+    size = tuple(np.max([image.size for image in images], axis=0).tolist())
+    frames = [Image.new("RGB" if color else "L", size, "white") for _ in images]
+    for frame, image in zip(frames, images, strict=True):
+        frame.paste(image)
+    milliseconds = [round(1000 * seconds_per_frame)] * len(frames)
+    milliseconds[-1] *= 3
+    reduced = _colors(frames) if color else _greys(frames)
+    with _replacing(gif_path) as temporary:
+        for first, *others in reduced:
+            first.save(
+                temporary,
+                format="GIF",
+                save_all=True,
+                append_images=others,
+                duration=milliseconds,
+                loop=0,
+            )
+            if temporary.stat().st_size < _GIF_BYTES:
+                break
+
+
+def _open(path: str | os.PathLike) -> Image.Image:
+    """An image in colour if it has any, else in grey."""
+    with Image.open(path) as image:
+        red, *others = image.convert("RGB").split()
+        if any(ImageChops.difference(red, other).getbbox() for other in others):
+            return image.convert("RGB")
+        return image.convert("L")
+
+
+def _greys(frames: Sequence[Image.Image]) -> Iterator[list[Image.Image]]:
+    for levels in _GREY_LEVELS:
+        grey = np.linspace(0, 255, levels).round()
+        table = [int(grey[round(v / 255 * (levels - 1))]) for v in range(256)]
+        yield [frame.point(table) for frame in frames]
+
+
+def _colors(frames: Sequence[Image.Image]) -> Iterator[list[Image.Image]]:
+    """Frames of one palette, so that what stands still does not flicker."""
+    pixels = np.concatenate([np.asarray(frame).reshape(-1, 3) for frame in frames])
+    if len(pixels) > _SAMPLE:
+        pixels = pixels[np.random.default_rng(0).integers(len(pixels), size=_SAMPLE)]
+    sample = Image.fromarray(pixels[None])
+    for n in _COLORS:
+        palette = sample.quantize(n - 1, Image.Quantize.MAXCOVERAGE)
+        table = np.array(palette.getpalette()).reshape(-1, 3)[: n - 1]
+        # Pillow looks colours up by their first six bits, and pages must stay white
+        table[table.min(1) >= 248] = 255
+        palette.putpalette([*table.ravel().tolist(), 255, 255, 255])
+        none = Image.Dither.NONE
+        yield [frame.quantize(palette=palette, dither=none) for frame in frames]
+
+
+@contextlib.contextmanager
+def _replacing(path: str | os.PathLike) -> Iterator[Path]:
+    """A file beside `path` that takes its place once it is complete."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

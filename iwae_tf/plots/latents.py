@@ -1,0 +1,282 @@
+"""One image's posterior over a latent space of two units, drawn beside q."""
+
+import math
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
+
+from iwae_tf.plots.layout import (
+    COLORS,
+    DPI,
+    MARGIN,
+    TOP,
+    WIDTH,
+    add_axes,
+    check_images,
+    image_axes,
+    name_row,
+    text_size,
+    text_width,
+    title_size,
+)
+from iwae_tf.plots.sheets import montage
+
+_PLANE = 720  # the greatest width of each plane in output pixels, as are the next five
+_LEFT = 152  # holds the ticks and the label of a y axis
+_AXIS = 115  # those of an x axis
+_LEGEND = 150
+_LINE = 40  # of the caption
+_X = 60  # holds the name of x
+_ROWS = "E[x|z], z ~ q(z|x)", "E[x|z], z by SIR"
+_POSTERIOR, _Q, _SIR = COLORS[:3]
+_MASSES = {0.5: "-", 0.9: "--", 0.99: ":"}
+_FLOOR = 50  # nats below its peak, where a density ends for its contours
+_HALO = [withStroke(linewidth=4, foreground="white")]
+
+
+def posterior_sheet(
+    z1: np.ndarray,
+    z2: np.ndarray,
+    log_posterior: np.ndarray,
+    log_q: np.ndarray,
+    *,
+    q_samples: np.ndarray,
+    sir_samples: np.ndarray,
+    snis_mean: np.ndarray,
+    grid_mean: np.ndarray,
+    image: np.ndarray,
+    of_q: np.ndarray,
+    of_sir: np.ndarray,
+    title: str,
+    caption: str,
+) -> Figure:
+    """Draw p(z|x) of one image on a grid of two latent units, with q and samples.
+
+    Contours bound regions of highest density: the fewest cells of the grid that hold
+    50, 90 and 99 % of the mass on it.
+
+    Args:
+      z1: `[n1]`, centres of the grid's columns, evenly spaced and rising.
+      z2: `[n2]`, centres of its rows, as well.
+      log_posterior: `[n2, n1]`, log p(z|x) in nats; -inf where there is no mass.
+      log_q: `[n2, n1]`, log q(z|x) in nats, as well.
+      q_samples: `[s, 2]`, z ~ q(z|x); those outside the grid are only counted.
+      sir_samples: `[s, 2]`, z by sampling importance resampling, as well.
+      snis_mean: `[2]`, E[z|x] by self-normalised importance sampling.
+      grid_mean: `[2]`, E[z|x] on the grid.
+      image: `[height, width, channels]`, x, values in 0..1.
+      of_q: `[r, height, width, channels]`, E[x|z] of some z ~ q(z|x).
+      of_sir: `[r, height, width, channels]`, E[x|z] of some z by SIR.
+      title: what the model is.
+      caption: one or two lines that stand below, such as effective sample sizes.
+
+    Returns:
+      figure: p(z|x) with contours of q and both means; the samples, with contours of
+        p(z|x), on the same axes; below them x and the two rows of mean images.
+
+    Raises:
+      ValueError: If an argument has another shape, an axis is not evenly spaced, or a
+          density is nowhere finite or somewhere NaN or infinite.
+    """
+    z1, z2 = _check_axis("z1", z1), _check_axis("z2", z2)
+    log_posterior = _check_density("log_posterior", log_posterior, (len(z2), len(z1)))
+    log_q = _check_density("log_q", log_q, (len(z2), len(z1)))
+    means = {
+        "mean on the grid": _check_shape("grid_mean", grid_mean, (2,)),
+        "mean by SNIS": _check_shape("snis_mean", snis_mean, (2,)),
+    }
+    samples = {
+        "z ~ q(z|x)": _check_shape("q_samples", q_samples, ("s", 2)),
+        "z by SIR": _check_shape("sir_samples", sir_samples, ("s", 2)),
+    }
+    pictures = _check_pictures(image, of_q, of_sir)
+
+    extent = *_edges(z1), *_edges(z2)
+    ratio = (extent[3] - extent[2]) / (extent[1] - extent[0])
+    width = _PLANE / max(1, ratio / 1.2)
+    labels = math.ceil(text_width(_ROWS, 9)) + 2 * MARGIN
+    n_pixels = 2 * pictures[0].shape[1] + pictures[1].shape[1]
+    scale = max(1, (WIDTH - 2 * MARGIN - _X - labels) // n_pixels)
+    across = _X + labels + n_pixels * scale
+    top = TOP + round(width * ratio) + _AXIS + _LEGEND
+    bottom = top + len(pictures[1]) * scale + 2 * MARGIN
+    lines = caption.splitlines()
+    total = max(WIDTH, across + 2 * MARGIN)
+    size = np.array([total, bottom + _LINE * len(lines) + MARGIN])
+
+    figure = Figure(figsize=size / DPI, dpi=DPI)
+    figure.suptitle(title, y=1 - 20 / size[1], va="top", fontsize=title_size(title))
+    points = text_size(lines, 9, WIDTH - 2 * MARGIN)
+    y = 1 - bottom / size[1]
+    figure.text(0.5, y, caption, ha="center", va="top", fontsize=points)
+    left = (total - WIDTH) // 2 + _LEFT + (_PLANE - width) / 2
+    planes = [
+        add_axes(figure, left + i * (_LEFT + _PLANE), TOP, width, width * ratio)
+        for i in range(2)
+    ]
+    density = np.exp(log_posterior - log_posterior.max())
+    planes[0].imshow(
+        density, "Blues", extent=extent, origin="lower", interpolation="nearest"
+    )
+    for axes in planes:
+        axes.set(xlabel="z₁", ylabel="z₂", xlim=extent[:2], ylim=extent[2:], aspect=1)
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    _draw_means(planes[0], (z1, z2, log_q), means)
+    _draw_samples(planes[1], (z1, z2, log_posterior), samples)
+    _draw_pictures(figure, pictures, ((total - across) // 2, top), scale, labels)
+    return figure
+
+
+def _check_axis(name: str, values: np.ndarray) -> np.ndarray:
+    values = np.asarray(values, float)
+    if values.ndim != 1 or len(values) < 2:
+        raise ValueError(
+            f"{name} must be at least 2 values [n], got shape {values.shape}"
+        )
+    low, high = np.diff(values).min(), np.diff(values).max()
+    if not (low > 0 and high - low <= 1e-3 * high):
+        raise ValueError(
+            f"{name} must be evenly spaced and rising,"
+            f" got steps from {low:g} to {high:g}"
+        )
+    return values
+
+
+def _check_density(name: str, values: np.ndarray, shape: tuple) -> np.ndarray:
+    values = _check_shape(name, values, shape)
+    if not (values < np.inf).all() or values.max() == -np.inf:
+        raise ValueError(
+            f"{name} must be finite or -inf, and somewhere finite,"
+            f" got {np.isfinite(values).sum()} of {values.size} values finite"
+            f" and {(values == -np.inf).sum()} -inf"
+        )
+    return values
+
+
+def _check_shape(name: str, values: np.ndarray, shape: tuple) -> np.ndarray:
+    values = np.asarray(values, float)
+    wanted = [n for n in shape if n != "s"]
+    if values.ndim != len(shape) or list(values.shape[-len(wanted) :]) != wanted:
+        raise ValueError(
+            f"{name} must be [{', '.join(map(str, shape))}], got shape {values.shape}"
+        )
+    return values
+
+
+def _check_pictures(
+    image: np.ndarray, of_q: np.ndarray, of_sir: np.ndarray
+) -> list[np.ndarray]:
+    """The image, and both rows in one."""
+    image = check_images("image", image, "height, width, channels")
+    of_q, of_sir = check_images("of_q", of_q), check_images("of_sir", of_sir)
+    if not of_q.shape == of_sir.shape == (len(of_q), *image.shape):
+        raise ValueError(
+            "of_q and of_sir must be equally many images of the shape of image,"
+            f" got {of_q.shape} and {of_sir.shape} for {image.shape}"
+        )
+    return [image, montage(np.concatenate([of_q, of_sir]), len(of_q))]
+
+
+def _edges(centres: np.ndarray) -> tuple[float, float]:
+    half = (centres[-1] - centres[0]) / (len(centres) - 1) / 2
+    return centres[0] - half, centres[-1] + half
+
+
+def _draw_means(axes: Axes, q: tuple, means: dict[str, np.ndarray]) -> None:
+    axes.set_title("p(z|x) in blue, q(z|x) in contours", fontsize=11)
+    handles = _contours(axes, *q, _Q)
+    for handle, mass in zip(handles, _MASSES, strict=True):
+        handle.set_label(f"{mass:.0%} of q(z|x)".replace("%", " %"))
+    for (name, mean), marker, size in zip(means.items(), "D+", (9, 11), strict=True):
+        style = {"marker": marker, "markersize": size, "markerfacecolor": "none"}
+        handles += axes.plot(
+            *mean, color="black", linestyle="", label=name, path_effects=_HALO, **style
+        )
+    _legend(axes, handles, 2)
+
+
+def _draw_samples(axes: Axes, posterior: tuple, samples: dict[str, np.ndarray]) -> None:
+    axes.set_title("samples of q(z|x) and by SIR", fontsize=11)
+    handles = _contours(axes, *posterior, _POSTERIOR)[:1]
+    handles[0].set_label("50, 90, 99 % of p(z|x)")
+    box = np.array([axes.get_xlim(), axes.get_ylim()])
+    for (name, points), color, marker in zip(
+        samples.items(), (_Q, _SIR), "o^", strict=True
+    ):
+        outside = ~((box[:, 0] <= points) & (points <= box[:, 1])).all(1)
+        label = f"{len(points)} {name}"
+        if outside.any():
+            label += f", {outside.sum()} outside"
+        handles.append(
+            axes.scatter(
+                *points.T,
+                s=np.clip(3000 / max(len(points), 1), 3, 16),
+                marker=marker,
+                edgecolors=color,
+                facecolors="none" if marker == "o" else color,
+                linewidths=0.8,
+                alpha=0.7,
+                label=label,
+            )
+        )
+    _legend(axes, handles, 1)
+
+
+def _contours(
+    axes: Axes, z1: np.ndarray, z2: np.ndarray, log_density: np.ndarray, color: str
+) -> list[Line2D]:
+    """Draw the regions of highest density; the handles are in the order of _MASSES.
+
+    Logarithms, because those of a normal density are quadratic, and lines between
+    cells follow them closely.
+    """
+    log_density = np.maximum(log_density - log_density.max(), -_FLOOR)
+    cells = np.sort(log_density, axis=None)[::-1]
+    masses = np.cumsum(np.exp(cells))
+    for mass, style in _MASSES.items():
+        last = np.searchsorted(masses, mass * masses[-1])
+        # half way to the next cell, which a region of one cell needs to have an outline
+        level = cells[last : last + 2].mean()
+        if -_FLOOR < level < 0:
+            axes.contour(
+                z1,
+                z2,
+                log_density,
+                [level],
+                colors=color,
+                linestyles=style,
+                linewidths=1.2,
+            )
+    return [Line2D([], [], color=color, linestyle=s) for s in _MASSES.values()]
+
+
+def _legend(axes: Axes, handles: list, n_columns: int) -> None:
+    axes.legend(
+        handles=handles,
+        fontsize=8,
+        ncols=n_columns,
+        loc="upper center",
+        bbox_to_anchor=(0.5, -(_AXIS - MARGIN) / axes.get_window_extent().height),
+    )
+
+
+def _draw_pictures(
+    figure: Figure,
+    pictures: list[np.ndarray],
+    corner: tuple[int, int],
+    scale: int,
+    labels: int,
+) -> None:
+    x, rows = pictures
+    left, top = corner[0] + _X, corner[1]
+    axes = image_axes(figure, x, left, top, 2 * scale)
+    name_row(axes, "x", (len(x) - 1) / 2)
+    left += 2 * scale * x.shape[1] + labels
+    axes = image_axes(figure, rows, left, top, scale)
+    for i, name in enumerate(_ROWS):
+        name_row(axes, name, i * (len(x) + 1) + (len(x) - 1) / 2)

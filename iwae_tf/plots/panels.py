@@ -1,0 +1,309 @@
+"""Sheets of panels: scatters of labelled points, histograms of groups."""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
+from matplotlib.text import Annotation
+from matplotlib.ticker import MaxNLocator
+
+from iwae_tf.plots.layout import (
+    COLORS,
+    DPI,
+    STYLES,
+    WIDTH,
+    check_rows,
+    log_axis,
+    text_size,
+    text_width,
+    title_size,
+)
+
+_MARKS = [
+    (marker, color)
+    for marker in "o^sv"
+    # Yellow is the last of Okabe and Ito.
+    for color in (*COLORS, "#F0E442", "#AA3377", "#BBBBBB")
+]
+_LEGEND = 10  # more labels have only their numbers
+_HANDLE = 140  # output pixels of a symbol and the space around it
+_HALO = [withStroke(linewidth=3, foreground="white")]
+_BINS = 30
+
+
+class Scatter(NamedTuple):
+    """Axes of a `scatter_sheet`.
+
+    Attributes:
+      title: of the panel.
+      xlabel: of the x axis.
+      ylabel: of the y axis.
+      points: `[n, 2]`; what is not finite is not drawn.
+      labels: `[n]` integers, such as classes; None for grey points.
+    """
+
+    title: str
+    xlabel: str
+    ylabel: str
+    points: np.ndarray
+    labels: np.ndarray | None = None
+
+
+class Histogram(NamedTuple):
+    """Axes of a `histogram_sheet`.
+
+    Attributes:
+      title: of the panel.
+      xlabel: of the x axis.
+      groups: by their name, `[n]` values; what is not finite is not counted.
+      threshold: a value to mark, or None.
+      log: whether the x axis is logarithmic; its leftmost bin then counts values of
+        zero and below, too.
+    """
+
+    title: str
+    xlabel: str
+    groups: Mapping[str, Sequence[float]]
+    threshold: float | None = None
+    log: bool = True
+
+
+def scatter_sheet(rows: Sequence[Sequence[Scatter]], title: str) -> Figure:
+    """Draw panels of points in colours of their labels; both axes have one scale.
+
+    A label's number stands at the median of its points, or as near as the numbers of
+    others let it. Ten labels differ in colour, further ones in their marker too.
+
+    Args:
+      rows: panels of each row, equally many.
+      title: what all of them are about.
+
+    Returns:
+      figure: one panel under another and beside another.
+
+    Raises:
+      ValueError: If there are no panels, the rows differ in length, points are not
+          `[n, 2]`, or labels are not `[n]` integers.
+    """
+    n_rows, n_columns = check_rows(rows)
+    panels = [panel for row in rows for panel in row]
+    finite = [_finite(f"of panel {i}", panel) for i, panel in enumerate(panels)]
+    names = np.unique(np.concatenate([labels for _, labels in finite])).tolist()
+    marks = dict(zip(names, itertools.cycle(_MARKS), strict=False))
+    figure, grid = _page(n_rows, n_columns, min(8 / n_columns, 5.5), title)
+    numbers = []
+    for axes, panel, (points, labels) in zip(grid, panels, finite, strict=True):
+        _name(axes, (panel.title, panel.xlabel, panel.ylabel), n_columns)
+        axes.set_aspect("equal", "datalim")
+        size = np.clip(12000 / max(len(points), 1), 3, 16)
+        style = {"s": size, "alpha": 0.6, "linewidths": 0}
+        if panel.labels is None:
+            axes.scatter(*points.T, color="0.5", **style)
+            continue
+        for marker, drawn in itertools.groupby(marks, lambda name: marks[name][0]):
+            shown = np.isin(labels, list(drawn))
+            if not shown.any():
+                continue
+            colors = [marks[name][1] for name in labels[shown].tolist()]
+            axes.scatter(*points[shown].T, c=colors, marker=marker, **style)
+        numbers.append(
+            [
+                _number(axes, name, np.median(points[labels == name], axis=0))
+                for name in np.unique(labels).tolist()
+            ]
+        )
+    if 0 < len(names) <= _LEGEND:
+        handles = [
+            Line2D([], [], marker=marker, color=color, linestyle="", label=name)
+            for name, (marker, color) in marks.items()
+        ]
+        _legend(figure, handles)
+    figure.draw_without_rendering()
+    for texts in numbers:
+        _spread(texts)
+    return figure
+
+
+def histogram_sheet(rows: Sequence[Sequence[Histogram]], title: str) -> Figure:
+    """Draw panels of histograms, such as of the activity of units; bins are common.
+
+    Args:
+      rows: panels of each row, equally many.
+      title: what all of them are about.
+
+    Returns:
+      figure: one panel under another and beside another; groups of one name have one
+        style in all. A note below an axis says how many values of zero and below the
+        leftmost bin counts.
+
+    Raises:
+      ValueError: If there are no panels, the rows differ in length, values are not
+          `[n]`, or a threshold has no place on its axis.
+    """
+    n_rows, n_columns = check_rows(rows)
+    panels = [panel for row in rows for panel in row]
+    names = dict.fromkeys(name for panel in panels for name in panel.groups)
+    styles = dict(zip(names, itertools.cycle(STYLES), strict=False))
+    figure, grid = _page(n_rows, n_columns, min(6 / n_columns, 3.2), title)
+    for i, (axes, panel) in enumerate(zip(grid, panels, strict=True)):
+        groups = dict(_groups(f"of panel {i}", panel))
+        edges = _bins(f"of panel {i}", panel, list(groups.values()))
+        xlabel = panel.xlabel
+        below = sum((values <= 0).sum() for values in groups.values())
+        if panel.log and below:
+            xlabel += f"\n(leftmost bin: {below} values ≤ 0, too)"
+        _name(axes, (panel.title, xlabel, "units"), n_columns)
+        highest = 1
+        for name, values in groups.items():
+            counts, _ = np.histogram(values.clip(edges[0], edges[-1]), edges)
+            color = styles[name]["color"]
+            axes.stairs(counts, edges, fill=True, alpha=0.15, color=color)
+            axes.stairs(counts, edges, label=name, linewidth=1.5, **styles[name])
+            highest = max(highest, counts.max())
+        if panel.log:
+            axes.set_xscale("log")
+            log_axis(axes.xaxis, [edges])
+        axes.set(xlim=edges[[0, -1]], ylim=(0, 1.2 * highest))
+        axes.yaxis.set_major_locator(
+            MaxNLocator(5, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1)
+        )
+        axes.spines[["top", "right"]].set_visible(False)
+        if panel.threshold is not None:
+            _mark(axes, panel.threshold, panel.threshold < edges[_BINS // 2])
+    handles = [Line2D([], [], label=name, **style) for name, style in styles.items()]
+    if handles:
+        _legend(figure, handles)
+    return figure
+
+
+def _page(
+    n_rows: int, n_columns: int, height: float, title: str
+) -> tuple[Figure, np.ndarray]:
+    """A page with panels of that many inches."""
+    size = (WIDTH / DPI, n_rows * (height + 0.3) + 0.8)
+    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
+    figure.suptitle(title, fontsize=title_size(title))
+    return figure, figure.subplots(n_rows, n_columns, squeeze=False).flat
+
+
+def _name(axes: Axes, texts: tuple[str, str, str], n_columns: int) -> None:
+    room = 0.75 * WIDTH / n_columns
+    title, *labels = [text_size([text], 11, room) for text in texts]
+    axes.set_title(texts[0], loc="left", fontsize=title)
+    axes.set_xlabel(texts[1], fontsize=min(10, labels[0]))
+    axes.set_ylabel(texts[2], fontsize=min(10, labels[1]))
+
+
+def _legend(figure: Figure, handles: Sequence[Line2D]) -> None:
+    width = text_width([str(handle.get_label()) for handle in handles], 9)
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=max(1, int(0.95 * WIDTH // (width + _HANDLE))),
+        fontsize=9,
+    )
+
+
+def _finite(name: str, panel: Scatter) -> tuple[np.ndarray, np.ndarray]:
+    """Points, and their labels if they have any."""
+    points = np.asarray(panel.points, float)
+    if points.ndim != 2 or points.shape[1] != 2:
+        raise ValueError(f"points {name} must be [n, 2], got shape {points.shape}")
+    shown = np.isfinite(points).all(1)
+    if panel.labels is None:
+        return points[shown], np.zeros(0, int)
+    labels = np.asarray(panel.labels)
+    if labels.shape != points.shape[:1] or labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"labels {name} must be [{len(points)}] integers,"
+            f" got {labels.dtype} of shape {labels.shape}"
+        )
+    return points[shown], labels[shown]
+
+
+def _number(axes: Axes, label: int, median: np.ndarray) -> Annotation:
+    return axes.annotate(
+        str(label),
+        median,
+        xytext=(0, 0),
+        textcoords="offset points",
+        ha="center",
+        va="center",
+        fontsize=11,
+        fontweight="bold",
+        path_effects=_HALO,
+        in_layout=False,
+    )
+
+
+def _spread(texts: Sequence[Annotation]) -> None:
+    """Move texts apart that overlap, pixel by pixel and no farther than their axes."""
+    if not texts:
+        return
+    boxes = [text.get_window_extent() for text in texts]
+    start = np.array([box.get_points().mean(0) for box in boxes])
+    half = np.array([box.size for box in boxes]) / 2 + 3
+    page = texts[0].axes.get_window_extent()
+    # equal ones would not know where to go
+    centres = start + 1e-3 * np.arange(len(texts))[:, None] * [0, 1]
+    for _ in range(1000):
+        apart = centres[:, None] - centres
+        meet = (abs(apart) < half[:, None] + half).all(-1)
+        np.fill_diagonal(meet, False)
+        if not meet.any():
+            break
+        distance = np.linalg.norm(apart, axis=-1, keepdims=True)
+        steps = apart / np.maximum(distance, 1e-9)
+        centres += (steps * meet[..., None]).sum(1)
+        centres = centres.clip(page.min + half, page.max - half)
+    for text, offset in zip(texts, (centres - start) * 72 / DPI, strict=True):
+        text.set_position(offset)
+
+
+def _groups(name: str, panel: Histogram) -> Iterator[tuple[str, np.ndarray]]:
+    for group, values in panel.groups.items():
+        values = np.asarray(values, float)
+        if values.ndim != 1:
+            raise ValueError(
+                f"values of {group!r} {name} must be [n], got shape {values.shape}"
+            )
+        yield group, values[np.isfinite(values)]
+
+
+def _bins(name: str, panel: Histogram, groups: Sequence[np.ndarray]) -> np.ndarray:
+    """Edges of bins around all values and the threshold."""
+    values, threshold = np.concatenate([*groups, []]), panel.threshold
+    if threshold is not None:
+        if not (0 if panel.log else -np.inf) < threshold < np.inf:
+            raise ValueError(
+                f"threshold {name} must be a {'positive' if panel.log else 'finite'}"
+                f" number, got {threshold}"
+            )
+        values = np.append(values, threshold * np.array([0.5, 2]))
+    if panel.log:
+        values = values[values > 0]
+    low, high = (values.min(), values.max()) if len(values) else (1, 1)
+    if low == high:
+        low, high = (low / 2, high * 2) if panel.log else (low - 0.5, high + 0.5)
+    return (np.geomspace if panel.log else np.linspace)(low, high, _BINS + 1)
+
+
+def _mark(axes: Axes, threshold: float, left: bool) -> None:
+    """A line with its name where the axes have more room."""
+    axes.axvline(threshold, color="0.35", linestyle="--", linewidth=1.2)
+    axes.annotate(
+        f"threshold {threshold:g}",
+        (threshold, 1),
+        xycoords=axes.get_xaxis_transform(),
+        xytext=(4 if left else -4, -4),
+        textcoords="offset points",
+        ha="left" if left else "right",
+        va="top",
+        fontsize=8,
+        color="0.35",
+    )

@@ -1,0 +1,237 @@
+"""Images in rows and columns, laid out in whole output pixels.
+
+Every image pixel becomes a square of one size.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from iwae_tf.plots.layout import (
+    DPI,
+    GREY,
+    MARGIN,
+    TOP,
+    WIDTH,
+    check_images,
+    image_axes,
+    name_row,
+    sheet,
+    text_size,
+    text_width,
+)
+
+_LABELS = 100  # output pixels for the names of rows, as are the next two for others
+_TITLE = 60  # of a block
+_COLUMN_NAMES = 42
+
+
+def montage(images: np.ndarray, n_columns: int) -> np.ndarray:
+    """Tile images row by row, one pixel of mid grey between neighbours.
+
+    Args:
+      images: `[n, height, width, channels]`, values in 0..1.
+      n_columns: images per row; an incomplete last row is filled with grey.
+
+    Returns:
+      image: `[rows * (height + 1) - 1, n_columns * (width + 1) - 1, channels]`.
+
+    Raises:
+      ValueError: If `images` is not rank 4, is empty or holds integers above 1,
+          or if `n_columns` is below 1.
+    """
+    images = check_images("images", images)
+    if n_columns < 1:
+        raise ValueError(f"n_columns must be at least 1, got {n_columns}")
+    n, height, width, channels = images.shape
+    n_rows = math.ceil(n / n_columns)
+    tiles = np.full((n_rows * n_columns, height + 1, width + 1, channels), GREY)
+    tiles[:n, :-1, :-1] = images
+    # [row, column, y, x, channel] to [row, y, column, x, channel]
+    grid = tiles.reshape(n_rows, n_columns, *tiles.shape[1:]).swapaxes(1, 2)
+    shape = n_rows * (height + 1), n_columns * (width + 1), channels
+    return grid.reshape(shape)[:-1, :-1]
+
+
+def sample_sheet(samples: np.ndarray, means: np.ndarray, title: str) -> Figure:
+    """Draw samples of p(x|z) beside the mean images of the same latents.
+
+    Args:
+      samples: `[n, height, width, channels]`, values in 0..1.
+      means: `[n, height, width, channels]`, E[x|z] for the z of each sample.
+      title: what the run is.
+
+    Returns:
+      figure: two panels of the same grid, samples on the left, means on the right.
+
+    Raises:
+      ValueError: If an argument breaks a rule of `montage` or the shapes differ.
+    """
+    samples, means = _check_pair(samples=samples, means=means)
+    n_columns = math.ceil(math.sqrt(len(samples)))
+    kind = "binary samples" if np.isin(samples, (0, 1)).all() else "samples"
+    panels = {
+        f"{kind} x ~ p(x|z)": montage(samples, n_columns),
+        "mean images E[x|z]": montage(means, n_columns),
+    }
+    height, width = panels["mean images E[x|z]"].shape[:2]
+    scale = _scale(2 * width, height, WIDTH - 3 * MARGIN)
+    figure, left = sheet(2 * width * scale + MARGIN, height * scale, title)
+    for label, panel in panels.items():
+        image_axes(figure, panel, left, TOP, scale).set_title(label, fontsize=11)
+        left += width * scale + MARGIN
+    return figure
+
+
+def reconstruction_sheet(
+    images: np.ndarray, reconstructions: np.ndarray, title: str
+) -> Figure:
+    """Draw test images, each with its reconstruction directly below it.
+
+    Args:
+      images: `[n, height, width, channels]`, values in 0..1.
+      reconstructions: `[n, height, width, channels]`, in the order of `images`.
+      title: what the run is.
+
+    Returns:
+      figure: panels of two rows, the row "x" above the row "E[x|z]".
+
+    Raises:
+      ValueError: If an argument breaks a rule of `montage` or the shapes differ.
+    """
+    pair = _check_pair(images=images, reconstructions=reconstructions)
+    n, image_height = pair[0].shape[:2]
+    n_panels = math.ceil(n / (10 if n <= 50 else 20))
+    n_columns = math.ceil(n / n_panels)
+    panels = [
+        montage(np.stack([montage(x[i : i + n_columns], n_columns) for x in pair]), 1)
+        for i in range(0, n, n_columns)
+    ]
+    height, width = panels[0].shape[:2]
+    scale = _scale(width, len(panels) * height, WIDTH)
+    step = height * scale + 2 * MARGIN
+    figure, left = sheet(
+        width * scale, len(panels) * step - 2 * MARGIN, title, labels=_LABELS
+    )
+    for i, panel in enumerate(panels):
+        axes = image_axes(figure, panel, left, TOP + i * step, scale)
+        name_row(axes, "x", (image_height - 1) / 2)
+        name_row(axes, "E[x|z]", (image_height - 1) / 2 + image_height + 1)
+    figure.axes[0].set_title(
+        "test images x above their reconstructions E[x|z]", fontsize=11
+    )
+    return figure
+
+
+class Block(NamedTuple):
+    """Rows of images in an `image_table`.
+
+    Attributes:
+      title: stands above the images; may be empty.
+      row_names: stand at the left, one per row.
+      images: `[rows, columns, height, width, channels]`, values in 0..1.
+      column_names: short, stand above the columns, one per column; None for no names.
+    """
+
+    title: str
+    row_names: Sequence[str]
+    images: np.ndarray
+    column_names: Sequence[str] | None = None
+
+
+def image_table(blocks: Sequence[Block], title: str) -> Figure:
+    """Draw named rows of images, blocks of them one under another.
+
+    Args:
+      blocks: with images of any sizes; an image pixel is equally large in all.
+      title: what all of them are about.
+
+    Returns:
+      figure: one panel per block, a `montage` of its images. Names that are too long
+          for their place are written smaller.
+
+    Raises:
+      ValueError: If there are no blocks, or one has no images, images that break a
+          rule of `montage`, or names that are not one per row or column.
+    """
+    if not len(blocks):
+        raise ValueError("blocks must hold at least one block, got 0 blocks")
+    panels = [_table(f"of block {i}", block) for i, block in enumerate(blocks)]
+    names = [name for block in blocks for name in block.row_names]
+    points = text_size(names, 9, 0.4 * WIDTH)
+    labels = math.ceil(text_width(names, points)) + MARGIN
+    width = max(panel.shape[1] for panel in panels)
+    height = sum(panel.shape[0] for panel in panels)
+    scale = max(
+        1, min((WIDTH - 2 * MARGIN - labels) // width, 3 * WIDTH // 2 // height)
+    )
+    row = min(np.shape(block.images)[2] + 1 for block in blocks) * scale
+    points = min(points, 0.8 * row * 72 / DPI)
+    heads = [_head(block) for block in blocks]
+    gaps = 2 * MARGIN * (len(blocks) - 1) - _TITLE
+    figure, left = sheet(
+        labels + width * scale, sum(heads) + height * scale + gaps, title
+    )
+    left += labels
+    top = TOP - _TITLE
+    for block, panel, head in zip(blocks, panels, heads, strict=True):
+        axes = image_axes(figure, panel, left, top + head, scale)
+        _name(axes, block, points, scale, figure.bbox.width - left - MARGIN)
+        top += head + len(panel) * scale + 2 * MARGIN
+    return figure
+
+
+def _check_pair(**pair: np.ndarray) -> list[np.ndarray]:
+    first, second = (check_images(*item) for item in pair.items())
+    if first.shape != second.shape:
+        raise ValueError(
+            "{} and {} must have the same shape,".format(*pair)
+            + f" got {first.shape} and {second.shape}"
+        )
+    return [first, second]
+
+
+def _scale(width: int, height: int, room: int) -> int:
+    """Output pixels per image pixel: a whole number, as large as fits."""
+    return max(1, min(room // width, int(0.85 * WIDTH) // height))
+
+
+def _table(name: str, block: Block) -> np.ndarray:
+    axes = "rows, columns, height, width, channels"
+    images = check_images(f"images {name}", block.images, axes)
+    for kind, names, n in zip(
+        ("row", "column"),
+        (block.row_names, block.column_names),
+        images.shape,
+        strict=False,
+    ):
+        if names is not None and len(names) != n:
+            raise ValueError(
+                f"{kind}_names {name} must be one per {kind}, got {len(names)} names"
+                f" for {n} {kind}s"
+            )
+    return montage(images.reshape(-1, *images.shape[2:]), images.shape[1])
+
+
+def _head(block: Block) -> int:
+    """Output pixels above the images of a block."""
+    return _TITLE * bool(block.title) + _COLUMN_NAMES * (block.column_names is not None)
+
+
+def _name(axes: Axes, block: Block, points: float, scale: int, room: float) -> None:
+    height, width = np.array(np.shape(block.images)[2:4]) + 1
+    for i, name in enumerate(block.row_names):
+        name_row(axes, name, i * height + (height - 2) / 2, points)
+    columns = () if block.column_names is None else block.column_names
+    above = {"textcoords": "offset points", "va": "bottom"}
+    size = text_size(columns, 9, 0.9 * width * scale)
+    for i, name in enumerate(columns):
+        x = i * width + (width - 2) / 2
+        axes.annotate(name, (x, -0.5), (0, 3), ha="center", fontsize=size, **above)
+    y = 5 + (_COLUMN_NAMES * 72 / DPI if len(columns) else 0)
+    size = text_size([block.title], 11, room)
+    axes.annotate(block.title, (-0.5, -0.5), (0, y), fontsize=size, **above)

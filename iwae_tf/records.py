@@ -1,0 +1,155 @@
+"""What a run leaves on record: its name, its configuration, its data, its code."""
+
+import hashlib
+import json
+import platform
+import re
+import subprocess
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from iwae_tf.config import Config
+from iwae_tf.errors import UsageError
+
+
+def run_name(config: Config) -> str:
+    """What a run is, as the name of a directory."""
+    options = f"-m{config.n_groups}" if config.n_groups > 1 else ""
+    if config.combination_beta is not None:
+        options += f"-b{config.combination_beta:g}"
+    given = {0: "", 1: "-y", 2: "-yprior"}[
+        config.conditional + config.conditional_prior
+    ]
+    start = f"-from-{Path(config.init_from).name}" if config.init_from else ""
+    return (
+        f"{config.dataset}-{config.objective}-{config.stochastic_layers}l{given}"
+        f"{options}-k{config.n_samples}-s{config.seed}{start}"
+    )
+
+
+def caption(config: Config) -> str:
+    """What a run is, for people."""
+    layers = config.stochastic_layers
+    options = f" · m = {config.n_groups}" if config.n_groups > 1 else ""
+    if config.combination_beta is not None:
+        options += f" · ELBO × {config.combination_beta:g}"
+    given = " given y" if config.conditional else ""
+    return (
+        f"{config.dataset}{given} · {config.objective} · {layers} "
+        f"{'layer' if layers == 1 else 'layers'}{options} · k = {config.n_samples} · "
+        f"seed {config.seed}"
+    )
+
+
+def config_of(record: Mapping) -> Config:
+    """The options that a record holds; older records have newer ones' defaults."""
+    options = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in record["config"].items()
+    }
+    return Config(**options)
+
+
+def read_report(run_dir: str | Path) -> dict:
+    """What the `report.json` of a finished run holds.
+
+    Raises:
+      UsageError: if there is none.
+    """
+    try:
+        return json.loads((Path(run_dir) / "report.json").read_text())
+    except (OSError, ValueError):
+        raise UsageError(
+            f"run_dir: must hold a finished run, got {str(run_dir)!r} without a "
+            "readable report.json"
+        ) from None
+
+
+def claim(run_dir: Path, record: dict) -> None:
+    """Makes a run directory, or makes sure that an old one is of the same run.
+
+    Args:
+      run_dir: the directory.
+      record: configuration, data and what the run starts from, for `config.json`.
+
+    Raises:
+      UsageError: if the directory holds another run.
+    """
+    path = run_dir / "config.json"
+    if not path.exists():
+        # A part of config.json is what a kill leaves.
+        if run_dir.exists() and {p.name for p in run_dir.iterdir()} - {"config.part"}:
+            raise UsageError(
+                f"run_dir: must be new, empty or a run, got {str(run_dir)!r}"
+            )
+        run_dir.mkdir(parents=True, exist_ok=True)
+        write_json(path, record)
+        return
+    old, new = json.loads(path.read_text()), json.loads(json.dumps(record))
+    # A run that was started before an option existed has its default.
+    old["config"] = Config().of_run() | old["config"]
+    old["start"], new["start"] = ({"init_from": _start(r)} for r in (old, new))
+    for part in ("config", "data", "start"):
+        was, now = old[part], new[part]
+        for name in sorted({*was, *now}):
+            if was.get(name) != now.get(name):
+                raise UsageError(
+                    f"{name}: must be {was.get(name)!r} to go on with {run_dir}, "
+                    f"got {now.get(name)!r}; choose another --run_dir for another run"
+                )
+
+
+def _start(record):
+    init = record.get("init")
+    if init is None:
+        return None
+    return f"{init['run']} at step {init['step']}, weights {init['weights_sha256'][:8]}"
+
+
+def sha256_of_file(path: Path) -> str:
+    """The SHA-256 of a file's bytes."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def sha256_of_labels(*labels: np.ndarray) -> str:
+    """The SHA-256 of arrays of labels, one after another, as int64."""
+    data = b"".join(np.ascontiguousarray(y, dtype="<i8").tobytes() for y in labels)
+    return hashlib.sha256(data).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    names = ("tensorflow", "keras", "tensorflow-probability", "numpy", "iwae_tf")
+    return {"python": platform.python_version()} | {
+        name: metadata.version(name) for name in names
+    }
+
+
+def commit() -> str | None:
+    """The commit of this code, with a + if it was changed since; None if unknown."""
+    here = Path(__file__).parent
+
+    def git(*words):
+        return subprocess.run(
+            ["git", "-C", str(here), *words], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        changed = git("status", "--porcelain", "--untracked-files=no", ".")
+        return git("rev-parse", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def write_json(path: Path, value: dict) -> None:
+    """Writes a file whole or not at all."""
+    part = path.with_suffix(".part")
+    text = json.dumps(value, indent=2)
+    # Lists of numbers on one line.
+    text = re.sub(r'\[[^][{}"]*\]', lambda found: " ".join(found[0].split()), text)
+    part.write_text(text + "\n")
+    part.replace(path)

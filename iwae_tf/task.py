@@ -1,0 +1,170 @@
+"""What the pages in `tasks/` share: a directory, its runs, a figure and a table."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from iwae_tf import data, datasets, experiment, plots, records, training
+from iwae_tf.config import Config
+from iwae_tf.errors import UsageError
+from iwae_tf.model import IWAE
+
+
+class Run:
+    """A finished run.
+
+    Attributes:
+      directory: where it lives.
+      report: what its `report.json` holds.
+    """
+
+    def __init__(self, directory: Path):
+        """Reads the report.
+
+        Raises:
+          UsageError: if there is none.
+        """
+        self.directory = directory
+        self.report = records.read_report(directory)
+
+    @functools.cached_property
+    def config(self) -> Config:
+        """Its options."""
+        return records.config_of(self.report)
+
+    @functools.cached_property
+    def model(self) -> IWAE:
+        """Its trained model."""
+        return experiment.load(self.directory)
+
+    @property
+    def metrics(self) -> list[dict[str, str]]:
+        """The rows of its `metrics.csv`."""
+        return training.read_metrics(self.directory / "metrics.csv")
+
+    @property
+    def title(self) -> str:
+        """What it is, for people."""
+        return f"{records.caption(self.config)} · {_epochs(self.report['epochs'])}"
+
+
+class Task:
+    """One experiment: some runs, what is looked at in them, a figure and a table.
+
+    Attributes:
+      name: such as task02.
+      config: options that all of its runs share.
+      directory: where runs, figures and table go.
+      is_smoke: whether a few seconds must do.
+      given: finished runs that its user has named, in place of new ones.
+      images: the data set.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: Config,
+        directory: Path,
+        is_smoke: bool = False,
+        given: Sequence[str | Path] = (),
+    ):
+        """Loads the data set.
+
+        Args:
+          name: of the task.
+          config: options of its runs.
+          directory: exists.
+          is_smoke: whether a few seconds must do.
+          given: directories of finished runs.
+
+        Raises:
+          UsageError: if a given run is not finished or is of other test images.
+        """
+        self.name, self.directory, self.is_smoke = name, directory, is_smoke
+        training.use_device(config.device)
+        self.images = datasets.load(config.dataset, config.data_dir, config.offline)
+        self.config = dataclasses.replace(config, dataset=self.images.name)
+        self.given = [Run(Path(path)) for path in given]
+        own = data.sha256(self.x_test)
+        for run in self.given:
+            if run.report["data"]["binarized_test_sha256"] != own:
+                raise UsageError(
+                    f"run_dir: must be of the test images of {self.images.name}, got "
+                    f"{str(run.directory)!r} on {run.report['data']['name']}"
+                )
+
+    @functools.cached_property
+    def x_test(self) -> np.ndarray:
+        """The binary test images, [m, height, width, channels]."""
+        return data.sets_of(self.images, self.config.binarization).x_test
+
+    def run(
+        self, watch: Callable[[IWAE, int, Path], None] | None = None, **options
+    ) -> Run:
+        """One run, in a directory that another start finds again.
+
+        Args:
+          watch: see `iwae_tf.experiment.run`.
+          **options: of `Config`, in place of the task's.
+        """
+        config = dataclasses.replace(self.config, **options)
+        run_dir = self.directory / f"{records.run_name(config)}-e{config.epochs}"
+        config = dataclasses.replace(config, run_dir=str(run_dir))
+        experiment.run(config, self.images, watch)
+        return Run(run_dir)
+
+    def only_given(self) -> Run | None:
+        """The one run that the user has named, if any.
+
+        Raises:
+          UsageError: if there are more.
+        """
+        if len(self.given) > 1:
+            raise UsageError(
+                f"run_dir: must be one run for this task, got {len(self.given)}"
+            )
+        return self.given[0] if self.given else None
+
+    @staticmethod
+    def require(run: Run, is_fit: bool, rule: str) -> None:
+        """Makes sure that the task can do with a given run.
+
+        Raises:
+          UsageError: if it is not fit.
+        """
+        if not is_fit:
+            raise UsageError(f"run_dir: must be {rule}, got {str(run.directory)!r}")
+
+    @property
+    def title(self) -> str:
+        """What all of its runs share, for people."""
+        if self.given:
+            s = "s" * (len(self.given) > 1)
+            return f"{self.images.name} · {len(self.given)} given run{s}"
+        return (
+            f"{self.images.name} · {_epochs(self.config.epochs)} · "
+            f"seed {self.config.seed}"
+        )
+
+    def path(self, suffix: str) -> Path:
+        """A file of the task's own: its name and a suffix such as `.png`."""
+        return self.directory / f"{self.name}{suffix}"
+
+    def finish(
+        self, table: str, figure: Figure | None = None, title: str | None = None
+    ) -> None:
+        """Writes the table and the figure, and prints the table and where they are."""
+        if figure is not None:
+            plots.save(figure, self.path(".png"))
+        text = f"{title or self.title}\n\n{table}\n"
+        self.path(".md").write_text(text)
+        print(f"\n{text}")
+        print(*sorted(self.directory.glob(f"{self.name}*.*")), sep="\n")
+
+
+def _epochs(n):
+    return "1 epoch" if n == 1 else f"{n} epochs"

@@ -1,0 +1,122 @@
+"""Task 01: the true posterior p(z|x) beside q(z|x) in two dimensions.
+
+Trains an IWAE with a two-dimensional latent and one stochastic layer. For a test image
+of each label, p(z|x) is evaluated and normalised on a grid, where nothing is
+approximate; importance sampling has to find its mean (SNIS) and samples of it (SIR)
+from draws of q(z|x) alone. The nearer q is to it, the larger the effective sample size.
+
+    python tasks/task01.py [--epochs 50] [--n_samples 50] [--smoke]
+"""
+
+import numpy as np
+
+import iwae_tf
+from iwae_tf import cli, plots, results
+
+N_DRAWS = 5000  # of q, for SNIS and SIR
+N_SHOWN = 300
+N_PICTURES = 10
+
+
+def main(task):
+    """Trains or takes a model; writes a sheet per image, a GIF and a table."""
+    run = task.only_given() or task.run(n_latent=(2,))
+    is_fit = run.model.posterior.n_latent == (2,) and not run.model.n_context
+    task.require(run, is_fit, "a run with --n_latent 2 and without labels")
+    chosen = one_of_each(task.images.y_test)[: 2 if task.is_smoke else None]
+    sheets, rows = [], []
+    for place, number in enumerate(chosen):
+        figure, row = look(run, task.x_test[number], number)
+        sheets.append(task.path(f"-image{number}.png"))
+        plots.save(figure, sheets[-1])
+        rows.append(row)
+        print(f"image {place + 1} of {len(chosen)}: {sheets[-1]}", flush=True)
+    plots.animate(sheets, task.path(".gif"), 2.0)
+    header = (
+        "test image | log p(x), grid | by 5,000 samples | ESS | mean on the grid | "
+        "SNIS mean, error in SE | SIR mean, error in SE"
+    )
+    table = results.markdown(header, "--:|--:|--:|--:|---|---|---", rows)
+    task.finish(table, title=run.title)
+
+
+def one_of_each(labels):
+    """The first image of each label; without labels, the first ten images."""
+    if labels is None:
+        return np.arange(10)
+    return np.sort(np.unique(labels, return_index=True)[1])
+
+
+def look(run, x, number):
+    """The sheet and the row of one image."""
+    model, images = run.model, x[None]
+    seed = iwae_tf.randomness.seed_of(
+        run.config.seed, iwae_tf.randomness.FIGURES, int(number)
+    )
+    draws = model.draw(images, N_DRAWS, seed)
+    ess = float(iwae_tf.weights.effective_sample_size(draws.log_w())[0])
+    log_px = float(iwae_tf.weights.log_mean_exp(draws.log_w())[0])
+    snis, error = (
+        of(draws)[0][0].numpy()
+        for of in (iwae_tf.inspection.snis_mean, iwae_tf.inspection.snis_standard_error)
+    )
+    resampled = iwae_tf.inspection.sir(
+        draws, N_DRAWS, iwae_tf.randomness.seed_of(seed, 1)
+    )[0]
+    sir_mean = resampled[:, 0].numpy().mean(axis=0)
+
+    box = np.array(iwae_tf.inspection.limits_of_mass(model, x))
+    of_q = draws.zs[0][:, 0].numpy()
+    box = np.stack(
+        [
+            np.minimum(box[:, 0], np.quantile(of_q, 0.005, axis=0)),
+            np.maximum(box[:, 1], np.quantile(of_q, 0.995, axis=0)),
+        ],
+        axis=1,
+    )
+    grid = iwae_tf.inspection.posterior_on_grid(model, x, box.tolist())
+    log_q = model.weigh(images, grid.cells).log_qz
+    mean = grid.mean()
+    # A SIR mean has the noise of its draws and that of choosing among them.
+    sir_error = np.sqrt(error**2 + np.diag(grid.covariance()) / N_DRAWS)
+    estimates = [
+        f"{point(found)}, {point((found - mean) / e)}"
+        for found, e in ((snis, error), (sir_mean, sir_error))
+    ]
+    figure = plots.posterior_sheet(
+        grid.z1,
+        grid.z2,
+        grid.log_density,
+        log_q.numpy().reshape(grid.log_density.shape),
+        q_samples=of_q[:N_SHOWN],
+        sir_samples=resampled[:N_SHOWN, 0].numpy(),
+        snis_mean=snis,
+        grid_mean=mean,
+        image=x,
+        of_q=model.generator.mean_image((draws.zs[0][:N_PICTURES],)).numpy()[:, 0],
+        of_sir=model.generator.mean_image((resampled[:N_PICTURES],)).numpy()[:, 0],
+        title=f"{run.title} · test image {number}",
+        caption=(
+            f"effective sample size {ess:,.0f} of {N_DRAWS:,} · E[z|x] by SNIS "
+            f"{point(snis)} ± {point(error)}, on the grid {point(mean)}\n"
+            f"log p(x) = {log_px:.2f} nats by {N_DRAWS:,} samples of q, "
+            f"{grid.log_px:.2f} on the grid"
+        ),
+    )
+    row = (number, f"{grid.log_px:.2f}", f"{log_px:.2f}", f"{ess:,.0f}", point(mean))
+    return figure, (*row, *estimates)
+
+
+def point(z):
+    """A pair of numbers, for people."""
+    return f"({z[0]:.2f}, {z[1]:.2f})"
+
+
+if __name__ == "__main__":
+    cli.task(
+        main,
+        __file__,
+        epochs=50,
+        n_samples=50,
+        run_dir="one, with a single latent of size 2.",
+    )

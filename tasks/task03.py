@@ -1,0 +1,82 @@
+"""Task 03: what two small stochastic layers learn, as PCA of posterior means.
+
+Trains an IWAE with latents of sizes 4 and 2. The posterior mean of z1 and of z2 of
+every test image, by self-normalised importance sampling, is projected onto its first
+two principal components and coloured by label: at epochs 0, 1, 2, 4, ... and the last.
+
+    python tasks/task03.py [--epochs 50] [--n_samples 50] [--smoke]
+"""
+
+import numpy as np
+from sklearn.decomposition import PCA
+
+import iwae_tf
+from iwae_tf import cli, plots, results
+
+N_DRAWS = 100  # of q for every image
+
+
+def main(task):
+    """Trains or takes a model; writes a figure, a GIF and a table."""
+
+    def means_of(model):
+        return iwae_tf.inspection.posterior_means(
+            model, task.x_test, N_DRAWS, jit_compile=task.config.jit
+        )
+
+    def keep(model, epoch, run_dir):
+        means, ess = means_of(model)
+        layers = {f"z{level}": mean for level, mean in enumerate(means, 1)}
+        np.savez(run_dir / f"posterior-means-{epoch:06}.npz", ess=ess, **layers)
+
+    run = task.only_given()
+    if run is None:
+        run = task.run(keep, stochastic_layers=2, n_latent=(4, 2))
+        paths = sorted(run.directory.glob("posterior-means-*.npz"))
+        found = {int(path.stem[-6:]): dict(np.load(path)) for path in paths}
+    else:
+        is_fit = min(run.model.posterior.n_latent) > 1 and not run.model.n_context
+        task.require(run, is_fit, "a run with latents of two or more, without labels")
+        means, ess = means_of(run.model)
+        layers = {f"z{level}": mean for level, mean in enumerate(means, 1)}
+        found = {run.report["epochs"]: layers | {"ess": ess}}
+    frames = []
+    for epoch, values in found.items():
+        title = f"{run.title} · epoch {epoch}"
+        figure, rows = look(values, task.images.y_test, title)
+        frames.append(task.path(f"-epoch{epoch:06}.png"))
+        plots.save(figure, frames[-1])
+    plots.animate(frames, task.path(".gif"))
+    header = "latent | size | explained by component 1 | by 2 | median ESS"
+    rule = "---|--:|--:|--:|--:"
+    task.finish(results.markdown(header, rule, rows), figure, run.title)
+
+
+def look(values, labels, title):
+    """A panel for each layer, and its row in the table."""
+    panels, rows = [], []
+    for name in sorted(set(values) - {"ess"}):
+        pca = PCA(2).fit(values[name])
+        first, second = pca.explained_variance_ratio_
+        panels.append(
+            plots.Scatter(
+                f"E[{name}|x], size {values[name].shape[1]}",
+                f"component 1: {first:.0%} of the variance",
+                f"component 2: {second:.0%}",
+                pca.transform(values[name]),
+                labels,
+            )
+        )
+        ess = f"{np.median(values['ess']):.1f} of {N_DRAWS}"
+        rows.append((name, values[name].shape[1], f"{first:.1%}", f"{second:.1%}", ess))
+    return plots.scatter_sheet([panels], title), rows
+
+
+if __name__ == "__main__":
+    cli.task(
+        main,
+        __file__,
+        epochs=50,
+        n_samples=50,
+        run_dir="one, with latents of size 2 or more.",
+    )

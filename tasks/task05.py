@@ -1,0 +1,20 @@
+"""Task 05: conditional IWAE on labels y, with a standard normal prior; k = 1, 5, 50.
+
+As task 04, but z does not depend on y before x is seen: what the label says has to
+pass through the decoder, and z is left with the style.
+
+    python tasks/task05.py [--epochs 50] [--smoke]
+"""
+
+from task04 import main as conditional
+
+from iwae_tf import cli
+
+
+def main(task):
+    """Trains three models; writes a grid of samples and a table."""
+    conditional(task, conditional_prior=False)
+
+
+if __name__ == "__main__":
+    cli.task(main, __file__, epochs=50, run_dir="with --conditional only.")

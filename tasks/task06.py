@@ -1,0 +1,89 @@
+"""Task 06: VAE against IWAE, k = 1 and 10, on one page.
+
+Trains a VAE with k = 1, which is the IWAE with k = 1, and both with k = 10. The page
+has their scores, reconstructions of the same test images, and traversals: the units
+whose posterior is the narrowest are moved from -2 to 2, the others stay at the
+posterior mean of one image.
+
+    python tasks/task06.py [--epochs 50] [--smoke]
+"""
+
+import numpy as np
+
+import iwae_tf
+from iwae_tf import cli, plots, results
+
+N_IMAGES = 10
+N_UNITS = 4
+VALUES = np.linspace(-2, 2, 9)
+N_DRAWS = 1000  # of q, for the posterior mean
+N_MEASURED = 2000  # test images by which units are chosen
+
+
+def main(task):
+    """Trains three models; writes the page and a table."""
+    many = 3 if task.is_smoke else 10
+    runs = task.given or [
+        task.run(objective=objective, n_samples=k)
+        for objective, k in (("vae_elbo", 1), ("vae_elbo", many), ("iwae_elbo", many))
+    ]
+    x = task.x_test[np.linspace(0, len(task.x_test) - 1, N_IMAGES).astype(int)]
+    names, pictures, traversals, rows = ["x"], [x], [], []
+    for run in runs:
+        task.require(run, not run.config.conditional, "a run without labels")
+        seed = iwae_tf.randomness.seed_of(
+            run.config.seed, iwae_tf.randomness.FIGURES, 1
+        )
+        names.append(name(run))
+        pictures.append(run.model.reconstruct(x, seed).numpy())
+        traversals.append(traverse(run, task.x_test))
+        test = run.report["test"]
+        rows.append(
+            (
+                name(run),
+                f"{test['elbo']:.2f}",
+                results.estimate(run.report),
+                results.active_units(run.report),
+            )
+        )
+    blocks = [
+        plots.Block(
+            "test images x and reconstructions E[x|z], z ~ q(z|x)",
+            names,
+            np.stack(pictures),
+        ),
+        *traversals,
+    ]
+    header = "objective | test ELBO | test log p(x) | active units"
+    table = results.markdown(header, "---|--:|---|--:", rows)
+    task.finish(table, plots.image_table(blocks, task.title))
+
+
+def name(run):
+    """Which of the models it is."""
+    family = run.config.objective.removesuffix("_elbo").upper()
+    return f"{family}, k = {run.config.n_samples}"
+
+
+def traverse(run, x_test):
+    """A row for each of the units that an image says most about."""
+    layer = iwae_tf.units.statistics(run.model, x_test[:N_MEASURED])[0]
+    narrowest = np.argsort(layer.variance)[:N_UNITS]
+    seed = iwae_tf.randomness.seed_of(run.config.seed, iwae_tf.randomness.FIGURES, 3)
+    zs = iwae_tf.inspection.snis_mean(run.model.draw(x_test[:1], N_DRAWS, seed))
+    images = [
+        iwae_tf.inspection.traverse(run.model, zs, int(unit), VALUES)[:, 0]
+        for unit in narrowest
+    ]
+    return plots.Block(
+        f"{name(run)}: units of the least posterior variance",
+        [f"unit {unit} ({layer.variance[unit]:.3f})" for unit in narrowest],
+        np.stack(images),
+        [f"{value:+.1f}" for value in VALUES],
+    )
+
+
+if __name__ == "__main__":
+    cli.task(
+        main, __file__, epochs=50, run_dir="the models to compare, without labels."
+    )

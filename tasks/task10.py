@@ -1,0 +1,113 @@
+"""Task 10: active units and warm starts (Burda et al. 2016, sections 5.2 and 5.3).
+
+A unit u is active if Var_x(E_q[u|x]) > 0.01. Trains VAE k = 1 and IWAE k = 5 and 50,
+then goes on from the VAE's weights as IWAE k = 50 and from the IWAE's as VAE k = 1:
+whether few active units are a matter of the objective or of where training began. What
+the inactive units are worth is seen by scoring without them, on the first test images.
+
+    python tasks/task10.py [--epochs 50] [--stochastic_layers 1] [--smoke]
+"""
+
+import json
+
+import iwae_tf
+from iwae_tf import cli, plots, records, results
+
+N_SCORED_AGAIN = 1000  # test images, without the inactive units
+
+
+def main(task):
+    """Trains five models; writes a histogram and a table."""
+    panels, rows = [], []
+    for run in task.given or train(task):
+        task.require(run, not run.config.conditional, "a run without labels")
+        layers = iwae_tf.units.statistics(run.model, task.x_test, seed=run.config.seed)
+        groups = {f"z{level}": layer.activity for level, layer in enumerate(layers, 1)}
+        panels.append(
+            plots.Histogram(name(run), "activity", groups, iwae_tf.units.ACTIVE_ABOVE)
+        )
+        rows.append(
+            (
+                name(run),
+                " + ".join(str(layer.active.sum()) for layer in layers),
+                results.paper_units(run.report) or "—",
+                results.estimate(run.report),
+                results.paper_value(run.report) or "—",
+                without_inactive(task, run, layers),
+            )
+        )
+    figure = plots.histogram_sheet(
+        [panels[i : i + 3] for i in range(0, len(panels), 3)], task.title
+    )
+    header = (
+        "run | active units | paper | test log p(x) | paper | "
+        "change without the inactive units"
+    )
+    table = results.markdown(header, "---|--:|--:|---|--:|---", rows)
+    task.finish(table, figure)
+
+
+def train(task):
+    """The models, one after another."""
+    few, many = (2, 3) if task.is_smoke else (5, 50)
+    vae = task.run(objective="vae_elbo", n_samples=1)
+    yield vae
+    yield task.run(objective="iwae_elbo", n_samples=few)
+    iwae = task.run(objective="iwae_elbo", n_samples=many)
+    yield iwae
+    after_vae, after_iwae = (str(run.directory) for run in (vae, iwae))
+    yield task.run(objective="iwae_elbo", n_samples=many, init_from=after_vae)
+    yield task.run(objective="vae_elbo", n_samples=1, init_from=after_iwae)
+
+
+def name(run):
+    """What was trained, and after what."""
+    init = run.report.get("init")
+    after = f" after {family(init)}" if init else ""
+    return family(run.report["config"]) + after
+
+
+def family(options):
+    """The objective and k."""
+    objective = options["objective"].removesuffix("_elbo").upper()
+    return f"{objective} k = {options['n_samples']}"
+
+
+def without_inactive(task, run, layers):
+    """What log p(x) gains when inactive units are held at their mean, same noise."""
+    path = task.path(f"-without-inactive-{run.directory.name}.json")
+    if not path.exists():
+        test = run.report["test"]
+        pruned = iwae_tf.units.WithoutUnits(
+            run.model, [u.active for u in layers], [u.mean for u in layers]
+        )
+        before, after = (
+            iwae_tf.evaluation.log_likelihood(
+                model,
+                task.x_test[:N_SCORED_AGAIN],
+                test["n_samples"],
+                chunk=test["chunk"],
+                seed=run.config.seed,
+                jit_compile=run.config.jit,
+            ).log_px
+            for model in (run.model, pruned)
+        )
+        change = after - before
+        found = {"n_images": len(change), "change": change.mean()}
+        found["standard_error"] = iwae_tf.evaluation.standard_error(change)
+        records.write_json(path, found)
+    found = json.loads(path.read_text())
+    return (
+        f"{found['change']:+.3f} ± {found['standard_error']:.3f} "
+        f"({found['n_images']:,} images)"
+    )
+
+
+if __name__ == "__main__":
+    cli.task(
+        main,
+        __file__,
+        epochs=50,
+        stochastic_layers=1,
+        run_dir="whose units to count, without labels.",
+    )
