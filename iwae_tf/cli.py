@@ -28,6 +28,8 @@ TASK_OPTIONS = (
     "jit",
     "epochs",
     "batch_size",
+    "schedule",
+    "learning_rate",
     "seed",
     "eval_samples",
     "rescore",

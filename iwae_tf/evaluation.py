@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from iwae_tf import randomness
 from iwae_tf.errors import UsageError
-from iwae_tf.objectives import Objective, table, value_and_gradients
+from iwae_tf.objectives import Objective, row, value_and_gradients
 from iwae_tf.weights import StreamingLogMeanExp, jackknife
 
 LADDER = (1, 5, 50, 500, 5000)
@@ -253,11 +253,7 @@ def gradient_statistics(
       Rainforth et al. 2018, arXiv:1802.04537; Tucker et al. 2018, arXiv:1810.04152.
     """
     if isinstance(objective, str):
-        if objective not in table():
-            raise UsageError(
-                f"objective: must be one of {', '.join(table())}, got {objective!r}"
-            )
-        objective = table()[objective]
+        objective = row(objective)
     for name, value, least in (("n_samples", n_samples, 1), ("n_draws", n_draws, 2)):
         if value < least:
             raise UsageError(f"{name}: must be at least {least}, got {value}")

@@ -143,7 +143,9 @@ def sir(draws: Draws, n: int, seed: tf.Tensor) -> tuple[tf.Tensor, ...]:
       Bayesian Statistics 3.
     """
     log_w = weights.check_log_w(draws.log_w())
-    chosen = tf.random.stateless_categorical(tf.transpose(log_w), n, seed, tf.int32)
+    chosen = tf.random.stateless_categorical(
+        tf.transpose(log_w), n, randomness.seed_of(seed), tf.int32
+    )
     return tuple(
         tf.transpose(
             tf.gather(tf.transpose(z, [1, 0, 2]), chosen, batch_dims=1), [1, 0, 2]

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from iwae_tf import weights
 from iwae_tf.draws import Draws
+from iwae_tf.errors import UsageError
 
 Beta = float | tf.Tensor
 SampleWeights = Callable[[tf.Tensor, Beta], tf.Tensor]
@@ -196,6 +197,20 @@ def table(
         "dreg": path._replace(phi_weights=doubly_reparameterised),
         "rws_dreg": path._replace(phi_weights=wake),
     }
+
+
+def row(
+    name: str, n_groups: int = 1, combination_beta: float | None = None
+) -> Objective:
+    """One row of `table` by its name.
+
+    Raises:
+      UsageError: if there is none.
+    """
+    rows = table(n_groups, combination_beta)
+    if name not in rows:
+        raise UsageError(f"objective: must be one of {', '.join(rows)}, got {name!r}")
+    return rows[name]
 
 
 # Gradients ---------------------------------------------------------------------------

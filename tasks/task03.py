@@ -11,7 +11,7 @@ import numpy as np
 from sklearn.decomposition import PCA
 
 import iwae_tf
-from iwae_tf import cli, plots, results
+from iwae_tf import cli, plots, records, results
 
 N_DRAWS = 100  # of q for every image
 
@@ -40,9 +40,9 @@ def main(task):
         means, ess = means_of(run.model)
         layers = {f"z{level}": mean for level, mean in enumerate(means, 1)}
         found = {run.report["epochs"]: layers | {"ess": ess}}
-    frames = []
+    frames, last = [], run.report["epochs"]
     for epoch, values in found.items():
-        title = f"{run.title} · epoch {epoch}"
+        title = f"{records.caption(run.config)} · epoch {epoch} of {last}"
         figure, rows = look(values, task.images.y_test, title)
         frames.append(task.path(f"-epoch{epoch:06}.png"))
         plots.save(figure, frames[-1])

@@ -76,8 +76,8 @@ def traverse(run, x_test):
         for unit in narrowest
     ]
     return plots.Block(
-        f"{name(run)}: units of the least posterior variance",
-        [f"unit {unit} ({layer.variance[unit]:.3f})" for unit in narrowest],
+        f"{name(run)}: the units of the least posterior variance, from -2 to 2",
+        [f"unit {unit}, {layer.variance[unit]:.3f}" for unit in narrowest],
         np.stack(images),
         [f"{value:+.1f}" for value in VALUES],
     )
