@@ -237,14 +237,20 @@ def posterior_on_grid(
 
 
 def limits_of_mass(
-    model, x: np.ndarray, context=None, widest: float = 8.0, n: int = 101
+    model,
+    x: np.ndarray,
+    context=None,
+    outside: float = 1e-4,
+    widest: float = 8.0,
+    n: int = 101,
 ) -> Limits:
-    """The smallest box that holds all but 1e-4 of p(z|x) along either axis, and a rim.
+    """The smallest box with nearly all of p(z|x) along either axis, and a rim.
 
     Args:
       model: see `posterior_on_grid`.
       x: one image [height, width, channels].
       context: y of the image, [c], of a conditional model.
+      outside: the mass along either axis that need not be in the box.
       widest: where to look: from -widest to widest.
       n: cells along either axis; looked at three times, each closer.
 
@@ -256,15 +262,16 @@ def limits_of_mass(
         grid = posterior_on_grid(model, x, limits, n, context)
         p = grid.probability
         limits = tuple(
-            _middle(z, p.sum(axis=axis)) for axis, z in enumerate((grid.z1, grid.z2))
+            _middle(z, p.sum(axis=axis), outside)
+            for axis, z in enumerate((grid.z1, grid.z2))
         )
     return limits
 
 
-def _middle(z, p):
-    """The ends of all but 1e-4 of the mass, with one tenth or two cells to spare."""
+def _middle(z, p, outside):
+    """The ends of the mass, with one tenth or two cells to spare."""
     cumulative = np.cumsum(p)
-    first, last = np.searchsorted(cumulative, (0.5e-4, 1 - 0.5e-4))
+    first, last = np.searchsorted(cumulative, (outside / 2, 1 - outside / 2))
     low, high = z[first], z[min(last, len(z) - 1)]
     rim = max(0.1 * (high - low), 2 * (z[1] - z[0]))
     return float(low - rim), float(high + rim)

@@ -41,10 +41,10 @@ def main(task):
 
 
 def one_of_each(labels):
-    """The first image of each label; without labels, the first ten images."""
+    """The first image of each label, or without labels the first ten."""
     if labels is None:
         return np.arange(10)
-    return np.sort(np.unique(labels, return_index=True)[1])
+    return np.unique(labels, return_index=True)[1]
 
 
 def look(run, x, number):
@@ -65,29 +65,31 @@ def look(run, x, number):
     )[0]
     sir_mean = resampled[:, 0].numpy().mean(axis=0)
 
-    box = np.array(iwae_tf.inspection.limits_of_mass(model, x))
-    of_q = draws.zs[0][:, 0].numpy()
-    box = np.stack(
-        [
-            np.minimum(box[:, 0], np.quantile(of_q, 0.005, axis=0)),
-            np.maximum(box[:, 1], np.quantile(of_q, 0.995, axis=0)),
-        ],
-        axis=1,
+    whole, near = (
+        np.array(iwae_tf.inspection.limits_of_mass(model, x, outside=outside))
+        for outside in (1e-4, 1e-2)
     )
-    grid = iwae_tf.inspection.posterior_on_grid(model, x, box.tolist())
-    log_q = model.weigh(images, grid.cells).log_qz
+    of_q = draws.zs[0][:, 0].numpy()
+    of_both = [near[:, 0], near[:, 1], *np.quantile(of_q, (0.001, 0.999), axis=0)]
+    far = np.stack([np.min(of_both, axis=0), np.max(of_both, axis=0)], axis=1)
+    grid, shown, wide = (
+        iwae_tf.inspection.posterior_on_grid(model, x, square(box))
+        for box in (whole, near, far)
+    )
+    log_q = model.weigh(images, wide.cells).log_qz.numpy()
     mean = grid.mean()
     # A SIR mean has the noise of its draws and that of choosing among them.
     sir_error = np.sqrt(error**2 + np.diag(grid.covariance()) / N_DRAWS)
     estimates = [
-        f"{point(found)}, {point((found - mean) / e)}"
+        f"{point(found)}, {point((found - mean) / e, 1)}"
         for found, e in ((snis, error), (sir_mean, sir_error))
     ]
     figure = plots.posterior_sheet(
-        grid.z1,
-        grid.z2,
-        grid.log_density,
-        log_q.numpy().reshape(grid.log_density.shape),
+        wide.z1,
+        wide.z2,
+        wide.log_density,
+        log_q.reshape(wide.log_density.shape),
+        near=(shown.z1, shown.z2, shown.log_density),
         q_samples=of_q[:N_SHOWN],
         sir_samples=resampled[:N_SHOWN, 0].numpy(),
         snis_mean=snis,
@@ -96,7 +98,7 @@ def look(run, x, number):
         of_q=model.generator.mean_image((draws.zs[0][:N_PICTURES],)).numpy()[:, 0],
         of_sir=model.generator.mean_image((resampled[:N_PICTURES],)).numpy()[:, 0],
         title=f"{run.title} · test image {number}",
-        caption=(
+        caption=in_print(
             f"effective sample size {ess:,.0f} of {N_DRAWS:,} · E[z|x] by SNIS "
             f"{point(snis)} ± {point(error)}, on the grid {point(mean)}\n"
             f"log p(x) = {log_px:.2f} nats by {N_DRAWS:,} samples of q, "
@@ -107,9 +109,21 @@ def look(run, x, number):
     return figure, (*row, *estimates)
 
 
-def point(z):
+def in_print(text):
+    """With a minus in the place of every hyphen."""
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def square(box):
+    """A square around a box, [2, 2], with the same centre and a twentieth to spare."""
+    half = 1.05 * (box[:, 1] - box[:, 0]).max() / 2
+    centre = box.mean(axis=1)
+    return np.stack([centre - half, centre + half], axis=1).tolist()
+
+
+def point(z, digits=3):
     """A pair of numbers, for people."""
-    return f"({z[0]:.2f}, {z[1]:.2f})"
+    return f"({z[0]:.{digits}f}, {z[1]:.{digits}f})"
 
 
 if __name__ == "__main__":

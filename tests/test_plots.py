@@ -3,9 +3,12 @@
 import math
 import subprocess
 import sys
+from unittest import mock
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 from PIL import Image
 
 from iwae_tf import plots
@@ -29,6 +32,26 @@ def panel_pixels(figure, axes, path):
     page = pixels(path)
     left, bottom, right, top = np.round(axes.get_window_extent().extents).astype(int)
     return page[len(page) - top : len(page) - bottom, left:right]
+
+
+def drawn_texts(figure):
+    """The texts that the figure draws, and no tick or other text that it leaves out."""
+    with mock.patch.object(Text, "draw", autospec=True) as draw:
+        figure.draw_without_rendering()
+    texts = dict.fromkeys(call.args[0] for call in draw.call_args_list)
+    return [text for text in texts if text.get_text() and text.get_visible()]
+
+
+def check_page(figure, texts, axes=()):
+    """No text leaves the page of 8 inches, or meets another one or those axes."""
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    boxes = [text.get_window_extent(renderer) for text in texts]
+    boxes += [each.get_window_extent(renderer) for each in axes]
+    page = figure.bbox.extents
+    for i, box in enumerate(boxes):
+        assert (box.min >= page[:2]).all() and (box.max <= page[2:]).all()
+        assert box.count_overlaps(boxes[:i]) == 0
+    assert figure.get_figwidth() == pytest.approx(8)
 
 
 def rows_of(train, test=(), first=1):
@@ -362,19 +385,85 @@ def test_gif_shows_the_frames_in_order_and_rests_on_the_last(tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
-def test_gif_takes_colour_to_grey_and_pads_small_frames_with_white(tmp_path):
+def rgb_of(path):
+    with Image.open(path) as gif:
+        frames = []
+        for i in range(gif.n_frames):
+            gif.seek(i)
+            frames.append(np.asarray(gif.convert("RGB")).astype(int))
+        return frames
+
+
+def test_gif_pads_small_frames_with_white(tmp_path):
     small = write_png(tmp_path / "a.png", np.zeros((4, 6)))
-    large = write_png(tmp_path / "b.png", np.full((5, 4, 3), (255, 0, 0)))
+    large = write_png(tmp_path / "b.png", np.full((5, 4, 3), 76))
     plots.animate([small, large], tmp_path / "a.gif")
-    with Image.open(tmp_path / "a.gif") as gif:
-        assert gif.mode in ("L", "P")
-        colours = np.asarray(gif.convert("RGB"))
-    assert (colours == colours[..., :1]).all()
     (first, second), durations, _ = read_gif(tmp_path / "a.gif")
     assert durations == [800, 2400]
     assert first.shape == (5, 6)
     assert (first[:4] == 0).all() and (first[4:] == 255).all()
     assert abs(second[:, :4] - 76).max() <= 2 and (second[:, 4:] == 255).all()
+
+
+def test_grey_frames_give_the_gif_of_64_grey_levels_byte_for_byte(tmp_path):
+    arrays = np.random.default_rng(0).integers(0, 256, (3, 20, 30), np.uint8)
+    rgb = np.stack([arrays[1]] * 3, -1)
+    paths = [
+        write_png(tmp_path / f"{i}.png", a)
+        for i, a in enumerate([arrays[0], rgb, arrays[2]])
+    ]
+    plots.animate(paths, tmp_path / "a.gif")
+    levels = np.round(np.arange(64) / 63 * 255)
+    nearest = levels[np.round(arrays / 255 * 63).astype(int)].astype(np.uint8)
+    first, *others = map(Image.fromarray, nearest)
+    first.save(
+        tmp_path / "b.gif",
+        save_all=True,
+        append_images=others,
+        duration=[800, 800, 2400],
+        loop=0,
+    )
+    assert (tmp_path / "a.gif").read_bytes() == (tmp_path / "b.gif").read_bytes()
+
+
+def test_one_frame_in_colour_gives_a_gif_in_colour(tmp_path):
+    colors = np.array([(0, 114, 178), (213, 94, 0), (255, 255, 255), (0, 0, 0)])
+    rng = np.random.default_rng(0)
+    arrays = colors[rng.integers(0, 4, (2, 20, 30))]
+    paths = [write_png(tmp_path / f"{i}.png", a) for i, a in enumerate(arrays)]
+    grey = write_png(tmp_path / "grey.png", np.full((10, 10), 90))
+    plots.animate([grey, *paths], tmp_path / "a.gif")
+    first, *others = rgb_of(tmp_path / "a.gif")
+    np.testing.assert_array_equal(others, arrays)
+    assert (first[:10, :10] == 90).all() and (first[10:] == 255).all()
+    assert read_gif(tmp_path / "a.gif")[1:] == ([800, 800, 2400], 0)
+
+
+def test_colours_of_a_gif_are_near_and_do_not_flicker(tmp_path):
+    smooth = np.stack(np.meshgrid(*[np.linspace(0, 255, 60)] * 2), -1)
+    smooth = np.concatenate([smooth, 255 - smooth[..., :1]], -1)
+    paths = []
+    for i in range(4):
+        array = np.concatenate([smooth, np.full((9, 60, 3), 255), smooth * i / 4])
+        paths.append(write_png(tmp_path / f"{i}.png", array))
+    plots.animate(paths, tmp_path / "a.gif")
+    frames = rgb_of(tmp_path / "a.gif")
+    for i, frame in enumerate(frames):
+        np.testing.assert_array_equal(frame[:69], frames[0][:69])
+        assert (frame[60:69] == 255).all()
+        assert abs(frame[:60] - smooth).mean() < 8
+        assert abs(frame[69:] - smooth * i / 4).mean() < 8
+
+
+def test_gif_of_colour_noise_stays_below_3_megabytes(tmp_path):
+    rng = np.random.default_rng(0)
+    paths = [
+        write_png(tmp_path / f"{i}.png", rng.integers(0, 256, (600, 800, 3)))
+        for i in range(8)
+    ]
+    plots.animate(paths, tmp_path / "a.gif")
+    assert 1_000_000 < (tmp_path / "a.gif").stat().st_size < 3_000_000
+    assert len(np.unique(rgb_of(tmp_path / "a.gif")[0].reshape(-1, 3), axis=0)) > 8
 
 
 @pytest.mark.parametrize("kind", ["binary noise", "grey noise"])
@@ -490,3 +579,110 @@ def test_line_sheet_refuses_rows_of_other_lengths_and_none(rows):
 def test_line_sheet_without_a_point_is_drawn(tmp_path):
     rows = [[panel({"a": ([], [])}), panel({"a": ([1], [math.nan])}, "y")]]
     plots.save(plots.line_sheet(rows, TITLE), tmp_path / "empty.png")
+
+
+# Tables of images --------------------------------------------------------------------
+
+
+def names_of(axes):
+    return {text.get_text(): text for text in axes.texts}
+
+
+@pytest.mark.parametrize("size, n_columns", [(8, 12), (28, 12), (28, 3), (64, 40)])
+def test_image_table_has_every_pixel_of_every_image(size, n_columns, tmp_path):
+    rng = np.random.default_rng(0)
+    first = rng.integers(0, 6, (3, n_columns, size, size, 1)) / 5
+    second = rng.integers(0, 6, (2, 2, size, size, 1)) / 5
+    blocks = [
+        plots.Block("three", ["a", "b", "IWAE, k = 10 (−86.12)"], first),
+        plots.Block("two", ["c", "d"], second, ["left", "right"]),
+    ]
+    figure = plots.image_table(blocks, TITLE)
+    plots.save(figure, tmp_path / "a.png")
+    page = pixels(tmp_path / "a.png")
+    corners, scales = [], []
+    for axes, images in zip(figure.axes, (first, second), strict=True):
+        levels = (images[..., 0] * 255 + 0.5).astype(int)
+        left, _, right, top = np.round(axes.get_window_extent().extents).astype(int)
+        scale = (right - left) // (images.shape[1] * (size + 1) - 1)
+        corners.append(left)
+        scales.append(scale)
+        for row, column in np.ndindex(images.shape[:2]):
+            y = len(page) - top + row * (size + 1) * scale
+            x = left + column * (size + 1) * scale
+            shown = page[y : y + size * scale, x : x + size * scale]
+            expected = np.kron(levels[row, column], np.ones([scale] * 2))
+            np.testing.assert_array_equal(shown, expected)
+            if column:
+                assert (page[y : y + size * scale, x - scale : x] == 128).all()
+    assert corners[0] == corners[1]
+    assert scales[0] == scales[1] >= (10 if size == 8 else 1)
+
+
+def test_image_table_names_rows_and_columns_in_their_middle():
+    images = binary(6, 4, 5).reshape(2, 3, 4, 5, 1)
+    block = plots.Block("block", ["r0", "r1"], images, np.array(["c0", "c1", "c2"]))
+    figure = plots.image_table([block], TITLE)
+    names = names_of(figure.axes[0])
+    to_data = figure.axes[0].transData.inverted()
+    for i in range(2):
+        box = names[f"r{i}"].get_window_extent()
+        x, y = to_data.transform([box.x1, (box.y0 + box.y1) / 2])
+        assert -1 < x < -0.5 and abs(y - (1.5 + 5 * i)) < 0.1
+    for i in range(3):
+        box = names[f"c{i}"].get_window_extent()
+        x, y = to_data.transform([(box.x0 + box.x1) / 2, box.y0])
+        assert abs(x - (2 + 6 * i)) < 0.1 and -1 < y < -0.5
+    assert names["block"].get_window_extent().y0 > names["c0"].get_window_extent().y1
+
+
+@pytest.mark.parametrize(
+    "length, title", [(1, TITLE), (22, TITLE), (90, "a long title of a run " * 6)]
+)
+@pytest.mark.parametrize("rows, columns, size", [(10, 12, 28), (4, 9, 8), (40, 5, 8)])
+def test_no_text_of_a_table_meets_another(rows, columns, size, length, title):
+    images = binary(rows * columns, size, size).reshape(rows, columns, size, size, 1)
+    names = ["m" * length] * rows
+    blocks = [
+        plots.Block("", names, images),
+        plots.Block(title, names, images, ["m" * min(length, 5)] * columns),
+        plots.Block("short", names[:2], images[:2, :1]),
+    ]
+    for shown in (blocks[:1], blocks[1:2], blocks):
+        figure = plots.image_table(shown, title)
+        texts = drawn_texts(figure)
+        expected = sum(
+            len(b.row_names) + len(b.column_names or ()) + bool(b.title) for b in shown
+        )
+        assert len(texts) == expected + 1
+        check_page(figure, texts, figure.axes)
+
+
+BLOCK = np.zeros((2, 3, 4, 4, 1))
+
+
+@pytest.mark.parametrize(
+    "blocks, message",
+    [
+        ([], "blocks must hold at least one block, got 0 blocks"),
+        (
+            [plots.Block("", ["a"], BLOCK[0])],
+            r"images of block 0 must be a non-empty \[rows, .* got shape \(3, 4",
+        ),
+        (
+            [plots.Block("", ["a", "b"], BLOCK), plots.Block("", ["a"], BLOCK)],
+            "row_names of block 1 must be one per row, got 1 names for 2 rows",
+        ),
+        (
+            [plots.Block("", ["a", "b"], BLOCK, ["c"])],
+            "column_names of block 0 must be one per column, got 1 names for 3 columns",
+        ),
+        (
+            [plots.Block("", ["a", "b"], np.full_like(BLOCK, 2, int))],
+            "images of block 0 must be in 0..1, got a maximum of 2",
+        ),
+    ],
+)
+def test_image_table_refuses_what_it_cannot_draw(blocks, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        plots.image_table(blocks, TITLE)

@@ -97,11 +97,11 @@ def _colors(frames: Sequence[Image.Image]) -> Iterator[list[Image.Image]]:
         pixels = pixels[np.random.default_rng(0).integers(len(pixels), size=_SAMPLE)]
     sample = Image.fromarray(pixels[None])
     for n in _COLORS:
-        palette = sample.quantize(n - 1, Image.Quantize.MAXCOVERAGE)
-        table = np.array(palette.getpalette()).reshape(-1, 3)[: n - 1]
+        palette = sample.quantize(n, Image.Quantize.MAXCOVERAGE)
+        table = np.array(palette.getpalette()).reshape(-1, 3)
         # Pillow looks colours up by their first six bits, and pages must stay white
         table[table.min(1) >= 248] = 255
-        palette.putpalette([*table.ravel().tolist(), 255, 255, 255])
+        palette.putpalette(table.ravel().tolist())
         none = Image.Dither.NONE
         yield [frame.quantize(palette=palette, dither=none) for frame in frames]
 

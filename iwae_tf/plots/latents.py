@@ -25,8 +25,8 @@ from iwae_tf.plots.layout import (
 )
 from iwae_tf.plots.sheets import montage
 
-_PLANE = 720  # the greatest width of each plane in output pixels, as are the next five
-_LEFT = 152  # holds the ticks and the label of a y axis
+_PLANE = 704  # the greatest width of each plane in output pixels, as are the next five
+_LEFT = 168  # holds the ticks and the label of a y axis
 _AXIS = 115  # those of an x axis
 _LEGEND = 150
 _LINE = 40  # of the caption
@@ -44,6 +44,7 @@ def posterior_sheet(
     log_posterior: np.ndarray,
     log_q: np.ndarray,
     *,
+    near: tuple[np.ndarray, np.ndarray, np.ndarray],
     q_samples: np.ndarray,
     sir_samples: np.ndarray,
     snis_mean: np.ndarray,
@@ -54,17 +55,19 @@ def posterior_sheet(
     title: str,
     caption: str,
 ) -> Figure:
-    """Draw p(z|x) of one image on a grid of two latent units, with q and samples.
+    """Draw p(z|x) of one image on two grids of two latent units, with q and samples.
 
-    Contours bound regions of highest density: the fewest cells of the grid that hold
-    50, 90 and 99 % of the mass on it.
+    q may be much wider than p(z|x): one grid has room for both, the other is near the
+    mass of p(z|x). Contours bound regions of highest density: the fewest cells of a
+    grid that hold 50, 90 and 99 % of the mass on it.
 
     Args:
       z1: `[n1]`, centres of the grid's columns, evenly spaced and rising.
       z2: `[n2]`, centres of its rows, as well.
       log_posterior: `[n2, n1]`, log p(z|x) in nats; -inf where there is no mass.
       log_q: `[n2, n1]`, log q(z|x) in nats, as well.
-      q_samples: `[s, 2]`, z ~ q(z|x); those outside the grid are only counted.
+      near: z1, z2 and log_posterior of the other grid.
+      q_samples: `[s, 2]`, z ~ q(z|x); those not near are only counted there.
       sir_samples: `[s, 2]`, z by sampling importance resampling, as well.
       snis_mean: `[2]`, E[z|x] by self-normalised importance sampling.
       grid_mean: `[2]`, E[z|x] on the grid.
@@ -75,8 +78,8 @@ def posterior_sheet(
       caption: one or two lines that stand below, such as effective sample sizes.
 
     Returns:
-      figure: p(z|x) with contours of q and both means; the samples, with contours of
-        p(z|x), on the same axes; below them x and the two rows of mean images.
+      figure: p(z|x) with contours and samples of q; near its mass, contours of p(z|x)
+        with all samples and both means; below them x and the two rows of mean images.
 
     Raises:
       ValueError: If an argument has another shape, an axis is not evenly spaced, or a
@@ -85,6 +88,10 @@ def posterior_sheet(
     z1, z2 = _check_axis("z1", z1), _check_axis("z2", z2)
     log_posterior = _check_density("log_posterior", log_posterior, (len(z2), len(z1)))
     log_q = _check_density("log_q", log_q, (len(z2), len(z1)))
+    near_z1, near_z2 = (_check_axis(f"near z{i}", z) for i, z in enumerate(near[:2], 1))
+    near_log_posterior = _check_density(
+        "near log_posterior", near[2], (len(near_z2), len(near_z1))
+    )
     means = {
         "mean on the grid": _check_shape("grid_mean", grid_mean, (2,)),
         "mean by SNIS": _check_shape("snis_mean", snis_mean, (2,)),
@@ -95,14 +102,15 @@ def posterior_sheet(
     }
     pictures = _check_pictures(image, of_q, of_sir)
 
-    extent = *_edges(z1), *_edges(z2)
-    ratio = (extent[3] - extent[2]) / (extent[1] - extent[0])
-    width = _PLANE / max(1, ratio / 1.2)
+    extents = [(*_edges(a), *_edges(b)) for a, b in ((z1, z2), (near_z1, near_z2))]
+    ratios = [(high - low) / (right - left) for left, right, low, high in extents]
+    widths = [_PLANE / max(1, ratio / 1.2) for ratio in ratios]
+    heights = [width * ratio for width, ratio in zip(widths, ratios, strict=True)]
     labels = math.ceil(text_width(_ROWS, 9)) + 2 * MARGIN
     n_pixels = 2 * pictures[0].shape[1] + pictures[1].shape[1]
     scale = max(1, (WIDTH - 2 * MARGIN - _X - labels) // n_pixels)
     across = _X + labels + n_pixels * scale
-    top = TOP + round(width * ratio) + _AXIS + _LEGEND
+    top = TOP + round(max(heights)) + _AXIS + _LEGEND
     bottom = top + len(pictures[1]) * scale + 2 * MARGIN
     lines = caption.splitlines()
     total = max(WIDTH, across + 2 * MARGIN)
@@ -113,21 +121,39 @@ def posterior_sheet(
     points = text_size(lines, 9, WIDTH - 2 * MARGIN)
     y = 1 - bottom / size[1]
     figure.text(0.5, y, caption, ha="center", va="top", fontsize=points)
-    left = (total - WIDTH) // 2 + _LEFT + (_PLANE - width) / 2
+    left = (total - WIDTH) // 2 + _LEFT
     planes = [
-        add_axes(figure, left + i * (_LEFT + _PLANE), TOP, width, width * ratio)
+        add_axes(
+            figure,
+            left + i * (_LEFT + _PLANE) + (_PLANE - widths[i]) / 2,
+            TOP,
+            widths[i],
+            heights[i],
+        )
         for i in range(2)
     ]
     density = np.exp(log_posterior - log_posterior.max())
     planes[0].imshow(
-        density, "Blues", extent=extent, origin="lower", interpolation="nearest"
+        density, "Blues", extent=extents[0], origin="lower", interpolation="nearest"
     )
-    for axes in planes:
+    for axes, extent in zip(planes, extents, strict=True):
         axes.set(xlabel="z₁", ylabel="z₂", xlim=extent[:2], ylim=extent[2:], aspect=1)
+        axes.yaxis.labelpad = 1
+        axes.tick_params(labelsize=9)
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    _draw_means(planes[0], (z1, z2, log_q), means)
-    _draw_samples(planes[1], (z1, z2, log_posterior), samples)
+    planes[0].set_title("p(z|x) in blue, q(z|x) in contours", fontsize=11)
+    planes[1].set_title("near the mass of p(z|x)", fontsize=11)
+    q_samples = dict([next(iter(samples.items()))])
+    handles = _contours(planes[0], z1, z2, log_q, _Q)
+    for handle, mass in zip(handles, _MASSES, strict=True):
+        handle.set_label(f"{mass:.0%} of q(z|x)".replace("%", " %"))
+    handles += [_box(planes[0], extents[1]), *_draw_samples(planes[0], q_samples)]
+    _legend(planes[0], handles)
+    handles = _contours(planes[1], near_z1, near_z2, near_log_posterior, _POSTERIOR)[:1]
+    handles[0].set_label("50, 90, 99 % of p(z|x)")
+    handles += _draw_samples(planes[1], samples) + _draw_means(planes[1], means)
+    _legend(planes[1], handles)
     _draw_pictures(figure, pictures, ((total - across) // 2, top), scale, labels)
     return figure
 
@@ -187,26 +213,26 @@ def _edges(centres: np.ndarray) -> tuple[float, float]:
     return centres[0] - half, centres[-1] + half
 
 
-def _draw_means(axes: Axes, q: tuple, means: dict[str, np.ndarray]) -> None:
-    axes.set_title("p(z|x) in blue, q(z|x) in contours", fontsize=11)
-    handles = _contours(axes, *q, _Q)
-    for handle, mass in zip(handles, _MASSES, strict=True):
-        handle.set_label(f"{mass:.0%} of q(z|x)".replace("%", " %"))
+def _box(axes: Axes, extent: tuple[float, float, float, float]) -> Line2D:
+    left, right, low, high = extent
+    x, y = (left, right, right, left, left), (low, low, high, high, low)
+    return axes.plot(x, y, color="0.3", linewidth=0.8, label="the plane beside")[0]
+
+
+def _draw_means(axes: Axes, means: dict[str, np.ndarray]) -> list[Line2D]:
+    handles = []
     for (name, mean), marker, size in zip(means.items(), "D+", (9, 11), strict=True):
         style = {"marker": marker, "markersize": size, "markerfacecolor": "none"}
         handles += axes.plot(
             *mean, color="black", linestyle="", label=name, path_effects=_HALO, **style
         )
-    _legend(axes, handles, 2)
+    return handles
 
 
-def _draw_samples(axes: Axes, posterior: tuple, samples: dict[str, np.ndarray]) -> None:
-    axes.set_title("samples of q(z|x) and by SIR", fontsize=11)
-    handles = _contours(axes, *posterior, _POSTERIOR)[:1]
-    handles[0].set_label("50, 90, 99 % of p(z|x)")
-    box = np.array([axes.get_xlim(), axes.get_ylim()])
+def _draw_samples(axes: Axes, samples: dict[str, np.ndarray]) -> list:
+    box, handles = np.array([axes.get_xlim(), axes.get_ylim()]), []
     for (name, points), color, marker in zip(
-        samples.items(), (_Q, _SIR), "o^", strict=True
+        samples.items(), (_Q, _SIR), "o^", strict=False
     ):
         outside = ~((box[:, 0] <= points) & (points <= box[:, 1])).all(1)
         label = f"{len(points)} {name}"
@@ -220,11 +246,11 @@ def _draw_samples(axes: Axes, posterior: tuple, samples: dict[str, np.ndarray]) 
                 edgecolors=color,
                 facecolors="none" if marker == "o" else color,
                 linewidths=0.8,
-                alpha=0.7,
+                alpha=0.5,
                 label=label,
             )
         )
-    _legend(axes, handles, 1)
+    return handles
 
 
 def _contours(
@@ -255,11 +281,11 @@ def _contours(
     return [Line2D([], [], color=color, linestyle=s) for s in _MASSES.values()]
 
 
-def _legend(axes: Axes, handles: list, n_columns: int) -> None:
+def _legend(axes: Axes, handles: list) -> None:
     axes.legend(
         handles=handles,
         fontsize=8,
-        ncols=n_columns,
+        ncols=2,
         loc="upper center",
         bbox_to_anchor=(0.5, -(_AXIS - MARGIN) / axes.get_window_extent().height),
     )

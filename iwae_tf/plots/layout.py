@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
@@ -69,17 +70,24 @@ def title_size(title: str) -> float:
 def text_width(texts: Iterable[str], points: float) -> float:
     """Output pixels of the widest text."""
     page = Figure(dpi=DPI)
+    renderer = FigureCanvasAgg(page).get_renderer()
     widths = [
-        page.text(0, 0, text, fontsize=points).get_window_extent().width
-        for text in texts
+        page.text(0, 0, text, fontsize=points).get_window_extent(renderer).width
+        for text in set(texts)
     ]
     return max(widths, default=0)
 
 
 def text_size(texts: Iterable[str], points: float, room: float) -> float:
     """Points, no more than given, at which every text is that many pixels or less."""
-    width = text_width(texts, points)
-    return points if width <= room else points * room / width
+    texts = list(texts)
+    # small letters are wider than their size says
+    for _ in range(5):
+        width = text_width(texts, points)
+        if width <= room:
+            break
+        points *= room / width
+    return points
 
 
 def add_axes(

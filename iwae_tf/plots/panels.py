@@ -133,7 +133,7 @@ def histogram_sheet(rows: Sequence[Sequence[Histogram]], title: str) -> Figure:
     """Draw panels of histograms, such as of the activity of units; bins are common.
 
     Args:
-      rows: panels of each row, equally many.
+      rows: panels of each row, equally many; the last may have fewer.
       title: what all of them are about.
 
     Returns:
@@ -145,12 +145,15 @@ def histogram_sheet(rows: Sequence[Sequence[Histogram]], title: str) -> Figure:
       ValueError: If there are no panels, the rows differ in length, values are not
           `[n]`, or a threshold has no place on its axis.
     """
-    n_rows, n_columns = check_rows(rows)
     panels = [panel for row in rows for panel in row]
+    n_rows, n_columns = check_rows(_filled(rows))
     names = dict.fromkeys(name for panel in panels for name in panel.groups)
     styles = dict(zip(names, itertools.cycle(STYLES), strict=False))
     figure, grid = _page(n_rows, n_columns, min(6 / n_columns, 3.2), title)
-    for i, (axes, panel) in enumerate(zip(grid, panels, strict=True)):
+    grid = list(grid)
+    for axes in grid[len(panels) :]:
+        axes.remove()
+    for i, (axes, panel) in enumerate(zip(grid, panels, strict=False)):
         groups = dict(_groups(f"of panel {i}", panel))
         edges = _bins(f"of panel {i}", panel, list(groups.values()))
         xlabel = panel.xlabel
@@ -179,6 +182,14 @@ def histogram_sheet(rows: Sequence[Sequence[Histogram]], title: str) -> Figure:
     if handles:
         _legend(figure, handles)
     return figure
+
+
+def _filled(rows: Sequence[Sequence[Histogram]]) -> list[list[Histogram | None]]:
+    """The same rows, the last one filled up."""
+    rows = [list(row) for row in rows]
+    if rows and rows[-1]:
+        rows[-1] += [None] * (len(rows[0]) - len(rows[-1]))
+    return rows
 
 
 def _page(
@@ -249,10 +260,13 @@ def _spread(texts: Sequence[Annotation]) -> None:
     start = np.array([box.get_points().mean(0) for box in boxes])
     half = np.array([box.size for box in boxes]) / 2 + 3
     page = texts[0].axes.get_window_extent()
-    # equal ones would not know where to go
-    centres = start + 1e-3 * np.arange(len(texts))[:, None] * [0, 1]
+    centres = start.copy()
+    # a spiral of nudges, because those of one place would not know where to go
+    i = np.arange(len(texts))
+    spiral = 1e-3 * np.sqrt(i) * np.exp(2.4j * i)
+    nudges = np.stack([spiral.real, spiral.imag], axis=1)
     for _ in range(1000):
-        apart = centres[:, None] - centres
+        apart = (centres + nudges)[:, None] - (centres + nudges)
         meet = (abs(apart) < half[:, None] + half).all(-1)
         np.fill_diagonal(meet, False)
         if not meet.any():
