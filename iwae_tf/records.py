@@ -40,8 +40,15 @@ def caption(config: Config) -> str:
     return (
         f"{config.dataset}{given} · {config.objective} · {layers} "
         f"{'layer' if layers == 1 else 'layers'}{options} · k = {config.n_samples} · "
-        f"seed {config.seed}"
+        f"{schedule(config)}seed {config.seed}"
     )
+
+
+def schedule(config: Config) -> str:
+    """The learning rate where it is not the paper's, for people."""
+    if config.schedule == "burda":
+        return ""
+    return f"{config.schedule} rate {config.learning_rate or 1e-3:g} · "
 
 
 def config_of(record: Mapping) -> Config:

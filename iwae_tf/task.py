@@ -147,7 +147,7 @@ class Task:
             return f"{self.images.name} · {len(self.given)} given run{s}"
         return (
             f"{self.images.name} · {_epochs(self.config.epochs)} · "
-            f"seed {self.config.seed}"
+            f"{records.schedule(self.config)}seed {self.config.seed}"
         )
 
     def path(self, suffix: str) -> Path:

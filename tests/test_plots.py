@@ -455,6 +455,17 @@ def test_colours_of_a_gif_are_near_and_do_not_flicker(tmp_path):
         assert abs(frame[69:] - smooth * i / 4).mean() < 8
 
 
+@pytest.mark.parametrize("almost", [248, 252, 254])
+def test_white_stays_white_beside_what_is_almost_white(almost, tmp_path):
+    array = np.full((20, 20, 3), 255)
+    array[::2] = almost
+    array[0, 0] = 255, 0, 0
+    plots.animate([write_png(tmp_path / "a.png", array)], tmp_path / "a.gif")
+    (frame,) = rgb_of(tmp_path / "a.gif")
+    assert (frame[1::2] == 255).all()
+    assert abs(frame - array).max() <= 7
+
+
 def test_gif_of_colour_noise_stays_below_3_megabytes(tmp_path):
     rng = np.random.default_rng(0)
     paths = [

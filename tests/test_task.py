@@ -87,6 +87,13 @@ def test_names_of_runs_tell_labels_and_starts():
     assert records.run_name(config) == "noise-iwae_elbo-1l-yprior-k5-s123-from-b"
 
 
+def test_titles_tell_a_schedule_that_is_not_the_papers(make):
+    config = Config(dataset="noise", schedule="constant", learning_rate=0.01)
+    assert records.caption(config).endswith("k = 5 · constant rate 0.01 · seed 123")
+    title = make(schedule="constant").title
+    assert title == "noise · 1 epoch · constant rate 0.001 · seed 123"
+
+
 def test_given_runs_are_taken_if_they_are_of_the_same_images(make, tmp_path):
     run = make().run()
     task = make(given=[str(run.directory)])
