@@ -50,9 +50,7 @@ def one_of_each(labels):
 def look(run, x, number):
     """The sheet and the row of one image."""
     model, images = run.model, x[None]
-    seed = iwae_tf.randomness.seed_of(
-        run.config.seed, iwae_tf.randomness.FIGURES, int(number)
-    )
+    seed = iwae_tf.randomness.seed_of(run.config.seed, int(number))
     draws = model.draw(images, N_DRAWS, seed)
     ess = float(iwae_tf.weights.effective_sample_size(draws.log_w())[0])
     log_px = float(iwae_tf.weights.log_mean_exp(draws.log_w())[0])
@@ -98,20 +96,15 @@ def look(run, x, number):
         of_q=model.generator.mean_image((draws.zs[0][:N_PICTURES],)).numpy()[:, 0],
         of_sir=model.generator.mean_image((resampled[:N_PICTURES],)).numpy()[:, 0],
         title=f"{run.title} · test image {number}",
-        caption=in_print(
+        caption=(
             f"effective sample size {ess:,.0f} of {N_DRAWS:,} · E[z|x] by SNIS "
             f"{point(snis)} ± {point(error)}, on the grid {point(mean)}\n"
             f"log p(x) = {log_px:.2f} nats by {N_DRAWS:,} samples of q, "
             f"{grid.log_px:.2f} on the grid"
-        ),
+        ).replace("-", "\N{MINUS SIGN}"),
     )
     row = (number, f"{grid.log_px:.2f}", f"{log_px:.2f}", f"{ess:,.0f}", point(mean))
     return figure, (*row, *estimates)
-
-
-def in_print(text):
-    """With a minus in the place of every hyphen."""
-    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def square(box):

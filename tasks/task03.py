@@ -8,8 +8,6 @@ two principal components and coloured by label: at epochs 0, 1, 2, 4, ... and th
 """
 
 import numpy as np
-from sklearn.decomposition import PCA
-
 import iwae_tf
 from iwae_tf import cli, plots, records, results
 
@@ -54,6 +52,8 @@ def main(task):
 
 def look(values, labels, title):
     """A panel for each layer, and its row in the table."""
+    from sklearn.decomposition import PCA  # here, for flags to be read at once
+
     panels, rows = [], []
     for name in sorted(set(values) - {"ess"}):
         pca = PCA(2).fit(values[name])

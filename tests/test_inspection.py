@@ -236,6 +236,8 @@ def test_sir_is_a_function_of_its_seed_and_draws_with_replacement():
     )
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
+    whole = inspection.sir(tagged(log_w), 40, 1)[0]
+    np.testing.assert_array_equal(first, whole)
     # 40 samples of 6 draws; and images do not share their choices.
     assert len(first) == 40
     assert not np.array_equal(first[:, 0, 0], first[:, 1, 0])
@@ -409,6 +411,20 @@ def test_limits_hold_the_closed_form_mass_and_little_more(scale, z):
         marginal = scipy.stats.norm(m, s)
         assert marginal.cdf(high) - marginal.cdf(low) >= 0.999
         assert high - low <= 2 * np.diff(marginal.interval(0.9999))
+
+
+@pytest.mark.parametrize("outside", [0.02, 0.01])
+def test_limits_may_leave_out_more_of_the_closed_form_mass(outside):
+    generator, model = tilted()
+    x = image_at(generator, (1.6, -0.9))
+    (mean,), covariance = generator.posterior_moments(x[None])
+    limits = inspection.limits_of_mass(model, x, outside=outside)
+    sd = np.sqrt(np.diag(covariance))
+    for (low, high), m, s in zip(limits, mean, sd, strict=True):
+        marginal = scipy.stats.norm(m, s)
+        assert marginal.cdf(high) - marginal.cdf(low) >= 1 - outside
+        # A rim of a tenth at either end, and a cell.
+        assert high - low <= 1.3 * np.diff(marginal.interval(1 - outside))
 
 
 def test_widest_is_how_far_from_zero_limits_are_looked_for():

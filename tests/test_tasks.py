@@ -13,7 +13,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 TASKS = sorted(path.stem for path in (ROOT / "tasks").glob("task*.py"))
 SCORE = r"-[23]\d\.\d\d ± 0\.\d\d"
-POINT = r"\(-?\d+\.\d\d, -?\d+\.\d\d\)"
+POINT = r"\(-?\d+\.\d+, -?\d+\.\d+\)"
 ROWS = {  # of the table that each task writes
     "task02": [rf"\| [13] \| `(iwae_elbo|dreg)` \| -\d\d\.\d\d \| {SCORE} \| "] * 4,
     "task07": [
@@ -33,7 +33,7 @@ ROWS = {  # of the table that each task writes
     "task01": [
         rf"\| {image} \| -\d\d\.\d\d \| -\d\d\.\d\d \| [\d,]+ \| {POINT} \| "
         rf"{POINT}, {POINT} \| {POINT}, {POINT} \|"
-        for image in (0, 1)
+        for image in (0, 14)
     ],
     "task03": [
         rf"\| z{level} \| {size} \| \d\d\.\d% \| \d+\.\d% \| \d+\.\d of 100 \|"
@@ -61,7 +61,7 @@ ROWS = {  # of the table that each task writes
 }
 ROWS["task05"] = ROWS["task04"]
 FIGURES = {  # beside, or in place of, the one that has the task's name
-    "task01": ["task01-image0.png", "task01-image1.png", "task01.gif"],
+    "task01": ["task01-image0.png", "task01-image14.png", "task01.gif"],
     "task03": [
         "task03-epoch000000.png",
         "task03-epoch000001.png",
@@ -99,6 +99,20 @@ def test_smoke_makes_a_figure_and_a_table_and_a_second_start_trains_nothing(
             assert figure.width > 900 and len(np.unique(figure.convert("L"))) > 20
             if path.suffix == ".gif":
                 assert figure.n_frames == len(figures) - 1 - (name == "task03")
+    if name == "task01":  # with what it has trained
+        (run,) = directory.glob("digits-*/")
+        given = ("--smoke", f"--run_dir={run}", "--task_dir=given")
+        again = start(name, *given, cwd=tmp_path)
+        assert again.returncode == 0, again.stderr
+        assert (tmp_path / "given" / f"{name}.md").read_text() == table
+        assert os.listdir(tmp_path / "given").count(run.name) == 0
+        for other, rule in (
+            ("task04", "must be conditional, with a conditional prior, got"),
+            ("task05", "must be conditional, without a conditional prior, got"),
+        ):
+            refused = start(other, *given, cwd=tmp_path)
+            assert refused.returncode == 2
+            assert refused.stderr.splitlines()[-1].startswith(f"error: run_dir: {rule}")
     if name == "task11":  # the quickest
         again = start(name, "--smoke", cwd=tmp_path)
         assert again.stdout.count("finished earlier") == first.stdout.count("scoring ")
@@ -111,6 +125,17 @@ def test_bad_flag_is_refused_in_one_line_at_once(name, tmp_path):
     done = start(name, "--epochs=0", cwd=tmp_path)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == "error: epochs: must be at least 1, got 0\n"
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["task01", "task03", "task04", "task06", "task10"])
+def test_what_is_no_finished_run_is_refused_in_one_line_at_once(name, tmp_path):
+    done = start(name, "--run_dir=gone", cwd=tmp_path)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == (
+        "error: run_dir: must hold a finished run, got 'gone' without a readable "
+        "report.json\n"
+    )
     assert os.listdir(tmp_path) == []
 
 
