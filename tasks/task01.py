@@ -1,9 +1,8 @@
 """Task 01: the true posterior p(z|x) beside q(z|x) in two dimensions.
 
-Trains an IWAE with a two-dimensional latent and one stochastic layer. For a test image
-of each label, p(z|x) is evaluated and normalised on a grid, where nothing is
-approximate; importance sampling has to find its mean (SNIS) and samples of it (SIR)
-from draws of q(z|x) alone. The nearer q is to it, the larger the effective sample size.
+Trains an IWAE with a two-dimensional latent. For a test image of each label, p(z|x) is
+evaluated and normalised on a grid, where nothing is approximate; importance sampling has
+to find its mean (SNIS) and samples of it (SIR) from draws of q(z|x) alone.
 
     python tasks/task01.py [--epochs 50] [--n_samples 50] [--smoke]
 """
@@ -50,7 +49,9 @@ def one_of_each(labels):
 def look(run, x, number):
     """The sheet and the row of one image."""
     model, images = run.model, x[None]
-    seed = iwae_tf.randomness.seed_of(run.config.seed, int(number))
+    seed = iwae_tf.randomness.seed_of(
+        run.config.seed, iwae_tf.randomness.FIGURES, int(number)
+    )
     draws = model.draw(images, N_DRAWS, seed)
     ess = float(iwae_tf.weights.effective_sample_size(draws.log_w())[0])
     log_px = float(iwae_tf.weights.log_mean_exp(draws.log_w())[0])

@@ -8,6 +8,7 @@ two principal components and coloured by label: at epochs 0, 1, 2, 4, ... and th
 """
 
 import numpy as np
+
 import iwae_tf
 from iwae_tf import cli, plots, records, results
 
