@@ -1,8 +1,8 @@
 """Task 01: the true posterior p(z|x) beside q(z|x) in two dimensions.
 
 Trains an IWAE with a two-dimensional latent. For a test image of each label, p(z|x) is
-evaluated and normalised on a grid, where nothing is approximate; importance sampling has
-to find its mean (SNIS) and samples of it (SIR) from draws of q(z|x) alone.
+evaluated and normalised on a grid, where nothing is approximate; importance sampling
+has to find its mean (SNIS) and samples of it (SIR) from draws of q(z|x) alone.
 
     python tasks/task01.py [--epochs 50] [--n_samples 50] [--smoke]
 """
