@@ -23,12 +23,14 @@ def main(task):
         task.require(run, not run.config.conditional, "a run without labels")
         layers = iwae_tf.units.statistics(run.model, task.x_test, seed=run.config.seed)
         groups = {f"z{level}": layer.activity for level, layer in enumerate(layers, 1)}
+        title = f"{name(run)}, {run.report['epochs']} epochs"
         panels.append(
-            plots.Histogram(name(run), "activity", groups, iwae_tf.units.ACTIVE_ABOVE)
+            plots.Histogram(title, "activity", groups, iwae_tf.units.ACTIVE_ABOVE)
         )
         rows.append(
             (
                 name(run),
+                run.report["epochs"],
                 " + ".join(str(layer.active.sum()) for layer in layers),
                 results.paper_units(run.report) or "—",
                 results.estimate(run.report),
@@ -40,10 +42,10 @@ def main(task):
         [panels[i : i + 3] for i in range(0, len(panels), 3)], task.title
     )
     header = (
-        "run | active units | paper | test log p(x) | paper | "
+        "run | epochs | active units | paper | test log p(x) | paper | "
         "change without the inactive units"
     )
-    table = results.markdown(header, "---|--:|--:|---|--:|---", rows)
+    table = results.markdown(header, "---|--:|--:|--:|---|--:|---", rows)
     task.finish(table, figure)
 
 

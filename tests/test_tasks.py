@@ -48,7 +48,7 @@ ROWS = {  # of the table that each task writes
         for name, k in (("VAE", 1), ("VAE", 3), ("IWAE", 3))
     ],
     "task10": [
-        rf"\| {name} \| \d+ \| — \| {SCORE} \| — \| [+-]\d\.\d{{3}} ± \d\.\d{{3}} "
+        rf"\| {name} \| 1 \| \d+ \| — \| {SCORE} \| — \| [+-]\d\.\d{{3}} ± \d\.\d{{3}} "
         rf"\(360 images\) \|"
         for name in (
             "VAE k = 1",
