@@ -126,12 +126,12 @@ def name_row(axes: Axes, name: str, y: float, points: float = 9) -> None:
     )
 
 
-def log_axis(axis: Axis, values: Sequence[np.ndarray]) -> None:
+def log_axis(axis: Axis, values: Sequence[np.ndarray], most: float = 300) -> None:
     """Plain numbers at 1, 2, 5, 10, ... of a logarithmic axis, or at powers of 10."""
     if not values:
         return
     drawn = np.concatenate(values)
-    subs = (1, 2, 5) if drawn.max() < 300 * drawn.min() else (1,)
+    subs = (1, 2, 5) if drawn.max() < most * drawn.min() else (1,)
     axis.set_major_locator(LogLocator(subs=subs))
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_minor_formatter(NullFormatter())
