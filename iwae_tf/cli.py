@@ -168,8 +168,6 @@ def task(function: Callable, path: str, run_dir: str | None = None, **defaults) 
         FLAGS.register_key_flag_for_module(sys.argv[0], FLAGS[flag])
 
     def run(config):
-        from iwae_tf.task import Task
-
         default = Path("runs") / (f"{name}-smoke" if FLAGS.smoke else name)
         directory = Path(FLAGS.task_dir or default)
         try:
@@ -179,6 +177,8 @@ def task(function: Callable, path: str, run_dir: str | None = None, **defaults) 
                 f"task_dir: must be a directory or a place for one, got "
                 f"{str(directory)!r}: {error.strerror}"
             ) from None
+        from iwae_tf.task import Task  # imports TensorFlow, which talks
+
         given = FLAGS.run_dir if run_dir is not None else ()
         function(Task(name, config, directory, FLAGS.smoke, given))
 

@@ -231,9 +231,10 @@ def posterior_on_grid(
         _cells(z1, z2),
         None if context is None else tf.constant(np.asarray(context)[None], tf.float32),
     )
-    log_joint = log_joint.numpy().astype(np.float64).reshape(n, n)
-    log_px = np.logaddexp.reduce(log_joint, axis=None) + np.log(step1 * step2)
-    return Grid(z1, z2, log_joint - log_px, float(log_px))
+    log_joint = log_joint.numpy().astype(np.float64)
+    log_area = np.log((high1 - low1) * (high2 - low2))
+    log_px = float(weights.log_mean_exp(log_joint)[0]) + log_area
+    return Grid(z1, z2, log_joint.reshape(n, n) - log_px, log_px)
 
 
 def limits_of_mass(
