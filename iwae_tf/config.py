@@ -10,6 +10,29 @@ import math
 from iwae_tf.errors import UsageError
 
 BURDA_EPOCHS = 3280  # 1 + 3 + 9 + ... + 3^7
+# What each schedule chooses where an option is not given.
+SCHEDULES = {
+    "burda": {
+        "epochs": BURDA_EPOCHS,
+        "batch_size": 20,
+        "optimizer": "adam",
+        "grow_samples": False,
+    },
+    "constant": {
+        "epochs": BURDA_EPOCHS,
+        "batch_size": 20,
+        "optimizer": "adam",
+        "learning_rate": 1e-3,
+        "grow_samples": False,
+    },
+    "fast": {
+        "epochs": 200,
+        "batch_size": 400,
+        "optimizer": "muon",
+        "learning_rate": 6e-3,
+        "grow_samples": True,
+    },
+}
 OBJECTIVES = (
     "vae_elbo",
     "vae_elbo_kl",
@@ -49,6 +72,12 @@ class Config:
         "cut at one half, or not at all.",
         choices=("dynamic", "threshold", "none"),
     )
+    validation: int = _option(
+        0,
+        "Hold out so many training images, the last, and score them in place of the "
+        "test images: for choosing options.",
+        minimum=0,
+    )
     stochastic_layers: int = _option(1, "Number of stochastic layers.", minimum=1)
     n_latent: tuple[int, ...] | None = _option(
         None, "Latent sizes, bottom-up, such as 100,50; by default the paper's."
@@ -87,14 +116,28 @@ class Config:
     )
     schedule: str = _option(
         "burda",
-        "The paper's eight stages from 1e-3 down to 1e-4, scaled to --epochs, or a "
-        "constant --learning_rate.",
-        choices=("burda", "constant"),
+        "The paper's eight stages from 1e-3 down to 1e-4, scaled to --epochs; a "
+        "constant rate; or the fast recipe, with a cosine from --learning_rate to 0. "
+        "It decides the defaults of the five options below.",
+        choices=tuple(SCHEDULES),
     )
-    epochs: int = _option(BURDA_EPOCHS, "Passes over the training images.", minimum=1)
-    batch_size: int = _option(20, "Images per optimizer step.", minimum=1)
+    epochs: int | None = _option(
+        None,
+        "Passes over the training images, by default the paper's 3,280; 200 of fast.",
+        minimum=1,
+    )
+    batch_size: int | None = _option(
+        None, "Images per optimizer step, by default 20; 400 of fast.", minimum=1
+    )
+    optimizer: str | None = _option(
+        None, "By default adam; muon of fast.", choices=("adam", "muon")
+    )
     learning_rate: float | None = _option(
-        None, "Of --schedule constant, by default 0.001.", above=0.0
+        None, "Of constant, by default 0.001; of fast the first, 0.006.", above=0.0
+    )
+    grow_samples: bool | None = _option(
+        None,
+        "Train with k = 1, then 5, then --n_samples; by default only in fast.",
     )
     seed: int = _option(123, "Of weights and noise.", minimum=0, maximum=2**31 - 1)
     jit: bool = _option(True, "Compile the steps with XLA.")
@@ -141,7 +184,7 @@ class Config:
     rescore: bool = _option(False, "Score a finished run again.", of_run=False)
 
     def __post_init__(self):
-        """Checks every rule."""
+        """Checks every rule and fills in what the schedule chooses."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if value is not None:
@@ -163,11 +206,14 @@ class Config:
                 "eval_samples: must be at least 3 for the jackknife, got "
                 f"{self.eval_samples}"
             )
-        if self.schedule != "constant" and self.learning_rate is not None:
+        if self.schedule == "burda" and self.learning_rate is not None:
             raise UsageError(
-                "learning_rate: goes with schedule constant only, got "
-                f"{self.learning_rate} with schedule {self.schedule}"
+                "learning_rate: goes with schedule constant or fast, got "
+                f"{self.learning_rate} with schedule burda"
             )
+        for name, value in SCHEDULES[self.schedule].items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
 
     def of_run(self) -> dict:
         """The fields that decide a run's numbers."""

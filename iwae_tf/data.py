@@ -35,7 +35,10 @@ class Sets(NamedTuple):
 
 
 def sets_of(
-    images: datasets.Images, binarization: str, conditional: bool = False
+    images: datasets.Images,
+    binarization: str,
+    conditional: bool = False,
+    validation: int = 0,
 ) -> Sets:
     """A data set as a run uses it, its test images binarised alike in every run.
 
@@ -43,13 +46,33 @@ def sets_of(
       images: the data set.
       binarization: see `binarize`.
       conditional: whether its labels become contexts.
+      validation: number of training images, the last, to hold out and to take for the
+        test images.
 
     Raises:
-      UsageError: see `contexts_of`.
+      UsageError: if none are left to train on; see `contexts_of`.
     """
+    if validation:
+        images = _with_validation(images, validation)
     x_test = binarize(images.x_test, binarization, TEST_SEED).numpy()
     contexts = contexts_of(images.y_train, images.y_test) if conditional else ()
     return Sets(images.x_train, x_test, *contexts)
+
+
+def _with_validation(images, n):
+    n_train = len(images.x_train) - n
+    if n_train < 1:
+        raise UsageError(
+            "validation: must be less than the number of training images, "
+            f"{len(images.x_train)}, got {n}"
+        )
+    x, y = images.x_train, images.y_train
+    return images._replace(
+        x_train=x[:n_train],
+        x_test=x[n_train:],
+        y_train=None if y is None else y[:n_train],
+        y_test=None if y is None else y[n_train:],
+    )
 
 
 def grey(x: np.ndarray | tf.Tensor) -> tf.Tensor:

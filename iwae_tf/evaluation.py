@@ -49,6 +49,17 @@ class Likelihood(NamedTuple):
         """Standard error of `mean` over the images, nats; NaN for one image."""
         return standard_error(self.log_px)
 
+    @property
+    def scoring_error(self) -> float:
+        """Standard deviation of `mean` over scoring seeds, the images held, nats.
+
+        The variance of log mean_k w is near 1 / ess - 1 / k where that is small: the
+        relative variance of a mean of weights.
+        """
+        n_samples = max(self.bounds)
+        variance = np.maximum(1 / self.ess - 1 / n_samples, 0.0)
+        return float(np.sqrt(np.sum(variance)) / len(variance))
+
 
 def standard_error(values: np.ndarray) -> float:
     """Standard error of the mean of values [n]; NaN for one."""

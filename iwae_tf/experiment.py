@@ -6,10 +6,19 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import keras
 import numpy as np
 
-from iwae_tf import data, datasets, plots, randomness, records, training, units, zoo
+from iwae_tf import (
+    data,
+    datasets,
+    plots,
+    randomness,
+    records,
+    schedules,
+    training,
+    units,
+    zoo,
+)
 from iwae_tf.config import Config
 from iwae_tf.errors import UsageError
 from iwae_tf.evaluation import LADDER, Likelihood, log_likelihood, standard_error
@@ -49,7 +58,9 @@ def run(
         images = datasets.load(config.dataset, config.data_dir, config.offline)
     config = dataclasses.replace(config, dataset=images.name)
     run_dir = Path(config.run_dir or Path("runs") / records.run_name(config))
-    sets = data.sets_of(images, config.binarization, config.conditional)
+    sets = data.sets_of(
+        images, config.binarization, config.conditional, config.validation
+    )
     record = {"config": config.of_run(), "data": describe(images, sets)}
     model = build(config, sets)
     if config.init_from:
@@ -109,11 +120,8 @@ def build(config: Config, sets: data.Sets) -> IWAE:
     model = _networks(
         config, sets.x_train.shape[1:], sets.n_context, data.mean_image(sets.x_train)
     )
-    rate = config.learning_rate or 1e-3
-    if config.schedule == "burda":
-        rate = training.burda_schedule(config.epochs * steps_per_epoch)
     model.compile(
-        keras.optimizers.Adam(rate, epsilon=1e-4),
+        schedules.optimizer(config, config.epochs * steps_per_epoch),
         config.objective,
         config.n_samples,
         config.beta,
@@ -248,6 +256,7 @@ def train(
                     epochs=config.epochs,
                     batch_size=config.batch_size,
                     binarization=config.binarization,
+                    samples=schedules.samples(config),
                     first_step=first_step,
                     callbacks=callbacks,
                 )
@@ -331,7 +340,8 @@ def score(model: IWAE, config: Config, sets: data.Sets, run_dir: Path) -> dict:
       part of the report: `test`, `units` and `score_seconds`.
     """
     n_images = len(sets.x_test)
-    say(f"scoring {n_images} test images with {config.eval_samples} samples each")
+    name = "validation" if config.validation else "test"
+    say(f"scoring {n_images} {name} images with {config.eval_samples} samples each")
     progress = Progress(n_images, "images")
     start = time.monotonic()
     try:
@@ -385,6 +395,7 @@ def summarise(likelihood: Likelihood) -> dict:
         "n_images": len(likelihood.log_px),
         "log_likelihood": round(likelihood.mean, 4),
         "standard_error": round(likelihood.standard_error, 4),
+        "scoring_error": round(likelihood.scoring_error, 4),
         "elbo": round(float(reconstruction - kl), 4),
         "log_px_given_z": round(float(reconstruction), 4),
         "kl": round(float(kl), 4),

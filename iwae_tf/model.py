@@ -33,6 +33,7 @@ class IWAE(keras.Model):
 
     Attributes:
       n_context: c, 0 for a model without contexts.
+      train_samples: samples per image and group of a training step.
       first_bad_step: the first optimizer step, counted from 0, whose loss was not
         finite; -1 if there was none.
 
@@ -101,7 +102,7 @@ class IWAE(keras.Model):
             raise UsageError(f"warmup_steps: must be at least 0, got {warmup_steps}")
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
         self.objective: Objective = objective
-        self.n_samples = n_samples
+        self.n_samples = self.train_samples = n_samples
         self.beta = beta
         self.warmup_steps = warmup_steps
         self._means = {
@@ -118,6 +119,16 @@ class IWAE(keras.Model):
         }
         self.optimizer.build(self.trainable_variables)
         self.first_bad_step = tf.Variable(-1, trainable=False, dtype=tf.int32)
+
+    def train_with(self, n_samples: int) -> None:
+        """Changes the samples of `fit`; `evaluate` keeps those of `compile`.
+
+        Args:
+          n_samples: k, samples per image and group.
+        """
+        if n_samples != self.train_samples:
+            self.train_samples = n_samples
+            self.train_function = None  # Keras traces it anew
 
     def _row(self, name, n_groups, combination_beta):
         found = row(name, n_groups, combination_beta)
@@ -284,7 +295,7 @@ class IWAE(keras.Model):
             self.objective,
             self,
             x,
-            self.n_samples,
+            self.train_samples,
             randomness.seed_of(self.seed, randomness.TRAIN, step),
             self.beta_at(step),
             context,

@@ -23,6 +23,8 @@ def run_name(config: Config) -> str:
     given = {0: "", 1: "-y", 2: "-yprior"}[
         config.conditional + config.conditional_prior
     ]
+    if config.validation:
+        options += f"-v{config.validation}"
     start = f"-from-{Path(config.init_from).name}" if config.init_from else ""
     return (
         f"{config.dataset}-{config.objective}-{config.stochastic_layers}l{given}"
@@ -37,6 +39,8 @@ def caption(config: Config) -> str:
     if config.combination_beta is not None:
         options += f" · ELBO × {config.combination_beta:g}"
     given = " given y" if config.conditional else ""
+    if config.validation:
+        options += " · validation"
     return (
         f"{config.dataset}{given} · {config.objective} · {layers} "
         f"{'layer' if layers == 1 else 'layers'}{options} · k = {config.n_samples} · "
@@ -48,7 +52,7 @@ def schedule(config: Config) -> str:
     """The learning rate where it is not the paper's, for people."""
     if config.schedule == "burda":
         return ""
-    return f"{config.schedule} rate {config.learning_rate or 1e-3:g} · "
+    return f"{config.schedule} rate {config.learning_rate:g} · "
 
 
 def config_of(record: Mapping) -> Config:
@@ -97,7 +101,7 @@ def claim(run_dir: Path, record: dict) -> None:
         return
     old, new = json.loads(path.read_text()), json.loads(json.dumps(record))
     # A run that was started before an option existed has its default.
-    old["config"] = Config().of_run() | old["config"]
+    old["config"] = json.loads(json.dumps(config_of(old).of_run()))
     old["start"], new["start"] = ({"init_from": _start(r)} for r in (old, new))
     for part in ("config", "data", "start"):
         was, now = old[part], new[part]

@@ -54,6 +54,7 @@ def _of_paper(report):
         or config["binarization"] != "dynamic"
         or config["beta"] != 1.0
         or config.get("conditional")
+        or config.get("validation")
     )
     layers = config["stochastic_layers"]
     if is_other or (init and layers > 1):
@@ -83,7 +84,7 @@ def summary(report: dict) -> str:
     test = report["test"]
     bounds = "  ".join(f"{k}: {value:.2f}" for k, value in test["bounds"].items())
     lines = [
-        f"test log p(x) = {estimate(report)} nats "
+        f"{_set(report)} log p(x) = {estimate(report)} nats "
         f"({test['n_samples']} samples, {test['n_images']} images), "
         f"{report['epochs']} epochs",
         f"bound at k = {bounds}",
@@ -105,6 +106,10 @@ def summary(report: dict) -> str:
     if paper is not None:
         lines.insert(1, f"the paper: {paper:.2f} after {BURDA_EPOCHS} epochs")
     return "\n".join(lines)
+
+
+def _set(report):
+    return "validation" if report["config"].get("validation") else "test"
 
 
 def table(reports: list[dict]) -> str:
@@ -186,6 +191,8 @@ def _objective(config):
         text += f" m = {config['n_groups']}"
     if config.get("combination_beta") is not None:
         text += f" c = {config['combination_beta']:g}"
+    if config.get("validation"):
+        text += " validation"
     if config["n_latent"]:
         text += f" z {' + '.join(map(str, config['n_latent']))}"
     if config.get("conditional"):

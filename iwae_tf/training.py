@@ -1,8 +1,7 @@
-"""Schedules, device, checkpoints and callbacks: what a resumable `fit` needs."""
+"""Device, checkpoints and callbacks: what a resumable `fit` needs."""
 
 import contextlib
 import csv
-import itertools
 import os
 import signal
 import threading
@@ -19,27 +18,10 @@ from iwae_tf import data
 from iwae_tf.errors import Diverged, UsageError
 from iwae_tf.model import IWAE
 from iwae_tf.progress import Progress
+from iwae_tf.schedules import learning_rate_at
 from iwae_tf.units import Units
 
 SCALARS = ("bound", "vae_elbo", "iwae_elbo", "log_px", "log_pz", "log_qz")
-
-
-def burda_schedule(total_steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Eight stages, the i-th of 3^i parts at rate 1e-3 * 10^(-i/7).
-
-    Args:
-      total_steps: optimizer steps of the whole run; the paper's are 3,280 epochs.
-
-    Reference:
-      Burda et al. 2016, section 5, arXiv:1509.00519.
-    """
-    parts = [3**i for i in range(8)]
-    ends = [end * total_steps / sum(parts) for end in itertools.accumulate(parts)]
-    # A boundary is the last step of its stage, counted from 0.
-    return keras.optimizers.schedules.PiecewiseConstantDecay(
-        boundaries=[round(end) - 1 for end in ends[:-1]],
-        values=[1e-3 * 10 ** (-i / 7) for i in range(8)],
-    )
 
 
 def use_device(name: str) -> str:
@@ -250,7 +232,8 @@ class Display(keras.callbacks.Callback):
         epoch = min((step - 1) // self._steps_per_epoch + 1, self._epochs)
         self._progress.update(
             step,
-            f"epoch {epoch}/{self._epochs}  train {logs['bound']:.2f}{self._test}",
+            f"epoch {epoch}/{self._epochs}  k {self.model.train_samples}  "
+            f"train {logs['bound']:.2f}{self._test}",
         )
 
     def on_epoch_end(self, epoch, logs=None):
@@ -271,6 +254,7 @@ class Metrics(keras.callbacks.Callback):
         "seconds",
         "learning_rate",
         "images_per_second",
+        "train_samples",
         *(f"train_{name}" for name in SCALARS),
         *(f"test_{name}" for name in SCALARS),
     )
@@ -327,6 +311,7 @@ class Metrics(keras.callbacks.Callback):
             "step": step,
             "seconds": round(now - self._start, 3),
             **{name: f"{value:.7g}" for name, value in rates.items()},
+            "train_samples": self.model.train_samples,
             **{f"train_{name}": f"{value:.4f}" for name, value in train.items()},
             **{f"test_{name}": f"{value:.4f}" for name, value in test.items()},
         }
@@ -394,6 +379,7 @@ def fit(
     epochs: int,
     batch_size: int,
     binarization: str,
+    samples: list[tuple[int, int]],
     first_step: int,
     callbacks: list[keras.callbacks.Callback],
 ) -> None:
@@ -405,6 +391,7 @@ def fit(
       epochs: of the whole run.
       batch_size: images per step.
       binarization: see `iwae_tf.data.binarize`.
+      samples: stages of (first epoch, samples per image and group).
       first_step: where to go on.
       callbacks: get epochs counted over the whole run.
     """
@@ -415,15 +402,20 @@ def fit(
     watched = sets.x_test[:n_watched]
     if sets.context_test is not None:
         watched = (watched, sets.context_test[:n_watched])
-    spans = [(first_epoch, epochs, steps_per_epoch)]
-    if n_done:  # the rest of the epoch in which an earlier start stopped
-        spans = [
-            (first_epoch, first_epoch + 1, steps_per_epoch - n_done),
-            (first_epoch + 1, epochs, steps_per_epoch),
-        ]
-    for first, last, n_steps in spans:
+    ends = [*(first for first, _ in samples[1:]), epochs]
+    spans = [
+        (max(first, first_epoch), end, steps_per_epoch, k)
+        for (first, k), end in zip(samples, ends, strict=True)
+        if end > first_epoch
+    ]
+    if n_done and spans:  # the rest of the epoch in which an earlier start stopped
+        (first, end, n_steps, k), *others = spans
+        rest = (first, first + 1, n_steps - n_done, k)
+        spans = [rest, (first + 1, end, n_steps, k), *others]
+    for first, last, n_steps, k in spans:
         if first == last:
             continue
+        model.train_with(k)
         model.fit(
             data.training_batches(
                 sets.x_train,
@@ -447,12 +439,6 @@ def fit(
 def steps_done(model: IWAE) -> int:
     """The optimizer steps that a compiled model has done."""
     return int(model.optimizer.iterations.numpy())
-
-
-def learning_rate_at(optimizer: keras.optimizers.Optimizer, step: int) -> float:
-    """The learning rate of a step, counted from 0."""
-    rate = optimizer._learning_rate
-    return float(rate(step) if callable(rate) else rate)
 
 
 def read_metrics(path: Path) -> list[dict[str, str]]:

@@ -17,6 +17,8 @@ INVALID = {
     "beta": [-0.1, math.nan, math.inf],
     "warmup_steps": [-1],
     "schedule": ["", "cosine"],
+    "optimizer": ["", "sgd"],
+    "validation": [-1],
     "epochs": [0, -1],
     "batch_size": [0, -1],
     "seed": [-1, 2**31],
@@ -33,7 +35,10 @@ VALID = {
     "n_samples": [1, 5000],
     "beta": [0.0, 0.5, 4.0],
     "warmup_steps": [0, 1000],
-    "schedule": ["burda", "constant"],
+    "schedule": ["burda", "constant", "fast"],
+    "optimizer": ["adam", "muon"],
+    "grow_samples": [True, False],
+    "validation": [0, 5000],
     "epochs": [1, 3280],
     "batch_size": [1, 100],
     "seed": [0, 2**31 - 1],
@@ -83,10 +88,23 @@ def test_learning_rate_must_be_positive_and_finite(rate):
         Config(schedule="constant", learning_rate=rate)
 
 
-def test_learning_rate_goes_with_constant_schedule_only():
-    assert Config(schedule="constant", learning_rate=0.1).learning_rate == 0.1
-    with pytest.raises(UsageError, match="^learning_rate: .*constant"):
+def test_learning_rate_does_not_go_with_the_papers_schedule():
+    for schedule in ("constant", "fast"):
+        assert Config(schedule=schedule, learning_rate=0.1).learning_rate == 0.1
+    with pytest.raises(UsageError, match="^learning_rate: .*constant or fast"):
         Config(learning_rate=0.1)
+
+
+def test_schedule_chooses_what_is_not_given():
+    fast = Config(schedule="fast")
+    assert (fast.epochs, fast.batch_size, fast.optimizer) == (200, 400, "muon")
+    assert fast.learning_rate == 6e-3 and fast.grow_samples
+    given = {"epochs": 3, "batch_size": 7, "optimizer": "adam", "grow_samples": False}
+    own = Config(schedule="fast", learning_rate=0.5, **given)
+    assert own.learning_rate == 0.5
+    assert {name: getattr(own, name) for name in given} == given
+    assert Config(schedule="constant").learning_rate == 1e-3
+    assert Config().learning_rate is None and not Config().grow_samples
 
 
 @pytest.mark.parametrize("name", ["n_latent", "n_hidden"])

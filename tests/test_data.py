@@ -23,6 +23,34 @@ def numbers(batch, n):
     return np.rint(batch.ravel() * n).astype(int).tolist()
 
 
+# Sets -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("with_labels", [True, False])
+def test_validation_images_are_the_last_of_training_and_the_test_set_is_not_seen(
+    with_labels,
+):
+    y = np.array([3, 1, 3, 1, 1, 3])
+    labels = (y, np.array([1, 1])) if with_labels else (None, None)
+    x_test = np.full((2, 1, 1, 1), np.nan, np.float32)
+    images = datasets.Images("numbered", numbered(6), x_test, *labels)
+    sets = data.sets_of(images, "none", conditional=with_labels, validation=2)
+    assert numbers(sets.x_train, 6) == [0, 1, 2, 3]
+    assert numbers(sets.x_test, 6) == [4, 5]
+    if with_labels:
+        assert sets.context_train.argmax(axis=1).tolist() == [1, 0, 1, 0]
+        assert sets.context_test.argmax(axis=1).tolist() == [0, 1]
+    whole = data.sets_of(images, "none")
+    assert len(whole.x_train) == 6 and np.isnan(whole.x_test).all()
+
+
+@pytest.mark.parametrize("n", [6, 7])
+def test_validation_leaves_something_to_train_on(n):
+    images = datasets.Images("numbered", numbered(6), numbered(2), None, None)
+    with pytest.raises(UsageError, match=f"^validation: must be .* images, 6, got {n}"):
+        data.sets_of(images, "none", validation=n)
+
+
 # Grey and binary ---------------------------------------------------------------------
 
 

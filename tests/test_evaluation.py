@@ -241,6 +241,18 @@ def test_inexact_posterior_estimates_the_closed_form_log_px(n_latent):
     assert np.all(got.bounds[1] < generator.log_evidence(x) - 0.01)
 
 
+def test_scoring_error_is_the_spread_of_the_mean_over_seeds():
+    generator = LinearGaussian(n_latent=(3,))
+    model = IWAE(exact_posterior(generator, shift=0.2, stretch=1.2), generator)
+    x = generator.images(20)
+    scores = [log_likelihood(model, x, 500, 500, seed=seed) for seed in range(40)]
+    spread = np.std([score.mean for score in scores], ddof=1)
+    got = np.mean([score.scoring_error for score in scores])
+    # The standard deviation of 40 has a relative error of 1 / sqrt(78).
+    assert abs(got / spread - 1) < 5 / np.sqrt(78)
+    assert spread < 0.1 * scores[0].standard_error
+
+
 @pytest.mark.parametrize("n_latent", [(3,), (3, 2)])
 def test_exact_posterior_scores_the_closed_form_with_one_sample(n_latent):
     generator = LinearGaussian(n_latent=n_latent)
@@ -252,6 +264,7 @@ def test_exact_posterior_scores_the_closed_form_with_one_sample(n_latent):
     for bound in got.bounds.values():
         np.testing.assert_allclose(bound, want, rtol=0, atol=30 * 10 * 6e-8)
     np.testing.assert_allclose(got.ess, 7, rtol=1e-5)
+    assert got.scoring_error < 1e-3
 
 
 MEMORY = """

@@ -208,6 +208,7 @@ def test_metrics_have_a_row_for_every_epoch(whole):
     columns = [f"{part}_{name}" for part in ("train", "test") for name in SCALARS]
     assert list(table[0]) == [
         *("epoch", "step", "seconds", "learning_rate", "images_per_second"),
+        "train_samples",
         *columns,
     ]
     values = np.array([[float(row[column]) for column in columns] for row in table])
@@ -473,7 +474,10 @@ OTHER = {
     "schedule": "constant",
     "epochs": 30,
     "batch_size": 21,
+    "optimizer": "muon",
     "learning_rate": 0.1,
+    "grow_samples": True,
+    "validation": 7,
     "seed": 1,
     "jit": False,
 }
@@ -501,6 +505,22 @@ def test_run_from_before_an_option_existed_has_its_default(tmp_path):
     records.claim(tmp_path, RECORD)
     other = RECORD | {"config": RECORD["config"] | {"n_groups": 2}}
     with pytest.raises(UsageError, match="^n_groups: must be 1 to go on "):
+        records.claim(tmp_path, other)
+
+
+@pytest.mark.parametrize("rate", [None, 0.5])
+def test_run_from_before_schedules_had_defaults_has_what_they_were(tmp_path, rate):
+    config = Config(schedule="constant", learning_rate=rate, batch_size=20, epochs=9)
+    record = RECORD | {"config": config.of_run()}
+    records.claim(tmp_path, record)
+    path = tmp_path / "config.json"
+    old = json.loads(path.read_text())
+    del old["config"]["optimizer"], old["config"]["grow_samples"]
+    old["config"]["learning_rate"] = rate
+    path.write_text(json.dumps(old))
+    records.claim(tmp_path, record)
+    other = record | {"config": record["config"] | {"learning_rate": 0.25}}
+    with pytest.raises(UsageError, match=f"^learning_rate: must be {rate or 0.001} "):
         records.claim(tmp_path, other)
 
 

@@ -1,64 +1,15 @@
 import csv
-import math
 import shutil
 import signal
-from fractions import Fraction
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from iwae_tf import data, experiment, training
+from iwae_tf import data, experiment, schedules, training
 from iwae_tf.config import Config
 from iwae_tf.errors import Diverged, UsageError
-
-# Schedule ----------------------------------------------------------------------------
-
-
-def rates(schedule, steps):
-    return np.array([float(schedule(step)) for step in steps])
-
-
-def test_burda_schedule_at_the_first_and_last_step_of_the_papers_stages():
-    # 60,000 images in batches of 20: an epoch is 3,000 steps.
-    schedule = training.burda_schedule(3280 * 3000)
-    first = 0
-    for stage in range(8):
-        last = first + 3**stage * 3000 - 1
-        expected = 1e-3 * 10 ** (-stage / 7)
-        np.testing.assert_allclose(
-            rates(schedule, [first, (first + last) // 2, last]), expected, rtol=1e-6
-        )
-        first = last + 1
-    assert first == 9_840_000
-    np.testing.assert_allclose(rates(schedule, [0, first - 1]), [1e-3, 1e-4], rtol=1e-6)
-
-
-@pytest.mark.parametrize("epochs", [1, 2, 30, 1000])
-@pytest.mark.parametrize("steps_per_epoch", [70, 600])
-def test_burda_schedule_keeps_its_shape_by_the_inverse_formula(epochs, steps_per_epoch):
-    # u in 0..3280 runs over the paper's epochs; stage i is from (3^i - 1) / 2 on.
-    total = epochs * steps_per_epoch
-    steps = sorted(
-        {0, total - 1, *np.random.default_rng(epochs).integers(0, total, 30)}
-    )
-    stages = [
-        math.floor(math.log(1 + 2 * 3280 * (step + 0.5) / total, 3)) for step in steps
-    ]
-    got = rates(training.burda_schedule(total), steps)
-    np.testing.assert_allclose(got, [1e-3 * 10 ** (-i / 7) for i in stages], rtol=1e-6)
-    assert (np.diff(got) <= 0).all()
-
-
-@pytest.mark.parametrize("total", [7, 70, 300])
-def test_burda_stages_are_3_to_the_i_parts_to_the_nearest_step(total):
-    got = rates(training.burda_schedule(total), range(total))
-    stages = np.rint(7 * np.log10(1e-3 / got)).astype(int)
-    ends = np.cumsum(np.bincount(stages, minlength=8))
-    assert ends[-1] == total
-    for i, end in enumerate(ends):
-        assert abs(int(end) - Fraction(3 ** (i + 1) - 1, 2 * 3280) * total) <= 0.5
 
 
 def images(n_train=60, shape=(3, 2, 1), seed=0):
@@ -69,27 +20,8 @@ def images(n_train=60, shape=(3, 2, 1), seed=0):
 
 def small(**options):
     """A run of two executions an epoch: 60 images, one a step, 30 an execution."""
-    options = {"epochs": 3, "batch_size": 1} | options
-    return Config(
-        n_latent=(2,), n_hidden=(3,), n_samples=2, jit=False, seed=5, **options
-    )
-
-
-def test_default_optimizer_is_the_papers():
-    model = experiment.build(Config(), images(20))
-    optimizer = model.optimizer
-    assert isinstance(optimizer, keras.optimizers.Adam)
-    assert (optimizer.epsilon, optimizer.beta_1, optimizer.beta_2) == (1e-4, 0.9, 0.999)
-    assert training.learning_rate_at(optimizer, 0) == pytest.approx(1e-3)
-    assert training.learning_rate_at(optimizer, 3279) == pytest.approx(1e-4)
-
-
-def test_constant_schedule_is_constant():
-    for given, expected in ((None, 1e-3), (0.25, 0.25)):
-        config = small(schedule="constant", learning_rate=given)
-        optimizer = experiment.build(config, images()).optimizer
-        for step in (0, 1, 179):
-            assert training.learning_rate_at(optimizer, step) == pytest.approx(expected)
+    options = {"epochs": 3, "batch_size": 1, "n_samples": 2} | options
+    return Config(n_latent=(2,), n_hidden=(3,), jit=False, seed=5, **options)
 
 
 # Device ------------------------------------------------------------------------------
@@ -272,6 +204,7 @@ def fit(config, sets, callbacks, first_step=0, model=None):
         epochs=config.epochs,
         batch_size=config.batch_size,
         binarization=config.binarization,
+        samples=schedules.samples(config),
         first_step=first_step,
         callbacks=callbacks,
     )
@@ -310,6 +243,45 @@ def test_fit_from_a_step_on_ends_bit_for_bit_as_the_whole(whole, stop, tmp_path)
     assert_same(state(model), end)
 
 
+class Kept(keras.callbacks.Callback):
+    """Notes the samples of training after each execution and keeps its state."""
+
+    def __init__(self, directory):
+        super().__init__()
+        self.directory, self.samples = directory, []
+
+    def on_train_batch_end(self, batch, logs=None):
+        step = int(self.model.optimizer.iterations)
+        self.samples.append(self.model.train_samples)
+        self.model.save_weights(self.directory / f"step-{step:010}.weights.h5")
+
+
+@pytest.mark.parametrize("stop", [30, 60, 90])
+def test_fit_with_growing_samples_goes_on_with_those_of_its_epoch(stop, tmp_path):
+    config = small(schedule="fast", n_samples=4, epochs=4)
+    model, drawn = experiment.build(config, images()), []
+    draw = model.draw
+
+    def count(x, k, *options):
+        drawn.append((k, x.shape[0]))
+        return draw(x, k, *options)
+
+    model.draw = count
+    kept = Kept(tmp_path)
+    (tmp_path / "from").mkdir()
+    end = state(fit(config, images(), [kept], model=model))
+    assert kept.samples == 4 * [1] + 4 * [4]
+    # Batches of training have one image, those that are watched ten.
+    assert {k for k, n in drawn if n == 1} == {1, 4}
+    assert {k for k, n in drawn if n == 10} == {4}
+    shutil.copy(tmp_path / f"step-{stop:010}.weights.h5", tmp_path / "from")
+    again, rest = experiment.build(config, images()), Kept(tmp_path)
+    assert training.Checkpoints(tmp_path / "from").restore(again) == stop
+    fit(config, images(), [rest], stop, again)
+    assert rest.samples == kept.samples[stop // 30 :]
+    assert_same(state(again), end)
+
+
 def test_noise_of_training_is_fresh_at_every_step_and_a_function_of_it(model):
     x, bounds = images().x_test, {}
     for step in (0, 1, 60, 0):  # the weights stay: nothing is applied
@@ -346,7 +318,7 @@ def test_planted_nan_is_named_at_its_very_step(tmp_path, place):
     sets.x_train[image, 1, 1, 0] = np.nan
     line, paths = diverge(tmp_path, config, sets)
     assert f"not finite at step {place} (counted from 0)" in line
-    assert f"learning rate {training.burda_schedule(180)(place):.3g};" in line
+    assert f"learning rate {schedules.burda(180)(place):.3g};" in line
     assert [int(path.name[5:15]) for path in paths] == ([30] if place >= 30 else [])
     assert line.endswith(f"checkpoint: {paths[-1] if paths else 'none'}")
 
@@ -397,7 +369,7 @@ def test_metrics_row_has_every_value_in_its_column(model, tmp_path):
         assert float(row[f"test_{name}"]) == value + 6
     # The rate of the epoch's last step, 59 of 180.
     assert float(row["learning_rate"]) == pytest.approx(
-        float(training.burda_schedule(180)(59)), rel=1e-6
+        float(schedules.burda(180)(59)), rel=1e-6
     )
     assert float(row["images_per_second"]) > 0 and float(row["seconds"]) >= 0
     assert set(row) == set(training.Metrics.COLUMNS)

@@ -1,0 +1,85 @@
+"""How a run is optimised: rates, optimizers, and the samples of each epoch.
+
+A schedule is named by `Config.schedule`; what it leaves to choose, and its own choices,
+are in `iwae_tf.config.SCHEDULES`.
+"""
+
+import itertools
+
+import keras
+
+from iwae_tf.config import Config
+
+Rate = float | keras.optimizers.schedules.LearningRateSchedule
+
+
+def burda(total_steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Eight stages, the i-th of 3^i parts at rate 1e-3 * 10^(-i/7).
+
+    Args:
+      total_steps: optimizer steps of the whole run; the paper's are 3,280 epochs.
+
+    Reference:
+      Burda et al. 2016, section 5, arXiv:1509.00519.
+    """
+    parts = [3**i for i in range(8)]
+    ends = [end * total_steps / sum(parts) for end in itertools.accumulate(parts)]
+    # A boundary is the last step of its stage, counted from 0.
+    return keras.optimizers.schedules.PiecewiseConstantDecay(
+        boundaries=[round(end) - 1 for end in ends[:-1]],
+        values=[1e-3 * 10 ** (-i / 7) for i in range(8)],
+    )
+
+
+def optimizer(config: Config, total_steps: int) -> keras.optimizers.Optimizer:
+    """The optimizer of a run, with its learning rate.
+
+    Muon orthogonalises the momentum of every weight matrix; its update has the root
+    mean square of Adam's, and what is not a matrix is left to Adam, at half the rate.
+
+    Args:
+      config: options of the run.
+      total_steps: optimizer steps of the whole run.
+
+    Reference:
+      Jordan et al. 2024, Muon: an optimizer for hidden layers; Liu et al. 2025,
+      arXiv:2502.16982. Kingma and Ba 2015, arXiv:1412.6980.
+    """
+    rate = _rate(config, total_steps)
+    if config.optimizer == "adam":
+        return keras.optimizers.Adam(rate, epsilon=1e-4)
+    return keras.optimizers.Muon(
+        rate, adam_lr_ratio=0.5, weight_decay=None, adam_weight_decay=None
+    )
+
+
+def _rate(config, total_steps) -> Rate:
+    if config.schedule == "burda":
+        return burda(total_steps)
+    if config.schedule == "fast":
+        return keras.optimizers.schedules.CosineDecay(config.learning_rate, total_steps)
+    return config.learning_rate
+
+
+def samples(config: Config) -> list[tuple[int, int]]:
+    """The samples per image of each stage of training: (first epoch, k).
+
+    With `grow_samples` k is 1 first, then 5, then `n_samples`, without what is not
+    below `n_samples`; the last stage is never empty.
+
+    Args:
+      config: options of the run.
+    """
+    if not config.grow_samples:
+        return [(0, config.n_samples)]
+    ks = [k for k in (1, 5) if k < config.n_samples] + [config.n_samples]
+    starts = {1: (0.0,), 2: (0.0, 0.5), 3: (0.0, 0.4, 0.7)}[len(ks)]
+    firsts = [int(start * config.epochs) for start in starts]
+    ends = [*firsts[1:], config.epochs]
+    return [(a, k) for a, b, k in zip(firsts, ends, ks, strict=True) if a < b]
+
+
+def learning_rate_at(optimizer: keras.optimizers.Optimizer, step: int) -> float:
+    """The learning rate of a step, counted from 0."""
+    rate = optimizer._learning_rate
+    return float(rate(step) if callable(rate) else rate)
