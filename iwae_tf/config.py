@@ -117,8 +117,7 @@ class Config:
     schedule: str = _option(
         "burda",
         "The paper's eight stages from 1e-3 down to 1e-4, scaled to --epochs; a "
-        "constant rate; or the fast recipe, with a cosine from --learning_rate to 0. "
-        "It decides the defaults of the five options below.",
+        "constant rate; or the fast recipe, with a cosine from --learning_rate to 0.",
         choices=tuple(SCHEDULES),
     )
     epochs: int | None = _option(

@@ -23,6 +23,8 @@ def run_name(config: Config) -> str:
     given = {0: "", 1: "-y", 2: "-yprior"}[
         config.conditional + config.conditional_prior
     ]
+    if config.schedule == "fast":
+        options += "-fast"
     if config.validation:
         options += f"-v{config.validation}"
     start = f"-from-{Path(config.init_from).name}" if config.init_from else ""

@@ -9,7 +9,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from iwae_tf.config import BURDA_EPOCHS, Config
+from iwae_tf.config import BURDA_EPOCHS, SCHEDULES, Config
 from iwae_tf.errors import UsageError
 from iwae_tf.progress import clock
 
@@ -19,6 +19,12 @@ PAPER = {
     ("iwae", 1): {1: -86.76, 5: -85.54, 50: -84.78},
     ("vae", 2): {1: -85.33, 5: -85.01, 50: -84.78},
     ("iwae", 2): {1: -85.33, 5: -83.89, 50: -82.90},
+}
+# The earlier TensorFlow 2 reproduction, github.com/nbip/IWAE, single runs.
+EARLIER = {
+    ("iwae", 1): {1: -86.35, 5: -85.18, 50: -84.59},
+    ("iwae", 2): {1: -84.83, 5: -83.48, 50: -82.82},
+    ("dreg", 1): {1: -86.08, 5: -84.90, 50: -84.32},
 }
 # Table 1 too: active units, bottom-up.
 PAPER_UNITS = {
@@ -47,7 +53,17 @@ def paper_units(report: dict) -> str | None:
 
 def _of_paper(report):
     config, init = report["config"], report.get("init")
-    is_other = (
+    layers = config["stochastic_layers"]
+    if _is_other_model(config) or (init and layers > 1):
+        return None, None
+    family, k = _family(config)
+    if init:
+        return PAPER_WARM.get((_family(init), (family, k)), (None, None))
+    return tuple(of.get((family, layers), {}).get(k) for of in (PAPER, PAPER_UNITS))
+
+
+def _is_other_model(config):
+    return bool(
         config["dataset"] != "mnist"
         or config["n_latent"]
         or config["n_hidden"]
@@ -56,13 +72,6 @@ def _of_paper(report):
         or config.get("conditional")
         or config.get("validation")
     )
-    layers = config["stochastic_layers"]
-    if is_other or (init and layers > 1):
-        return None, None
-    family, k = _family(config)
-    if init:
-        return PAPER_WARM.get((_family(init), (family, k)), (None, None))
-    return tuple(of.get((family, layers), {}).get(k) for of in (PAPER, PAPER_UNITS))
 
 
 def _family(options):
@@ -120,6 +129,69 @@ def table(reports: list[dict]) -> str:
     )
     rows = [_row(report) for report in sorted(reports, key=_key)]
     return markdown(header, "---|---|--:|--:|--:|---|--:|---|--:|--:|--:|--:|---", rows)
+
+
+def table_of_paper(reports: list[dict]) -> str:
+    """Table 1 of the paper beside the runs of the fast recipe; "" without any.
+
+    With one sample VAE and IWAE are one model. A row without a run has dashes; DReG
+    has rows where there are runs.
+    """
+    runs = {}
+    for report in sorted(reports, key=_key):
+        config = report["config"]
+        recipe = {"schedule": "fast"} | SCHEDULES["fast"]
+        is_fast = all(config.get(name) == value for name, value in recipe.items())
+        is_known = config["objective"] in ("vae_elbo", "iwae_elbo", "dreg")
+        if is_fast and is_known and not (_is_other_model(config) or "init" in report):
+            runs.setdefault(_row_of_paper(config), []).append(report)
+    if not runs:
+        return ""
+    of_paper = dict.fromkeys(
+        (layers, "vae, iwae" if k == 1 else family, k)
+        for (family, layers), of in PAPER.items()
+        for k in of
+    )
+    rows = [_compared(*row, runs.get(row, [])) for row in sorted({*of_paper, *runs})]
+    header = (
+        "layers | objective | k | paper | earlier | test log p(x) | of images | "
+        "of scoring | over seeds | active units | paper | epochs | training | seeds | "
+        "commit"
+    )
+    return markdown(
+        header, "--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|---", rows
+    )
+
+
+def _row_of_paper(config):
+    family, k = _family(config)
+    return (
+        config["stochastic_layers"],
+        "vae, iwae" if k == 1 and family in ("vae", "iwae") else family,
+        k,
+    )
+
+
+def _compared(layers, family, k, runs):
+    last = family.split(", ")[-1]
+    known = [of.get((last, layers), {}).get(k) for of in (PAPER, EARLIER, PAPER_UNITS)]
+    paper, earlier, units = ("—" if value is None else value for value in known)
+    found = ["—"] * 9
+    if runs:
+        scores = [run["test"]["log_likelihood"] for run in runs]
+        first = runs[0]
+        found = [
+            f"{statistics.mean(scores):.2f}",
+            f"{first['test']['standard_error']:.2f}",
+            f"{first['test']['scoring_error']:.4f}",
+            f"{statistics.stdev(scores):.2f}" if len(runs) > 1 else "—",
+            active_units(first),
+            first["epochs"],
+            clock(statistics.mean(run["train_seconds"] for run in runs)),
+            ", ".join(str(run["config"]["seed"]) for run in runs),
+            ", ".join(dict.fromkeys((r["commit"] or "unknown")[:10] for r in runs)),
+        ]
+    return (layers, family, k, paper, earlier, *found[:5], units, *found[5:])
 
 
 def markdown(header: str, rule: str, rows: list[tuple]) -> str:
@@ -253,7 +325,8 @@ def collect(directory: str | Path) -> Path:
     before, rest = text.split(BEGIN, 1)
     after = rest.split(END, 1)[1]
     reports = [json.loads(path.read_text("utf-8")) for path in paths]
-    tables = "\n\n".join(filter(None, (table(reports), table_over_seeds(reports))))
+    parts = (f(reports) for f in (table_of_paper, table, table_over_seeds))
+    tables = "\n\n".join(filter(None, parts))
     readme.write_text(f"{before}{BEGIN}{tables}\n{END}{after}", "utf-8")
     return readme
 

@@ -103,16 +103,21 @@ class Task:
         return data.sets_of(self.images, self.config.binarization).x_test
 
     def run(
-        self, watch: Callable[[IWAE, int, Path], None] | None = None, **options
+        self,
+        watch: Callable[[IWAE, int, Path], None] | None = None,
+        label: str = "",
+        **options,
     ) -> Run:
         """One run, in a directory that another start finds again.
 
         Args:
           watch: see `iwae_tf.experiment.run`.
+          label: ends the name of the directory, where the options do not tell runs
+            apart.
           **options: of `Config`, in place of the task's.
         """
         config = dataclasses.replace(self.config, **options)
-        run_dir = self.directory / f"{records.run_name(config)}-e{config.epochs}"
+        run_dir = self.directory / f"{records.run_name(config)}-e{config.epochs}{label}"
         config = dataclasses.replace(config, run_dir=str(run_dir))
         experiment.run(config, self.images, watch)
         return Run(run_dir)

@@ -22,7 +22,11 @@ def flag_rows():
         help = field.metadata["help"]
         if choices:
             help += f" One of: {', '.join(f'`{choice}`' for choice in choices)}."
-        name = f"--[no]{field.name}" if field.type is bool else f"--{field.name}"
+        name = (
+            f"--[no]{field.name}"
+            if field.type in (bool, bool | None)
+            else f"--{field.name}"
+        )
         yield f"| `{name}` | {default} | {help} |"
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from iwae_tf import results
+from iwae_tf.config import SCHEDULES
 from iwae_tf.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -328,3 +329,53 @@ def test_summary_tells_the_jackknife():
     line = results.summary(scored).splitlines()[1:3]
     want = "log p(x) by the jackknife of order 1: -88.01 ± 0.24  2: -88.00 ± 0.24"
     assert want in line
+
+
+def fast(value=-86.5, **config):
+    changed = with_score(value)
+    changed["config"] |= {"schedule": "fast"} | SCHEDULES["fast"] | config
+    changed["test"]["scoring_error"] = 0.00123
+    return changed | {"epochs": changed["config"]["epochs"]}
+
+
+def test_table_of_the_paper_has_its_rows_and_the_runs_of_the_fast_recipe():
+    runs = [fast(-86.0, seed=1), fast(-87.0, seed=2), fast(n_samples=1)]
+    runs += [fast(objective="dreg", n_samples=50), fast(stochastic_layers=2)]
+    lines = results.table_of_paper(runs).splitlines()[2:]
+    # Ten models of the paper, two of which stand for VAE and IWAE; one of DReG.
+    starts = [tuple(cell.strip() for cell in line.split("|")[1:4]) for line in lines]
+    assert starts == [
+        *[("1", "dreg", "50"), ("1", "iwae", "5"), ("1", "iwae", "50")],
+        *[("1", "vae", "5"), ("1", "vae", "50"), ("1", "vae, iwae", "1")],
+        *[("2", "iwae", "5"), ("2", "iwae", "50")],
+        *[("2", "vae", "5"), ("2", "vae", "50"), ("2", "vae, iwae", "1")],
+    ]
+    assert lines[0].startswith(
+        "| 1 | dreg | 50 | — | -84.32 | -86.50 | 0.23 | 0.0012 |"
+    )
+    assert lines[1] == (
+        "| 1 | iwae | 5 | -85.54 | -85.18 | -86.50 | 0.23 | 0.0012 | 0.71 | 2 of 3 | "
+        "22 | 200 | 1:01:01 | 1, 2 | 0123456789 |"
+    )
+    assert lines[2] == "| 1 | iwae | 50 | -84.78 | -84.59 |" + " — |" * 5 + (
+        " 25 |" + " — |" * 4
+    )
+    assert lines[5].startswith("| 1 | vae, iwae | 1 | -86.76 | -86.35 | -86.50 |")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"schedule": "burda"},
+        {"epochs": 20},
+        {"grow_samples": False},
+        {"optimizer": "adam"},
+        {"n_latent": (2,)},
+        {"dataset": "digits"},
+        {"validation": 5000},
+        {"objective": "miwae"},
+    ],
+)
+def test_table_of_the_paper_takes_the_recipe_and_the_papers_models_only(config):
+    assert results.table_of_paper([fast(**config)]) == ""
+    assert results.table_of_paper([fast() | {"init": {"run": "another"}}]) == ""

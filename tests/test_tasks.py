@@ -60,6 +60,17 @@ ROWS = {  # of the table that each task writes
     ],
 }
 ROWS["task05"] = ROWS["task04"]
+ROWS["task12"] = [
+    rf"\| {name} \| {optimizer} \| {batch} \| {steps} \| 0:\d\d:\d\d \| {SCORE} \| "
+    rf"[+-]\d+\.\d\d \|"
+    for name, optimizer, batch, steps in (
+        ("fast", "muon", 400, 3),
+        ("Adam", "adam", 400, 3),
+        ("batch of 100", "muon", 100, 13),
+        ("k from the start", "muon", 400, 3),
+        ("as in the paper", "adam", 20, 64),
+    )
+]
 FIGURES = {  # beside, or in place of, the one that has the task's name
     "task01": ["task01-image0.png", "task01-image14.png", "task01.gif"],
     "task03": [

@@ -1,0 +1,124 @@
+"""Task 12: the fast recipe, ingredient by ingredient.
+
+Trains one model by the fast recipe, by the recipe without one of its ingredients, and
+by the paper's schedule scaled to as many epochs. Nothing is chosen on test images: a
+twelfth of the training images, the last, is held out and scored, also while a model
+trains.
+
+    python tasks/task12.py [--epochs 20] [--n_samples 5] [--smoke]
+"""
+
+import itertools
+import json
+
+import iwae_tf
+from iwae_tf import cli, plots, records, results
+from iwae_tf.progress import clock
+
+RECIPES = {
+    "fast": {},
+    "Adam": {"optimizer": "adam", "learning_rate": 3e-3},
+    "batch of 100": {"batch_size": 100},
+    "k from the start": {"grow_samples": False},
+    "as in the paper": {
+        "schedule": "burda",
+        "optimizer": "adam",
+        "learning_rate": None,
+        "batch_size": 20,
+        "grow_samples": False,
+    },
+}
+N_IMAGES = 1000  # of those held out, that are scored while a model trains
+N_SAMPLES = 200
+
+
+def main(task):
+    """Trains five models; writes a figure and a table."""
+    n_held = len(task.images.x_train) // 12
+    held = iwae_tf.data.sets_of(
+        task.images, task.config.binarization, validation=n_held
+    ).x_test
+
+    def score(model, epoch, run_dir):
+        likelihood = iwae_tf.evaluation.log_likelihood(
+            model, held[:N_IMAGES], N_SAMPLES, jit_compile=task.config.jit
+        )
+        point = {"epoch": epoch, "log_px": likelihood.mean}
+        records.write_json(run_dir / f"score-{epoch:06}.json", point)
+
+    runs = {
+        name: task.run(
+            score, label="-" + name.replace(" ", "-"), validation=n_held, **options
+        )
+        for name, options in RECIPES.items()
+    }
+    title = f"{task.title} · k = {task.config.n_samples} · {n_held} images held out"
+    task.finish(table(runs), sheet(runs, title), title)
+
+
+def seconds_of_training(run):
+    """Seconds spent in optimizer steps by the end of each epoch, from 0."""
+    rows = run.metrics
+    images = len(rows) and int(rows[0]["step"]) * run.config.batch_size
+    spent = (images / float(row["images_per_second"]) for row in rows)
+    return [0.0, *itertools.accumulate(spent)]
+
+
+def points(run):
+    """Epochs, minutes of training and log p(x) wherever it was scored."""
+    paths = sorted(run.directory.glob("score-*.json"))
+    scored = [json.loads(path.read_text()) for path in paths][1:]  # 0 is untrained
+    seconds = seconds_of_training(run)
+    return (
+        [point["epoch"] for point in scored],
+        [seconds[point["epoch"]] / 60 for point in scored],
+        [point["log_px"] for point in scored],
+    )
+
+
+def sheet(runs, title):
+    """Log p(x) of held-out images against epochs and against time."""
+    found = {name: points(run) for name, run in runs.items()}
+    label = "log p(x), held out (nats per image)"
+    panels = [
+        plots.Panel(
+            f"against {called}",
+            axis,
+            label,
+            {name: (values[i], values[2]) for name, values in found.items()},
+            "x",
+        )
+        for i, (called, axis) in enumerate(
+            [("epochs", "epoch"), ("time", "minutes of training")]
+        )
+    ]
+    return plots.line_sheet([panels], title)
+
+
+def table(runs):
+    """What each recipe reaches and how long it takes."""
+    fast = runs["fast"].report["test"]["log_likelihood"]
+    rows = []
+    for name, run in runs.items():
+        value = run.report["test"]["log_likelihood"]
+        rows.append(
+            (
+                name,
+                run.config.optimizer,
+                run.config.batch_size,
+                run.report["steps"],
+                clock(seconds_of_training(run)[-1]),
+                results.estimate(run.report),
+                f"{value - fast:+.2f}",
+            )
+        )
+    return results.markdown(
+        "recipe | optimizer | batch | steps | training | log p(x), held out | "
+        "against fast",
+        "---|---|--:|--:|--:|---|--:",
+        rows,
+    )
+
+
+if __name__ == "__main__":
+    cli.task(main, __file__, epochs=20, n_samples=5, schedule="fast")
