@@ -37,6 +37,7 @@ setup(
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
     packages=["iwae_tf", "iwae_tf.plots"],
+    package_data={"iwae_tf": ["trained/*/*", "trained/*/checkpoints/*"]},
     python_requires=">=3.11,<3.14",
     install_requires=[
         "absl-py>=2.1",

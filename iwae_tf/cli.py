@@ -12,7 +12,7 @@ from pathlib import Path
 from absl import app, flags, logging
 
 import iwae_tf
-from iwae_tf import datasets, records
+from iwae_tf import datasets, pretrained, records
 from iwae_tf.config import Config
 from iwae_tf.errors import Diverged, UsageError
 
@@ -74,13 +74,33 @@ def config_from_flags() -> Config:
     if "smoke" in FLAGS and FLAGS.smoke:
         values |= {n: v for n, v in SMOKE.items() if not FLAGS[n].present}
     if "task_dir" in FLAGS:  # where --run_dir names runs to look at
-        given = values.pop("run_dir", None)
+        values.pop("run_dir", None), values.pop("pretrained", None)
+        given = _given()
         if given and not FLAGS["dataset"].present:
-            values["dataset"] = records.read_report(given[0])["data"]["name"]
+            values["dataset"] = _dataset_of(given[0])
+    elif values["pretrained"]:
+        values["dataset"] = _dataset_of(pretrained.directory(values["pretrained"]))
+        for name in Config().of_run():
+            if FLAGS[name].present:
+                raise UsageError(
+                    f"{name}: goes without --pretrained, whose options are its own, "
+                    f"got {FLAGS[name].value}"
+                )
     for name in ("n_latent", "n_hidden"):
         if values.get(name) is not None:
             values[name] = _integers(name, values[name])
     return Config(**values)
+
+
+def _dataset_of(run_dir):
+    return records.read_report(run_dir)["data"]["name"]
+
+
+def _given():
+    """Directories of the finished runs that a task is to look at."""
+    if "run_dir" not in FLAGS:
+        return []
+    return [*FLAGS.run_dir, *map(pretrained.directory, FLAGS.pretrained)]
 
 
 def _integers(name, words):
@@ -163,7 +183,10 @@ def task(function: Callable, path: str, run_dir: str | None = None, **defaults) 
     own = ["smoke", "task_dir"]
     if run_dir is not None:
         flags.DEFINE_list("run_dir", [], f"Finished runs to look at instead: {run_dir}")
-        own.append("run_dir")
+        flags.DEFINE_list(
+            "pretrained", [], "Trained models of the package to look at instead."
+        )
+        own += ["run_dir", "pretrained"]
     for flag in own:
         FLAGS.register_key_flag_for_module(sys.argv[0], FLAGS[flag])
 
@@ -179,7 +202,6 @@ def task(function: Callable, path: str, run_dir: str | None = None, **defaults) 
             ) from None
         from iwae_tf.task import Task  # imports TensorFlow, which talks
 
-        given = FLAGS.run_dir if run_dir is not None else ()
-        function(Task(name, config, directory, FLAGS.smoke, given))
+        function(Task(name, config, directory, FLAGS.smoke, _given()))
 
     app.run(lambda config: _run(run, config), flags_parser=_parse)

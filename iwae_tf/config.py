@@ -146,10 +146,17 @@ class Config:
         of_run=False,
     )
 
+    pretrained: str | None = _option(
+        None,
+        "Score and picture this trained model of the package, and train nothing; all "
+        "options of the model are its own.",
+        of_run=False,
+    )
+
     run_dir: str | None = _option(
         None,
         "Where the run lives; by default runs/ and a name made of dataset, objective, "
-        "layers, k and seed.",
+        "layers, k and seed, or that of the trained model.",
         of_run=False,
     )
     data_dir: str | None = _option(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from iwae_tf import (
     data,
     datasets,
     plots,
+    pretrained,
     randomness,
     records,
     schedules,
@@ -54,10 +56,15 @@ def run(
       Diverged: if a loss is not finite.
     """
     device = training.use_device(config.device)
+    source = pretrained.directory(config.pretrained) if config.pretrained else None
+    if source:
+        own = records.config_of(records.read_report(source)).of_run()
+        config = dataclasses.replace(config, **own)
     if images is None:
         images = datasets.load(config.dataset, config.data_dir, config.offline)
     config = dataclasses.replace(config, dataset=images.name)
-    run_dir = Path(config.run_dir or Path("runs") / records.run_name(config))
+    name = config.pretrained or records.run_name(config)
+    run_dir = Path(config.run_dir or Path("runs") / name)
     sets = data.sets_of(
         images, config.binarization, config.conditional, config.validation
     )
@@ -65,6 +72,8 @@ def run(
     model = build(config, sets)
     if config.init_from:
         record["init"] = start_from(model, config.init_from)
+    if source:
+        record |= take(model, source, record)
     records.claim(run_dir, record)
     say(f"{caption(config)}: {run_dir}")
     path = run_dir / "report.json"
@@ -74,7 +83,10 @@ def run(
         say(summary(report))
         return report
     say(f"{device}, {'compiled by XLA' if config.jit else 'not compiled (--nojit)'}")
-    train(model, config, sets, run_dir, watch)
+    if source:
+        picture(model, config, sets, run_dir, source)
+    else:
+        train(model, config, sets, run_dir, watch)
     report = record | score(model, config, sets, run_dir)
     rows = training.read_metrics(run_dir / "metrics.csv")
     report |= {
@@ -189,18 +201,12 @@ def start_from(model: IWAE, run_dir: str | Path) -> dict:
         ]
     except UsageError as error:
         raise UsageError(str(error).replace("run_dir", "init_from", 1)) from None
-    pairs = list(zip(model.weights, source.weights, strict=False))
-    is_same = len(model.weights) == len(source.weights) and all(
-        own.shape == other.shape for own, other in pairs
-    )
-    if not is_same:
+    if not _assign(model, source):
         raise UsageError(
             "init_from: must be a run with the same networks and image size, got "
             f"{str(run_dir)!r} with latents {source.posterior.n_latent} for "
             f"{model.posterior.n_latent}"
         )
-    for own, other in pairs:
-        own.assign(other)
     newest = training.Checkpoints(Path(run_dir) / "checkpoints").paths()[-1]
     return {
         "run": Path(run_dir).resolve().name,
@@ -208,6 +214,58 @@ def start_from(model: IWAE, run_dir: str | Path) -> dict:
         "step": training.Checkpoints(newest.parent).newest_step(),
         "weights_sha256": records.sha256_of_file(newest),
     }
+
+
+def _assign(model, source):
+    pairs = list(zip(model.weights, source.weights, strict=False))
+    is_same = len(model.weights) == len(source.weights) and all(
+        own.shape == other.shape for own, other in pairs
+    )
+    if is_same:
+        for own, other in pairs:
+            own.assign(other)
+    return is_same
+
+
+def take(model: IWAE, source: Path, record: dict) -> dict:
+    """Gives a model the weights of a trained one.
+
+    Args:
+      model: gets the weights.
+      source: see `iwae_tf.pretrained.directory`.
+      record: of the run.
+
+    Returns:
+      record: the trained model's name, the SHA-256 of its weights, its commit.
+
+    Raises:
+      UsageError: if it was trained on other data.
+    """
+    trained = records.read_report(source)
+    for name, value in trained["data"].items():
+        if record["data"].get(name) != value:
+            raise UsageError(
+                f"pretrained: {source.name} must have the data it was trained on, "
+                f"{name} {value!r}, got {record['data'].get(name)!r}"
+            )
+    _assign(model, load(source))
+    weights = pretrained.SHA256[source.name]
+    facts = {"name": source.name, "weights_sha256": weights}
+    return {"pretrained": facts | {"commit": trained["commit"]}}
+
+
+def picture(
+    model: IWAE, config: Config, sets: data.Sets, run_dir: Path, source: Path
+) -> None:
+    """Writes metrics and figures of a trained model as those of a run at its end."""
+    shutil.copy(source / "metrics.csv", run_dir)
+    steps_per_epoch, _ = data.steps_of_epoch(len(sets.x_train), config.batch_size)
+    last_step = config.epochs * steps_per_epoch
+    metrics = training.Metrics(run_dir, config.batch_size, last_step, False)
+    metrics.set_model(model)
+    painter(model, config, sets, run_dir, metrics)(config.epochs)
+    metrics.on_train_end()
+    draw_figures(model, config, sets, run_dir)
 
 
 def train(

@@ -70,6 +70,23 @@ def burda(
     )
 
 
+def pretrained(name: str) -> IWAE:
+    """A trained model that comes with the package.
+
+    Args:
+      name: a key of `iwae_tf.pretrained.SHA256`, such as `mnist_iwae_1l_k50`.
+
+    Returns:
+      model: not compiled.
+
+    Raises:
+      UsageError: for an unknown name or a damaged file.
+    """
+    from iwae_tf import pretrained
+
+    return pretrained.load(name)
+
+
 def default_latents(stochastic_layers: int) -> tuple[int, ...]:
     """The paper's latent sizes: 50, or 100 and 50; then halved on."""
     if stochastic_layers == 1:
