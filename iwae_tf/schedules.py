@@ -57,7 +57,9 @@ def _rate(config, total_steps) -> Rate:
     if config.schedule == "burda":
         return burda(total_steps)
     if config.schedule == "fast":
-        return keras.optimizers.schedules.CosineDecay(config.learning_rate, total_steps)
+        return keras.optimizers.schedules.PolynomialDecay(
+            config.learning_rate, total_steps, end_learning_rate=0.0
+        )
     return config.learning_rate
 
 

@@ -18,7 +18,7 @@ from iwae_tf.progress import clock
 RECIPES = {
     "fast": {},
     "Adam": {"optimizer": "adam", "learning_rate": 3e-3},
-    "batch of 100": {"batch_size": 100},
+    "batch of 100": {"batch_size": 100, "learning_rate": 3e-3},
     "k from the start": {"grow_samples": False},
     "as in the paper": {
         "schedule": "burda",

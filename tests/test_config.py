@@ -59,6 +59,7 @@ OUTSIDE_OF_RUN = {
     "eval_chunk",
     "jackknife",
     "init_from",
+    "pretrained",
     "rescore",
 }
 
@@ -97,8 +98,8 @@ def test_learning_rate_does_not_go_with_the_papers_schedule():
 
 def test_schedule_chooses_what_is_not_given():
     fast = Config(schedule="fast")
-    assert (fast.epochs, fast.batch_size, fast.optimizer) == (200, 400, "muon")
-    assert fast.learning_rate == 6e-3 and fast.grow_samples
+    assert (fast.epochs, fast.batch_size, fast.optimizer) == (200, 800, "muon")
+    assert fast.learning_rate == 0.012 and fast.grow_samples
     given = {"epochs": 3, "batch_size": 7, "optimizer": "adam", "grow_samples": False}
     own = Config(schedule="fast", learning_rate=0.5, **given)
     assert own.learning_rate == 0.5

@@ -64,10 +64,10 @@ ROWS["task12"] = [
     rf"\| {name} \| {optimizer} \| {batch} \| {steps} \| 0:\d\d:\d\d \| {SCORE} \| "
     rf"[+-]\d+\.\d\d \|"
     for name, optimizer, batch, steps in (
-        ("fast", "muon", 400, 3),
-        ("Adam", "adam", 400, 3),
+        ("fast", "muon", 800, 1),
+        ("Adam", "adam", 800, 1),
         ("batch of 100", "muon", 100, 13),
-        ("k from the start", "muon", 400, 3),
+        ("k from the start", "muon", 800, 1),
         ("as in the paper", "adam", 20, 64),
     )
 ]
