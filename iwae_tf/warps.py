@@ -1,0 +1,175 @@
+"""Spatial transformers: grids of positions, and images read at them.
+
+A position is (x, y), x to the right and y down, with the centre of the first pixel of
+the first row at (-1, -1) and that of the last pixel of the last row at (1, 1). A grid
+[..., height, width, 2] holds, for each pixel of the warped image, the position in the
+image where its value is read.
+"""
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+_LATTICE = 3
+
+
+def affine_grid(theta: tf.Tensor, height: int, width: int) -> tf.Tensor:
+    """The grid of an affine map: theta (x, y, 1) is read for the pixel at (x, y).
+
+    Args:
+      theta: [..., 2, 3]; [[1, 0, 0], [0, 1, 0]] is the identity.
+      height: of the warped image.
+      width: of the warped image.
+
+    Returns:
+      grid: [..., height, width, 2].
+
+    Reference:
+      Jaderberg et al. 2015, eq. 1, arXiv:1506.02025.
+    """
+    pixels = _with_one(_positions(height, width).reshape(-1, 2))
+    grid = tf.linalg.matmul(tf.cast(pixels, theta.dtype), theta, transpose_b=True)
+    return _rows_and_columns(grid, height, width)
+
+
+def control_points() -> np.ndarray:
+    """Where the control points of a spline are in the warped image.
+
+    Returns:
+      points: [9, 2], a 3x3 lattice from -1 to 1, row by row.
+    """
+    return _positions(_LATTICE, _LATTICE).reshape(-1, 2)
+
+
+def thin_plate_grid(points: tf.Tensor, height: int, width: int) -> tf.Tensor:
+    """The grid of a thin-plate spline: the smoothest map with given control points.
+
+    The map is linear in the control points, so its system is solved once for a size.
+
+    Args:
+      points: positions [..., 9, 2] that are read for those of `control_points`, which
+        are themselves the identity.
+      height: of the warped image.
+      width: of the warped image.
+
+    Returns:
+      grid: [..., height, width, 2].
+
+    Reference:
+      Bookstein 1989, Principal warps; Jaderberg et al. 2015, arXiv:1506.02025.
+    """
+    grid = tf.linalg.matmul(tf.cast(_spline_basis(height, width), points.dtype), points)
+    return _rows_and_columns(grid, height, width)
+
+
+@functools.cache
+def _spline_basis(height, width):
+    """[height * width, 9]: what a unit of each control point adds to each position."""
+    centres, pixels = control_points(), _positions(height, width).reshape(-1, 2)
+    n = len(centres)
+    # Radial weights r, sums to zero with the affine part: [[K, P], [P^T, 0]].
+    system = np.zeros((n + 3, n + 3))
+    system[:n, :n] = _radial(centres, centres)
+    system[:n, n:] = _with_one(centres)
+    system[n:, :n] = system[:n, n:].T
+    values = np.hstack([_radial(pixels, centres), _with_one(pixels)])
+    return np.linalg.solve(system, values.T).T[:, :n]
+
+
+def _radial(a, b):
+    squared = np.sum((a[:, None] - b[None]) ** 2, axis=-1)
+    return squared * np.log(np.where(squared > 0, squared, 1.0))
+
+
+def _with_one(positions):
+    return np.hstack([positions, np.ones((len(positions), 1))])
+
+
+def _positions(height, width):
+    """Of the pixels, [height, width, 2]; a single row or column is in the middle."""
+    x, y = (np.linspace(-1, 1, n) if n > 1 else np.zeros(1) for n in (width, height))
+    return np.stack(np.meshgrid(x, y), axis=-1)
+
+
+def _rows_and_columns(grid, height, width):
+    return tf.reshape(grid, tf.concat([tf.shape(grid)[:-2], [height, width, 2]], 0))
+
+
+class Corners(NamedTuple):
+    """The four pixels around each position, flattened over the image.
+
+    Attributes:
+      places: number of each pixel, row by row, [..., n, 4].
+      weights: bilinear, [..., n, 4], sum to one over the last axis.
+    """
+
+    places: tf.Tensor
+    weights: tf.Tensor
+
+
+def corners(grid: tf.Tensor, height: int, width: int) -> Corners:
+    """The pixels that a position lies between.
+
+    A position outside the image is moved to its border. One that is within rounding of
+    a pixel's is that pixel's.
+
+    Args:
+      grid: positions [..., m, n, 2].
+      height: of the image that is read.
+      width: of the image that is read.
+
+    Returns:
+      corners: of the m n positions.
+    """
+    shape = tf.concat([tf.shape(grid)[:-3], [grid.shape[-3] * grid.shape[-2]]], axis=0)
+    (left, right), (x_left, x_right) = _between(grid[..., 0], width)
+    (top, bottom), (y_top, y_bottom) = _between(grid[..., 1], height)
+    places = (top * width + left, top * width + right)
+    places += (bottom * width + left, bottom * width + right)
+    weights = (y_top * x_left, y_top * x_right, y_bottom * x_left, y_bottom * x_right)
+    return Corners(
+        *(
+            tf.stack([tf.reshape(part, shape) for part in parts], axis=-1)
+            for parts in (places, weights)
+        )
+    )
+
+
+def _between(coordinate, n):
+    """The pixels before and behind, and the weight of either, along one axis."""
+    place = tf.clip_by_value((coordinate + 1) * ((n - 1) / 2), 0, n - 1)
+    nearest = tf.stop_gradient(tf.round(place))
+    rounding = 8 * n * np.finfo(coordinate.dtype.as_numpy_dtype).eps
+    offset = place - nearest
+    held = tf.stop_gradient(offset)
+    place -= tf.where(tf.abs(held) < rounding, held, 0)
+    before = tf.stop_gradient(tf.floor(place))
+    behind = tf.minimum(before + 1, n - 1)
+    part = place - before
+    return (tf.cast(before, tf.int32), tf.cast(behind, tf.int32)), (1 - part, part)
+
+
+def bilinear_sample(image: tf.Tensor, grid: tf.Tensor) -> tf.Tensor:
+    """Reads images at positions, between pixels bilinearly; the border goes on outside.
+
+    Args:
+      image: [..., height, width, channels].
+      grid: positions [..., m, n, 2], with the same leading axes.
+
+    Returns:
+      warped: [..., m, n, channels].
+
+    Reference:
+      Jaderberg et al. 2015, eq. 5, arXiv:1506.02025.
+    """
+    height, width, channels = image.shape[-3:]
+    found = corners(grid, height, width)
+    flat = tf.reshape(image, [-1, height * width, channels])
+    places = tf.reshape(found.places, [-1, *found.places.shape[-2:]])
+    values = tf.gather(flat, places, batch_dims=1)  # [..., m n, 4, channels]
+    weights = tf.reshape(found.weights, [-1, *found.weights.shape[-2:]])
+    warped = tf.reduce_sum(weights[..., tf.newaxis] * values, axis=-2)
+    shape = tf.concat([tf.shape(grid)[:-1], [channels]], axis=0)
+    return tf.reshape(warped, shape)
