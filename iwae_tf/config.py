@@ -9,6 +9,7 @@ import math
 
 from iwae_tf.errors import UsageError
 
+MODELS = ("burda", "vae60", "tvae_affine", "tvae_tps")
 BURDA_EPOCHS = 3280  # 1 + 3 + 9 + ... + 3^7
 # What each schedule chooses where an option is not given.
 SCHEDULES = {
@@ -77,6 +78,12 @@ class Config:
         "Hold out so many training images, the last, and score them in place of the "
         "test images: for choosing options.",
         minimum=0,
+    )
+    model: str = _option(
+        "burda",
+        "The paper's networks, or those of spatial transformers: a plain VAE, and two "
+        "whose latents also place the image, by an affine map or a thin-plate spline.",
+        choices=MODELS,
     )
     stochastic_layers: int = _option(1, "Number of stochastic layers.", minimum=1)
     n_latent: tuple[int, ...] | None = _option(
@@ -196,6 +203,19 @@ class Config:
             value = getattr(self, field.name)
             if value is not None:
                 _check(field.name, value, field.metadata)
+        if self.model != "burda":
+            for name in ("stochastic_layers", "n_latent", "n_hidden", "conditional"):
+                default, value = getattr(Config, name), getattr(self, name)
+                if value != default:
+                    raise UsageError(
+                        f"{name}: goes with model burda only, got {value} with model "
+                        f"{self.model}"
+                    )
+        if self.model.startswith("tvae") and self.binarization == "none":
+            raise UsageError(
+                "binarization: must be dynamic or threshold for a spatial transformer, "
+                f"got none with model {self.model}"
+            )
         for name in ("n_latent", "n_hidden"):
             sizes = getattr(self, name)
             if sizes is not None:

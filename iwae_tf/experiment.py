@@ -129,7 +129,7 @@ def build(config: Config, sets: data.Sets) -> IWAE:
     steps_per_epoch, steps_per_execution = data.steps_of_epoch(
         len(sets.x_train), config.batch_size
     )
-    model = _networks(
+    model = zoo.build(
         config, sets.x_train.shape[1:], sets.n_context, data.mean_image(sets.x_train)
     )
     model.compile(
@@ -146,19 +146,6 @@ def build(config: Config, sets: data.Sets) -> IWAE:
     return model
 
 
-def _networks(config, image_shape, n_context, mean_image=None):
-    return zoo.burda(
-        tuple(image_shape),
-        config.stochastic_layers,
-        config.n_latent,
-        config.n_hidden,
-        mean_image,
-        config.seed,
-        n_context,
-        config.conditional_prior,
-    )
-
-
 def load(run_dir: str | Path) -> IWAE:
     """The model of a run directory, with the weights of its newest checkpoint.
 
@@ -172,7 +159,7 @@ def load(run_dir: str | Path) -> IWAE:
             f"run_dir: must hold a run with a checkpoint, got {str(run_dir)!r}"
         )
     record = json.loads(path.read_text())
-    model = _networks(
+    model = zoo.build(
         records.config_of(record),
         record["data"]["image_shape"],
         len(record["data"].get("classes", ())),

@@ -11,10 +11,11 @@ import math
 from collections.abc import Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from iwae_tf import randomness
+from iwae_tf import randomness, warps
 from iwae_tf.networks import MLP, LocScale
 from iwae_tf.posteriors import beside, flatten
 
@@ -42,6 +43,7 @@ class BernoulliChain(keras.layers.Layer):
         n_latent: Sequence[int],
         output_bias: str | keras.initializers.Initializer = "zeros",
         prior_widths: Sequence[int] | None = None,
+        activation: str = "tanh",
     ):
         """Makes the pixel network and one network per conditional layer.
 
@@ -53,19 +55,23 @@ class BernoulliChain(keras.layers.Layer):
           output_bias: initial pixel logits.
           prior_widths: hidden units of the network from the context to p(zL|y);
             without it the top layer is standard normal.
+          activation: nonlinearity after every hidden layer.
         """
         super().__init__()
         self.image_shape = tuple(image_shape)
         self.n_latent = tuple(n_latent)
-        self.pixels = MLP(widths[0])
+        self.pixels = MLP(widths[0], activation)
         self.pixel_logits = keras.layers.Dense(
             math.prod(image_shape), bias_initializer=output_bias
         )
         self.conditionals = [
-            LocScale(w, d) for w, d in zip(widths[1:], n_latent[:-1], strict=True)
+            LocScale(w, d, activation)
+            for w, d in zip(widths[1:], n_latent[:-1], strict=True)
         ]
         self.top = (
-            None if prior_widths is None else LocScale(prior_widths, n_latent[-1])
+            None
+            if prior_widths is None
+            else LocScale(prior_widths, n_latent[-1], activation)
         )
 
     def prior(self, context: tf.Tensor | None = None) -> tfd.Distribution:
@@ -185,6 +191,102 @@ class BernoulliChain(keras.layers.Layer):
         )
 
 
+class WarpedBernoulli(BernoulliChain):
+    """Upright Bernoulli pixels from z, which a spatial transformer places by u.
+
+    The latent [z, u] is standard normal. Its last part gives the parameters of the
+    warp, theta = W u + b, which is the identity where W u is 0; W starts at 0. A pixel
+    of the image is on with the average probability of four upright pixels.
+
+    Reference:
+      Jaderberg et al. 2015, arXiv:1506.02025.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        widths: Sequence[int],
+        n_latent: int,
+        n_placing: int,
+        warp: str,
+        output_bias: str | keras.initializers.Initializer = "zeros",
+        activation: str = "tanh",
+    ):
+        """Makes the pixel network and W.
+
+        Args:
+          image_shape: height, width, channels.
+          widths: hidden units of the pixel network.
+          n_latent: size of z and u together.
+          n_placing: size of u.
+          warp: `affine` or `spline`, see `iwae_tf.warps`.
+          output_bias: initial logits of the upright pixels.
+          activation: nonlinearity after every hidden layer.
+        """
+        super().__init__(
+            image_shape, [widths], [n_latent], output_bias, activation=activation
+        )
+        self.n_placing = n_placing
+        self._grid, self._shape, identity = {
+            "affine": (warps.affine_grid, (2, 3), np.eye(2, 3)),
+            "spline": (warps.thin_plate_grid, (9, 2), warps.control_points()),
+        }[warp]
+        self.placing = keras.layers.Dense(
+            identity.size,
+            kernel_initializer="zeros",
+            bias_initializer=keras.initializers.Constant(identity.ravel()),
+        )
+
+    def logits(
+        self, zs: tuple[tf.Tensor, ...], context: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """Logits of the upright pixels [..., n_pixels] of latents [..., d]."""
+        return super().logits((zs[0][..., : -self.n_placing],), context)
+
+    def grid(self, zs: tuple[tf.Tensor, ...]) -> tf.Tensor:
+        """Where each pixel is read, [..., height, width, 2], of latents [..., d]."""
+        theta = self.placing(zs[0][..., -self.n_placing :])
+        theta = tf.reshape(theta, tf.concat([tf.shape(theta)[:-1], self._shape], 0))
+        return self._grid(theta, *self.image_shape[:2])
+
+    def log_px(
+        self,
+        x: tf.Tensor,
+        zs: tuple[tf.Tensor, ...],
+        context: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """See `BernoulliChain.log_px`; NaN for images that are not binary.
+
+        A pixel that is on asks for the average of four probabilities of being on, one
+        that is off for that of four of being off: one logarithm of either.
+        """
+        places, weights = warps.corners(self.grid(zs), *self.image_shape[:2])
+        logits = self.logits(zs, context)
+        upright = tf.reshape(
+            logits, tf.concat([tf.shape(logits)[:-1], self.image_shape], 0)
+        )
+        weights = weights[..., tf.newaxis]
+        logits = warps.at(upright, places)
+
+        is_on = tf.cast(x, tf.bool)
+        log_px = log_average_sigmoid(weights, tf.where(is_on, logits, -logits))
+        is_binary = tf.reduce_all(x == tf.cast(is_on, x.dtype))
+        log_px += tf.where(is_binary, 0.0, math.nan)
+        return tf.reduce_sum(log_px, axis=[-3, -2, -1])
+
+    def mean_image(
+        self, zs: tuple[tf.Tensor, ...], context: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """See `BernoulliChain.mean_image`: the upright image, warped."""
+        return warps.bilinear_sample(self.upright_image(zs, context), self.grid(zs))
+
+    def upright_image(
+        self, zs: tuple[tf.Tensor, ...], context: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """E[x|z] before the warp, [..., b, height, width, channels]."""
+        return super().mean_image(zs, context)
+
+
 @tf.autograph.experimental.do_not_convert
 @tf.custom_gradient
 def bernoulli_log_prob(x: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
@@ -218,6 +320,36 @@ def bernoulli_log_prob(x: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         return _summed_like(of_x, x), _summed_like(of_logits, logits)
 
     return log_px, gradients
+
+
+@tf.autograph.experimental.do_not_convert
+@tf.custom_gradient
+def log_average_sigmoid(weights: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """The log of an average probability: log sum_c w_c sigmoid(l_c).
+
+    The average is formed times e^s, with s minus the largest logit of some weight where
+    that is negative, so it never vanishes.
+
+    Args:
+      weights: w, convex over the first axis, [c, ...].
+      logits: l, [c, ...], broadcast against the weights.
+
+    Returns:
+      log_p: [...], nats.
+    """
+    largest = tf.reduce_max(tf.where(weights > 0, logits, logits.dtype.min), axis=0)
+    shift = tf.nn.relu(-largest)
+    # Where w_c is 0 and the others are very sure of less, it is cut off at e^60.
+    scaled = tf.exp(tf.minimum(tf.minimum(logits, 0.0) + shift, 60.0))
+    scaled /= 1.0 + tf.exp(-tf.abs(logits))
+    average = tf.reduce_sum(weights * scaled, axis=0)
+
+    def gradients(upstream):
+        of_weights = upstream / average * scaled
+        of_logits = of_weights * weights * tf.sigmoid(-logits)
+        return _summed_like(of_weights, weights), _summed_like(of_logits, logits)
+
+    return tf.math.log(average) - shift, gradients
 
 
 def _summed_like(gradient, operand):

@@ -26,16 +26,25 @@ class GaussianChain(keras.layers.Layer):
       Burda et al. 2016, section 2 and appendix, arXiv:1509.00519.
     """
 
-    def __init__(self, widths: Sequence[Sequence[int]], n_latent: Sequence[int]):
+    def __init__(
+        self,
+        widths: Sequence[Sequence[int]],
+        n_latent: Sequence[int],
+        activation: str = "tanh",
+        n_bounded: int = 0,
+    ):
         """Makes one network per stochastic layer, bottom-up.
 
         Args:
           widths: hidden units of each layer's network.
           n_latent: latent size of each layer.
+          activation: nonlinearity after every hidden layer.
+          n_bounded: so many means of each layer, the last, go through tanh.
         """
         super().__init__()
         self.conditionals = [
-            LocScale(w, d) for w, d in zip(widths, n_latent, strict=True)
+            LocScale(w, d, activation, n_bounded)
+            for w, d in zip(widths, n_latent, strict=True)
         ]
         self.n_latent = tuple(n_latent)
 

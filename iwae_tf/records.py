@@ -27,9 +27,12 @@ def run_name(config: Config) -> str:
         options += "-fast"
     if config.validation:
         options += f"-v{config.validation}"
+    networks = f"{config.stochastic_layers}l"
+    if config.model != "burda":
+        networks = config.model
     start = f"-from-{Path(config.init_from).name}" if config.init_from else ""
     return (
-        f"{config.dataset}-{config.objective}-{config.stochastic_layers}l{given}"
+        f"{config.dataset}-{config.objective}-{networks}{given}"
         f"{options}-k{config.n_samples}-s{config.seed}{start}"
     )
 
@@ -37,6 +40,9 @@ def run_name(config: Config) -> str:
 def caption(config: Config) -> str:
     """What a run is, for people."""
     layers = config.stochastic_layers
+    networks = f"{layers} {'layer' if layers == 1 else 'layers'}"
+    if config.model != "burda":
+        networks = config.model
     options = f" · m = {config.n_groups}" if config.n_groups > 1 else ""
     if config.combination_beta is not None:
         options += f" · ELBO × {config.combination_beta:g}"
@@ -44,8 +50,8 @@ def caption(config: Config) -> str:
     if config.validation:
         options += " · validation"
     return (
-        f"{config.dataset}{given} · {config.objective} · {layers} "
-        f"{'layer' if layers == 1 else 'layers'}{options} · k = {config.n_samples} · "
+        f"{config.dataset}{given} · {config.objective} · {networks}{options} · "
+        f"k = {config.n_samples} · "
         f"{schedule(config)}seed {config.seed}"
     )
 

@@ -71,6 +71,7 @@ def _is_other_model(config):
         or config["beta"] != 1.0
         or config.get("conditional")
         or config.get("validation")
+        or config.get("model", "burda") != "burda"
     )
 
 
@@ -263,6 +264,8 @@ def _objective(config):
         text += f" m = {config['n_groups']}"
     if config.get("combination_beta") is not None:
         text += f" c = {config['combination_beta']:g}"
+    if config.get("model", "burda") != "burda":
+        text += f" {config['model']}"
     if config.get("validation"):
         text += " validation"
     if config["n_latent"]:

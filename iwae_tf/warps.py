@@ -98,11 +98,11 @@ def _rows_and_columns(grid, height, width):
 
 
 class Corners(NamedTuple):
-    """The four pixels around each position, flattened over the image.
+    """The four pixels around each position: top left, top right, bottom left and right.
 
     Attributes:
-      places: number of each pixel, row by row, [..., n, 4].
-      weights: bilinear, [..., n, 4], sum to one over the last axis.
+      places: number of each pixel, row by row, [4, ..., m, n].
+      weights: bilinear, [4, ..., m, n], sum to one over the first axis.
     """
 
     places: tf.Tensor
@@ -121,34 +121,37 @@ def corners(grid: tf.Tensor, height: int, width: int) -> Corners:
       width: of the image that is read.
 
     Returns:
-      corners: of the m n positions.
+      corners: of each position.
     """
-    shape = tf.concat([tf.shape(grid)[:-3], [grid.shape[-3] * grid.shape[-2]]], axis=0)
-    (left, right), (x_left, x_right) = _between(grid[..., 0], width)
-    (top, bottom), (y_top, y_bottom) = _between(grid[..., 1], height)
-    places = (top * width + left, top * width + right)
-    places += (bottom * width + left, bottom * width + right)
-    weights = (y_top * x_left, y_top * x_right, y_bottom * x_left, y_bottom * x_right)
-    return Corners(
-        *(
-            tf.stack([tf.reshape(part, shape) for part in parts], axis=-1)
-            for parts in (places, weights)
-        )
+    column, right = _before(grid[..., 0], width)
+    row, below = _before(grid[..., 1], height)
+    step_right, step_down = min(width - 1, 1), width * min(height - 1, 1)
+    steps = tf.reshape(
+        tf.constant([0, step_right, step_down, step_down + step_right]),
+        [4] + [1] * row.shape.rank,
     )
+    weights = _both(below)[:, tf.newaxis] * _both(right)
+    shape = tf.concat([[4], tf.shape(row)], axis=0)
+    return Corners(row * width + column + steps, tf.reshape(weights, shape))
 
 
-def _between(coordinate, n):
-    """The pixels before and behind, and the weight of either, along one axis."""
+def _before(coordinate, n):
+    """The pixel before along one axis, and how far behind it the position is, 0..1."""
     place = tf.clip_by_value((coordinate + 1) * ((n - 1) / 2), 0, n - 1)
-    nearest = tf.stop_gradient(tf.round(place))
     rounding = 8 * n * np.finfo(coordinate.dtype.as_numpy_dtype).eps
-    offset = place - nearest
-    held = tf.stop_gradient(offset)
-    place -= tf.where(tf.abs(held) < rounding, held, 0)
-    before = tf.stop_gradient(tf.floor(place))
-    behind = tf.minimum(before + 1, n - 1)
-    part = place - before
-    return (tf.cast(before, tf.int32), tf.cast(behind, tf.int32)), (1 - part, part)
+    offset = tf.stop_gradient(place - tf.round(place))
+    place -= tf.where(tf.abs(offset) < rounding, offset, 0)
+    before = tf.stop_gradient(tf.minimum(tf.floor(place), max(n - 2, 0)))
+    return tf.cast(before, tf.int32), place - before
+
+
+def _both(part):
+    """The weights 1 - part and part, [2, ...]."""
+    shape = [2] + [1] * part.shape.rank
+    start, slope = (
+        tf.reshape(tf.constant(ends, part.dtype), shape) for ends in ([1, 0], [-1, 1])
+    )
+    return start + slope * part
 
 
 def bilinear_sample(image: tf.Tensor, grid: tf.Tensor) -> tf.Tensor:
@@ -164,12 +167,22 @@ def bilinear_sample(image: tf.Tensor, grid: tf.Tensor) -> tf.Tensor:
     Reference:
       Jaderberg et al. 2015, eq. 5, arXiv:1506.02025.
     """
+    places, weights = corners(grid, *image.shape[-3:-1])
+    return tf.reduce_sum(weights[..., tf.newaxis] * at(image, places), axis=0)
+
+
+def at(image: tf.Tensor, places: tf.Tensor) -> tf.Tensor:
+    """Reads images at pixels.
+
+    Args:
+      image: [..., height, width, channels].
+      places: numbers of pixels, [4, ..., m, n].
+
+    Returns:
+      values: [4, ..., m, n, channels].
+    """
     height, width, channels = image.shape[-3:]
-    found = corners(grid, height, width)
-    flat = tf.reshape(image, [-1, height * width, channels])
-    places = tf.reshape(found.places, [-1, *found.places.shape[-2:]])
-    values = tf.gather(flat, places, batch_dims=1)  # [..., m n, 4, channels]
-    weights = tf.reshape(found.weights, [-1, *found.weights.shape[-2:]])
-    warped = tf.reduce_sum(weights[..., tf.newaxis] * values, axis=-2)
-    shape = tf.concat([tf.shape(grid)[:-1], [channels]], axis=0)
-    return tf.reshape(warped, shape)
+    leading = tf.shape(image)[:-3]
+    first = tf.range(tf.reduce_prod(leading)) * (height * width)
+    first = tf.reshape(first, tf.concat([leading, [1, 1]], axis=0))
+    return tf.gather(tf.reshape(image, [-1, channels]), first + places)

@@ -5,11 +5,88 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from iwae_tf.config import check_sizes
+from iwae_tf.config import Config, check_sizes
 from iwae_tf.errors import UsageError
-from iwae_tf.generators import BernoulliChain
+from iwae_tf.generators import BernoulliChain, WarpedBernoulli
 from iwae_tf.model import IWAE
 from iwae_tf.posteriors import GaussianChain
+
+# Of the 60 latents of a model, those that place the image, and how.
+SPATIAL = {"vae60": (0, None), "tvae_affine": (6, "affine"), "tvae_tps": (18, "spline")}
+
+
+def build(
+    config: Config,
+    image_shape: tuple[int, int, int],
+    n_context: int = 0,
+    mean_image: np.ndarray | None = None,
+) -> IWAE:
+    """The networks that the options of a run name.
+
+    Args:
+      config: options of the run.
+      image_shape: height, width, channels.
+      n_context: size of the contexts, 0 for none.
+      mean_image: see `burda`.
+
+    Returns:
+      model: not compiled.
+
+    Raises:
+      UsageError: see `burda`.
+    """
+    if config.model in SPATIAL:
+        return spatial(config.model, tuple(image_shape), mean_image, config.seed)
+    return burda(
+        tuple(image_shape),
+        config.stochastic_layers,
+        config.n_latent,
+        config.n_hidden,
+        mean_image,
+        config.seed,
+        n_context,
+        config.conditional_prior,
+    )
+
+
+def spatial(
+    name: str,
+    image_shape: tuple[int, int, int],
+    mean_image: np.ndarray | None = None,
+    seed: int = 123,
+) -> IWAE:
+    """A VAE with 60 latents, some of which may place the image: x-256-256-z-256-256-x.
+
+    Hidden layers are rectified. `vae60` is plain; of `tvae_affine` 6 latents give an
+    affine map, of `tvae_tps` 18 give the control points of a thin-plate spline, and
+    their posterior means go through tanh.
+
+    Args:
+      name: a key of `SPATIAL`.
+      image_shape: height, width, channels.
+      mean_image: see `burda`.
+      seed: of the initial weights and of the model's noise.
+
+    Returns:
+      model: not compiled.
+
+    Reference:
+      Jaderberg et al. 2015, arXiv:1506.02025.
+    """
+    n_placing, warp = SPATIAL[name]
+    keras.utils.set_random_seed(seed)
+    widths, n_latent = (256, 256), 60
+    bias = "zeros" if mean_image is None else constant_logit(mean_image)
+    posterior = GaussianChain([widths], [n_latent], "relu", n_placing)
+    if warp is None:
+        generator = BernoulliChain(
+            image_shape, [widths], [n_latent], bias, activation="relu"
+        )
+    else:
+        generator = WarpedBernoulli(
+            image_shape, widths, n_latent, n_placing, warp, bias, "relu"
+        )
+    return IWAE(posterior, generator, seed)
 
 
 def burda(

@@ -478,6 +478,7 @@ OTHER = {
     "learning_rate": 0.1,
     "grow_samples": True,
     "validation": 7,
+    "model": "vae60",
     "seed": 1,
     "jit": False,
 }
