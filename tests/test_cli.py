@@ -147,6 +147,8 @@ def test_every_flag_arrives_in_its_option(elsewhere):
     given = {
         "dataset": "digits",
         "binarization": "none",
+        "validation": 6,
+        "model": "burda",  # the others have no layers to choose, below
         "stochastic_layers": 2,
         "n_latent": [5, 3],
         "n_hidden": [7, 6],
@@ -161,10 +163,13 @@ def test_every_flag_arrives_in_its_option(elsewhere):
         "schedule": "constant",
         "epochs": 4,
         "batch_size": 10,
+        "optimizer": "muon",
         "learning_rate": 0.25,
+        "grow_samples": True,
         "seed": 8,
         "jit": False,
         "init_from": "elsewhere",
+        "pretrained": None,  # goes without the options of a run, below
         "run_dir": "here",
         "data_dir": "there",
         "offline": True,
@@ -178,7 +183,11 @@ def test_every_flag_arrives_in_its_option(elsewhere):
     }
     defaults = dataclasses.asdict(Config())
     assert set(given) == set(defaults)
-    assert [n for n in given if given[n] == defaults[n]] == ["combination_beta"]
+    assert [n for n in given if given[n] == defaults[n]] == [
+        "model",
+        "combination_beta",
+        "pretrained",
+    ]
     arguments = []
     for name, value in given.items():
         if value is None:
@@ -196,3 +205,8 @@ def test_every_flag_arrives_in_its_option(elsewhere):
     mixture = {"objective": "combination", "combination_beta": 0.25}
     arguments = [f"--{name}={value}" for name, value in mixture.items()]
     assert options(arguments, elsewhere) == defaults | mixture
+    model = {"model": "tvae_affine"}
+    assert options(["--model=tvae_affine"], elsewhere) == defaults | model
+    trained = {"pretrained": "mnist_iwae_1l_z2_k50", "dataset": "mnist"}
+    arguments = [f"--pretrained={trained['pretrained']}"]
+    assert options(arguments, elsewhere) == defaults | trained
