@@ -75,7 +75,7 @@ def samples(config: Config) -> list[tuple[int, int]]:
     if not config.grow_samples:
         return [(0, config.n_samples)]
     ks = [k for k in (1, 5) if k < config.n_samples] + [config.n_samples]
-    starts = {1: (0.0,), 2: (0.0, 0.5), 3: (0.0, 0.4, 0.7)}[len(ks)]
+    starts = {1: (0.0,), 2: (0.0, 0.5), 3: (0.0, 0.5, 0.85)}[len(ks)]
     firsts = [int(start * config.epochs) for start in starts]
     ends = [*firsts[1:], config.epochs]
     return [(a, k) for a, b, k in zip(firsts, ends, ks, strict=True) if a < b]
