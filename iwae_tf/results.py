@@ -160,7 +160,11 @@ def table_of_paper(reports: list[dict]) -> str:
     }
     for row, epochs in longest.items():
         runs[row] = [report for report in runs[row] if report["epochs"] == epochs]
-    rows = [_compared(*row, runs.get(row, [])) for row in sorted({*of_paper, *runs})]
+    order = ("vae, iwae", "vae", "iwae", "dreg")
+    every = sorted(
+        {*of_paper, *runs}, key=lambda row: (row[0], order.index(row[1]), row[2])
+    )
+    rows = [_compared(*row, runs.get(row, [])) for row in every]
     header = (
         "layers | objective | k | paper | earlier | test log p(x) | of images | "
         "of scoring | over seeds | active units | paper | epochs | training | seeds | "
@@ -183,7 +187,10 @@ def _row_of_paper(config):
 def _compared(layers, family, k, runs):
     last = family.split(", ")[-1]
     known = [of.get((last, layers), {}).get(k) for of in (PAPER, EARLIER, PAPER_UNITS)]
-    paper, earlier, units = ("—" if value is None else value for value in known)
+    paper, earlier, units = (
+        "—" if value is None else f"{value:.2f}" if isinstance(value, float) else value
+        for value in known
+    )
     found = ["—"] * 9
     if runs:
         scores = [run["test"]["log_likelihood"] for run in runs]
