@@ -54,7 +54,8 @@ class Likelihood(NamedTuple):
         """Standard deviation of `mean` over scoring seeds, the images held, nats.
 
         The variance of log mean_k w is near 1 / ess - 1 / k where that is small: the
-        relative variance of a mean of weights.
+        relative variance of a mean of weights. Long tails, which few samples do not
+        show, make it too small.
         """
         n_samples = max(self.bounds)
         variance = np.maximum(1 / self.ess - 1 / n_samples, 0.0)
