@@ -125,7 +125,11 @@ def test_help_lists_every_option_with_its_text_and_leaves_with_0(command, elsewh
     assert done.returncode == 0 and done.stderr == ""
     flat = " ".join(done.stdout.split())
     for field in dataclasses.fields(Config):
-        name = f"--[no]{field.name}" if field.type is bool else f"--{field.name}"
+        name = (
+            f"--[no]{field.name}"
+            if field.type in (bool, bool | None)
+            else f"--{field.name}"
+        )
         assert f" {name}: {field.metadata['help']}" in flat
         for choice in field.metadata.get("choices", ()):
             assert choice in flat
