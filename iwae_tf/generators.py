@@ -185,10 +185,7 @@ class BernoulliChain(keras.layers.Layer):
         Returns:
           mean: pixel probabilities [..., b, height, width, channels].
         """
-        logits = self.logits(zs, context)
-        return tf.reshape(
-            tf.sigmoid(logits), tf.concat([tf.shape(logits)[:-1], self.image_shape], 0)
-        )
+        return _with_shape(tf.sigmoid(self.logits(zs, context)), self.image_shape)
 
 
 class WarpedBernoulli(BernoulliChain):
@@ -246,8 +243,7 @@ class WarpedBernoulli(BernoulliChain):
     def grid(self, zs: tuple[tf.Tensor, ...]) -> tf.Tensor:
         """Where each pixel is read, [..., height, width, 2], of latents [..., d]."""
         theta = self.placing(zs[0][..., -self.n_placing :])
-        theta = tf.reshape(theta, tf.concat([tf.shape(theta)[:-1], self._shape], 0))
-        return self._grid(theta, *self.image_shape[:2])
+        return self._grid(_with_shape(theta, self._shape), *self.image_shape[:2])
 
     def log_px(
         self,
@@ -261,10 +257,7 @@ class WarpedBernoulli(BernoulliChain):
         that is off for that of four of being off: one logarithm of either.
         """
         places, weights = warps.corners(self.grid(zs), *self.image_shape[:2])
-        logits = self.logits(zs, context)
-        upright = tf.reshape(
-            logits, tf.concat([tf.shape(logits)[:-1], self.image_shape], 0)
-        )
+        upright = _with_shape(self.logits(zs, context), self.image_shape)
         weights = weights[..., tf.newaxis]
         logits = warps.at(upright, places)
 
@@ -350,6 +343,11 @@ def log_average_sigmoid(weights: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         return _summed_like(of_weights, weights), _summed_like(of_logits, logits)
 
     return tf.math.log(average) - shift, gradients
+
+
+def _with_shape(flat, shape):
+    """The last axis of [..., n] laid out in a shape of n places."""
+    return tf.reshape(flat, tf.concat([tf.shape(flat)[:-1], shape], axis=0))
 
 
 def _summed_like(gradient, operand):

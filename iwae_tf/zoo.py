@@ -151,7 +151,7 @@ def pretrained(name: str) -> IWAE:
     """A trained model that comes with the package.
 
     Args:
-      name: a key of `iwae_tf.pretrained.SHA256`, such as `mnist_iwae_1l_k50`.
+      name: a key of `iwae_tf.pretrained.SHA256`, such as `mnist_iwae_1l_z2_k50`.
 
     Returns:
       model: not compiled.
