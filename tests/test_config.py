@@ -155,7 +155,7 @@ def test_defaults_are_the_papers():
 
 
 def test_choices_are_those_of_the_rooms():
-    from iwae_tf import data, objectives
+    from iwae_tf import data, objectives, zoo
 
     choices = {
         field.name: field.metadata["choices"]
@@ -164,6 +164,7 @@ def test_choices_are_those_of_the_rooms():
     }
     assert choices["objective"] == tuple(objectives.table())
     assert choices["binarization"] == data.BINARIZATIONS
+    assert choices["model"] == ("burda", *zoo.SPATIAL)
 
 
 def test_of_run_leaves_out_what_does_not_decide_the_numbers():
