@@ -7,6 +7,7 @@ distribution of every latent given the one above it, `log_joint(x, zs, context) 
 y, [b, c], or None.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -258,12 +259,12 @@ class WarpedBernoulli(BernoulliChain):
         """
         places, weights = warps.corners(self.grid(zs), *self.image_shape[:2])
         upright = _with_shape(self.logits(zs, context), self.image_shape)
-        weights = weights[..., tf.newaxis]
-        logits = warps.at(upright, places)
-
-        is_on = tf.cast(x, tf.bool)
-        log_px = log_average_sigmoid(weights, tf.where(is_on, logits, -logits))
-        is_binary = tf.reduce_all(x == tf.cast(is_on, x.dtype))
+        sign = 2 * x - 1
+        log_px = log_average_sigmoid(
+            tuple(w[..., tf.newaxis] for w in weights),
+            tuple(sign * warps.at(upright, place) for place in places),
+        )
+        is_binary = tf.reduce_all(tf.abs(sign) == 1)
         log_px += tf.where(is_binary, 0.0, math.nan)
         return tf.reduce_sum(log_px, axis=[-3, -2, -1])
 
@@ -317,30 +318,43 @@ def bernoulli_log_prob(x: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
 
 @tf.autograph.experimental.do_not_convert
 @tf.custom_gradient
-def log_average_sigmoid(weights: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+def log_average_sigmoid(
+    weights: tuple[tf.Tensor, ...], logits: tuple[tf.Tensor, ...]
+) -> tf.Tensor:
     """The log of an average probability: log sum_c w_c sigmoid(l_c).
 
     The average is formed times e^s, with s minus the largest logit of some weight where
     that is negative, so it never vanishes.
 
     Args:
-      weights: w, convex over the first axis, [c, ...].
-      logits: l, [c, ...], broadcast against the weights.
+      weights: w, each [...], whose sum is one.
+      logits: l, as many, broadcast against the weights.
 
     Returns:
       log_p: [...], nats.
     """
-    largest = tf.reduce_max(tf.where(weights > 0, logits, logits.dtype.min), axis=0)
-    shift = tf.nn.relu(-largest)
+    present = [
+        tf.where(w > 0, logit, logit.dtype.min)
+        for w, logit in zip(weights, logits, strict=True)
+    ]
+    shift = tf.nn.relu(-functools.reduce(tf.maximum, present))
     # Where w_c is 0 and the others are very sure of less, it is cut off at e^60.
-    scaled = tf.exp(tf.minimum(tf.minimum(logits, 0.0) + shift, 60.0))
-    scaled /= 1.0 + tf.exp(-tf.abs(logits))
-    average = tf.reduce_sum(weights * scaled, axis=0)
+    scaled = [
+        tf.exp(tf.minimum(tf.minimum(logit, 0.0) + shift, 60.0))
+        / (1.0 + tf.exp(-tf.abs(logit)))
+        for logit in logits
+    ]
+    average = tf.add_n([w * s for w, s in zip(weights, scaled, strict=True)])
 
     def gradients(upstream):
-        of_weights = upstream / average * scaled
-        of_logits = of_weights * weights * tf.sigmoid(-logits)
-        return _summed_like(of_weights, weights), _summed_like(of_logits, logits)
+        upstream = upstream / average
+        terms = list(zip(weights, logits, scaled, strict=True))
+        of_weights = [_summed_like(upstream * s, w) for w, _, s in terms]
+        of_logits = [
+            _summed_like(upstream * w * s * tf.sigmoid(-logit), logit)
+            for w, logit, s in terms
+        ]
+        return *of_weights, *of_logits
 
     return tf.math.log(average) - shift, gradients
 

@@ -29,9 +29,8 @@ def affine_grid(theta: tf.Tensor, height: int, width: int) -> tf.Tensor:
     Reference:
       Jaderberg et al. 2015, eq. 1, arXiv:1506.02025.
     """
-    pixels = _with_one(_positions(height, width).reshape(-1, 2))
-    grid = tf.linalg.matmul(tf.cast(pixels, theta.dtype), theta, transpose_b=True)
-    return _rows_and_columns(grid, height, width)
+    pixels = _with_one(_positions(height, width))
+    return _linear(tf.unstack(theta, axis=-2), pixels)
 
 
 def control_points() -> np.ndarray:
@@ -60,13 +59,19 @@ def thin_plate_grid(points: tf.Tensor, height: int, width: int) -> tf.Tensor:
     Reference:
       Bookstein 1989, Principal warps; Jaderberg et al. 2015, arXiv:1506.02025.
     """
-    grid = tf.linalg.matmul(tf.cast(_spline_basis(height, width), points.dtype), points)
-    return _rows_and_columns(grid, height, width)
+    return _linear(tf.unstack(points, axis=-1), _spline_basis(height, width))
+
+
+def _linear(weights, basis):
+    """Positions (x, y), weighted sums of basis functions [height, width, n]."""
+    # Apart, or the compiled warp works out every index of a transposed array anew.
+    basis = tf.constant(basis, weights[0].dtype)
+    return tf.stack([tf.einsum("...p,hwp->...hw", w, basis) for w in weights], axis=-1)
 
 
 @functools.cache
 def _spline_basis(height, width):
-    """[height * width, 9]: what a unit of each control point adds to each position."""
+    """[height, width, 9]: what a unit of each control point adds to each position."""
     centres, pixels = control_points(), _positions(height, width).reshape(-1, 2)
     n = len(centres)
     # Radial weights r, sums to zero with the affine part: [[K, P], [P^T, 0]].
@@ -75,7 +80,7 @@ def _spline_basis(height, width):
     system[:n, n:] = _with_one(centres)
     system[n:, :n] = system[:n, n:].T
     values = np.hstack([_radial(pixels, centres), _with_one(pixels)])
-    return np.linalg.solve(system, values.T).T[:, :n]
+    return np.linalg.solve(system, values.T).T[:, :n].reshape(height, width, n)
 
 
 def _radial(a, b):
@@ -84,7 +89,7 @@ def _radial(a, b):
 
 
 def _with_one(positions):
-    return np.hstack([positions, np.ones((len(positions), 1))])
+    return np.concatenate([positions, np.ones_like(positions[..., :1])], axis=-1)
 
 
 def _positions(height, width):
@@ -93,20 +98,16 @@ def _positions(height, width):
     return np.stack(np.meshgrid(x, y), axis=-1)
 
 
-def _rows_and_columns(grid, height, width):
-    return tf.reshape(grid, tf.concat([tf.shape(grid)[:-2], [height, width, 2]], 0))
-
-
 class Corners(NamedTuple):
     """The four pixels around each position: top left, top right, bottom left and right.
 
     Attributes:
-      places: number of each pixel, row by row, [4, ..., m, n].
-      weights: bilinear, [4, ..., m, n], sum to one over the first axis.
+      places: number of each pixel, row by row, four of [..., m, n].
+      weights: bilinear, four of [..., m, n], whose sum is one.
     """
 
-    places: tf.Tensor
-    weights: tf.Tensor
+    places: tuple[tf.Tensor, ...]
+    weights: tuple[tf.Tensor, ...]
 
 
 def corners(grid: tf.Tensor, height: int, width: int) -> Corners:
@@ -123,16 +124,15 @@ def corners(grid: tf.Tensor, height: int, width: int) -> Corners:
     Returns:
       corners: of each position.
     """
-    column, right = _before(grid[..., 0], width)
-    row, below = _before(grid[..., 1], height)
+    x, y = tf.unstack(grid, axis=-1)
+    column, right = _before(x, width)
+    row, below = _before(y, height)
     step_right, step_down = min(width - 1, 1), width * min(height - 1, 1)
-    steps = tf.reshape(
-        tf.constant([0, step_right, step_down, step_down + step_right]),
-        [4] + [1] * row.shape.rank,
+    first = row * width + column
+    return Corners(
+        tuple(first + y + x for y in (0, step_down) for x in (0, step_right)),
+        tuple(y * x for y in (1 - below, below) for x in (1 - right, right)),
     )
-    weights = _both(below)[:, tf.newaxis] * _both(right)
-    shape = tf.concat([[4], tf.shape(row)], axis=0)
-    return Corners(row * width + column + steps, tf.reshape(weights, shape))
 
 
 def _before(coordinate, n):
@@ -143,15 +143,6 @@ def _before(coordinate, n):
     place -= tf.where(tf.abs(offset) < rounding, offset, 0)
     before = tf.stop_gradient(tf.minimum(tf.floor(place), max(n - 2, 0)))
     return tf.cast(before, tf.int32), place - before
-
-
-def _both(part):
-    """The weights 1 - part and part, [2, ...]."""
-    shape = [2] + [1] * part.shape.rank
-    start, slope = (
-        tf.reshape(tf.constant(ends, part.dtype), shape) for ends in ([1, 0], [-1, 1])
-    )
-    return start + slope * part
 
 
 def bilinear_sample(image: tf.Tensor, grid: tf.Tensor) -> tf.Tensor:
@@ -167,8 +158,8 @@ def bilinear_sample(image: tf.Tensor, grid: tf.Tensor) -> tf.Tensor:
     Reference:
       Jaderberg et al. 2015, eq. 5, arXiv:1506.02025.
     """
-    places, weights = corners(grid, *image.shape[-3:-1])
-    return tf.reduce_sum(weights[..., tf.newaxis] * at(image, places), axis=0)
+    terms = zip(*corners(grid, *image.shape[-3:-1]), strict=True)
+    return tf.add_n([w[..., tf.newaxis] * at(image, place) for place, w in terms])
 
 
 def at(image: tf.Tensor, places: tf.Tensor) -> tf.Tensor:
@@ -176,10 +167,10 @@ def at(image: tf.Tensor, places: tf.Tensor) -> tf.Tensor:
 
     Args:
       image: [..., height, width, channels].
-      places: numbers of pixels, [4, ..., m, n].
+      places: numbers of pixels, [..., m, n].
 
     Returns:
-      values: [4, ..., m, n, channels].
+      values: [..., m, n, channels].
     """
     height, width, channels = image.shape[-3:]
     leading = tf.shape(image)[:-3]

@@ -163,7 +163,7 @@ def test_log_average_sigmoid_equals_scipy_where_some_weights_are_zero(scale):
     logits = scale * rng.normal(size=(4, 200))
     w = rng.dirichlet(np.ones(4), size=200).T * rng.integers(0, 2, size=(4, 200))
     w[0] += 1 - w.sum(axis=0)
-    got = log_average_sigmoid(tf.constant(w), tf.constant(logits))
+    got = log_average_sigmoid(*(tuple(map(tf.constant, v)) for v in (w, logits)))
     want = scipy.special.logsumexp(scipy.special.log_expit(logits), b=w, axis=0)
     np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-15)
 
@@ -171,11 +171,14 @@ def test_log_average_sigmoid_equals_scipy_where_some_weights_are_zero(scale):
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_gradients_of_log_average_sigmoid_equal_those_of_its_definition(jit_compile):
     rng = np.random.default_rng(0)
-    w = tf.constant(rng.dirichlet(np.ones(4), size=(3, 5, 1)).transpose(3, 0, 1, 2))
-    logits = tf.constant(5 * rng.normal(size=(4, 3, 5, 2)))
+    w = rng.dirichlet(np.ones(4), size=(3, 5, 1)).transpose(3, 0, 1, 2)
+    w = tuple(map(tf.constant, w))
+    logits = tuple(map(tf.constant, 5 * rng.normal(size=(4, 5, 2))))
 
     def definition(w, logits):
-        return tf.math.log(tf.reduce_sum(w * tf.sigmoid(logits), axis=0))
+        return tf.math.log(
+            tf.add_n([a * tf.sigmoid(b) for a, b in zip(w, logits, strict=True)])
+        )
 
     @tf.function(jit_compile=jit_compile)
     def gradients(function):
@@ -184,9 +187,10 @@ def test_gradients_of_log_average_sigmoid_equal_those_of_its_definition(jit_comp
             loss = tf.reduce_sum(tf.sin(function(w, logits)))
         return tape.gradient(loss, (w, logits))
 
-    for got, want in zip(
-        gradients(log_average_sigmoid), gradients(definition), strict=True
-    ):
+    ours, theirs = (
+        tf.nest.flatten(gradients(f)) for f in (log_average_sigmoid, definition)
+    )
+    for got, want in zip(ours, theirs, strict=True):
         assert got.shape == want.shape
         np.testing.assert_allclose(got, want, rtol=1e-8, atol=1e-10)
 
