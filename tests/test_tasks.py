@@ -12,6 +12,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 TASKS = sorted(path.stem for path in (ROOT / "tasks").glob("task*.py"))
+BOUND = r"-[23]\d\.\d\d"
 SCORE = r"-[23]\d\.\d\d ± 0\.\d\d"
 POINT = r"\(-?\d+\.\d+, -?\d+\.\d+\)"
 ROWS = {  # of the table that each task writes
@@ -71,6 +72,15 @@ ROWS["task12"] = [
         ("as in the paper", "adam", 20, 64),
     )
 ]
+ROWS["task08"] = [
+    rf"\| `{model}` \| {objective} \| {k} \| {BOUND} \| {BOUND} \| {SCORE} \| — \|"
+    for objective, k in (
+        ("`vae_elbo`, `iwae_elbo`", 1),
+        ("`vae_elbo`", 3),
+        ("`iwae_elbo`", 3),
+    )
+    for model in ("vae60", "tvae_affine", "tvae_tps")
+]
 FIGURES = {  # beside, or in place of, the one that has the task's name
     "task01": ["task01-image0.png", "task01-image14.png", "task01.gif"],
     "task03": [
@@ -79,6 +89,7 @@ FIGURES = {  # beside, or in place of, the one that has the task's name
         "task03.gif",
         "task03.png",
     ],
+    "task08": ["task08-tvae_affine.png", "task08-tvae_tps.png", "task08.png"],
 }
 
 

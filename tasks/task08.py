@@ -1,0 +1,129 @@
+"""Task 08: spatial transformers, latents that say where and how an image is placed.
+
+Trains a plain VAE with 60 latents, one of which 6 give an affine map, and one of which
+18 give a thin-plate spline: k = 1, the VAE with k = 5 and the IWAE with k = 5. The
+figures are of the last. Of the two with a transformer they show the upright image
+before the warp, and what each latent of the placing and some others do while the rest
+stay at the posterior mean of one image.
+
+    python tasks/task08.py [--epochs 50] [--smoke]
+"""
+
+import numpy as np
+
+import iwae_tf
+from iwae_tf import cli, plots, results
+
+MODELS = ("vae60", "tvae_affine", "tvae_tps")
+PUBLISHED = {  # of MNIST, 50 epochs
+    ("vae_elbo", 1): {"vae60": -101.14, "tvae_affine": -99.18, "tvae_tps": -97.91},
+    ("iwae_elbo", 5): {"vae60": -98.30, "tvae_affine": -96.06, "tvae_tps": -94.00},
+}
+N_IMAGES = 10
+N_UNITS = 6
+VALUES = np.linspace(-2, 2, 9)
+N_DRAWS = 1000  # of q, for the posterior mean
+N_MEASURED = 2000  # test images by which units are chosen
+
+
+def main(task):
+    """Trains nine models; writes a page, a page for each transformer, and a table."""
+    many = 3 if task.is_smoke else 5
+    runs = {
+        (model, objective, k): task.run(model=model, objective=objective, n_samples=k)
+        for objective, k in (("vae_elbo", 1), ("vae_elbo", many), ("iwae_elbo", many))
+        for model in MODELS
+    }
+    last = {model: runs[model, "iwae_elbo", many] for model in MODELS}
+    x = task.x_test[np.linspace(0, len(task.x_test) - 1, N_IMAGES).astype(int)]
+    drawn = pictures(
+        last, lambda run: [z[0] for z in run.model.draw(x, 1, figure_seed(run, 1)).zs]
+    )
+    sampled = pictures(
+        last,
+        lambda run: run.model.generator.sample_latents(N_IMAGES, figure_seed(run, 2)),
+    )
+    pages = {f"-{model}": traversals(last[model], task.x_test) for model in MODELS[1:]}
+    pages[""] = [
+        block("test images x, means of z, u ~ q(z, u|x)", {"x": x} | drawn),
+        block("means of samples", sampled),
+    ]
+    for suffix, blocks in pages.items():
+        page = plots.image_table(blocks, f"{task.title} · IWAE, k = {many}")
+        plots.save(page, task.path(f"{suffix}.png"))
+    task.finish(table(runs, task.images.name == "mnist"))
+
+
+def pictures(runs, latents_of):
+    """Mean images of latents, after the upright ones where there is a transformer."""
+    rows = {}
+    for model, run in runs.items():
+        zs, generator = latents_of(run), run.model.generator
+        if model != "vae60":
+            rows[f"{model}, upright"] = generator.upright_image(zs).numpy()
+        rows[model] = generator.mean_image(zs).numpy()
+    return rows
+
+
+def traversals(run, x_test):
+    """A row for each unit of the placing, and for some of the others."""
+    n_placing = run.model.generator.n_placing
+    layer = iwae_tf.units.statistics(run.model, x_test[:N_MEASURED])[0]
+    placing = len(layer.variance) - n_placing + np.arange(n_placing)
+    others = np.argsort(layer.variance[:-n_placing])[:N_UNITS]
+    draws = run.model.draw(x_test[:1], N_DRAWS, figure_seed(run, 3))
+    zs = iwae_tf.inspection.snis_mean(draws)
+
+    def moved(letter, units, first=0):
+        traverse = iwae_tf.inspection.traverse
+        return {
+            f"{letter}{unit - first}": traverse(run.model, zs, int(unit), VALUES)[:, 0]
+            for unit in units
+        }
+
+    columns = [f"{value:+.1f}" for value in VALUES]
+    of_placing, of_image = moved("u", placing, placing[0]), moved("z", others)
+    return [
+        block("each latent of the placing, the others held", of_placing, columns),
+        block("the surest latents of the image, the placing held", of_image, columns),
+    ]
+
+
+def block(title, rows, columns=None):
+    """Named rows of images."""
+    return plots.Block(title, list(rows), np.stack(list(rows.values())), columns)
+
+
+def figure_seed(run, number):
+    """The seed of a figure's noise, the same for all models."""
+    randomness = iwae_tf.randomness
+    return randomness.seed_of(run.config.seed, randomness.FIGURES, number)
+
+
+def table(runs, is_mnist):
+    """Reconstruction, ELBO and likelihood, beside what has been published."""
+    rows = []
+    for (model, objective, k), run in runs.items():
+        test = run.report["test"]
+        published = PUBLISHED.get((objective, k), {}).get(model) if is_mnist else None
+        rows.append(
+            (
+                f"`{model}`",
+                "`vae_elbo`, `iwae_elbo`" if k == 1 else f"`{objective}`",
+                k,
+                f"{test['log_px_given_z']:.2f}",
+                f"{test['elbo']:.2f}",
+                results.estimate(run.report),
+                "—" if published is None else f"{published:.2f}",
+            )
+        )
+    return results.markdown(
+        "model | objective | k | E log p(x given z) | test ELBO | test log p(x) | "
+        "published",
+        "---|---|--:|--:|--:|---|--:",
+        rows,
+    )
+
+
+if __name__ == "__main__":
+    cli.task(main, __file__, epochs=50, batch_size=128, schedule="constant")
