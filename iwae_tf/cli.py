@@ -86,7 +86,7 @@ def config_from_flags() -> Config:
                     f"{name}: goes without --pretrained, whose options are its own, "
                     f"got {FLAGS[name].value}"
                 )
-    for name in ("n_latent", "n_hidden"):
+    for name in ("n_latent", "n_hidden", "flow_hidden"):
         if values.get(name) is not None:
             values[name] = _integers(name, values[name])
     return Config(**values)

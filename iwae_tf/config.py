@@ -9,7 +9,9 @@ import math
 
 from iwae_tf.errors import UsageError
 
-MODELS = ("burda", "vae60", "tvae_affine", "tvae_tps")
+MODELS = ("burda", "vae60", "tvae_affine", "tvae_tps", "dense", "gated", "resnet")
+CONVOLUTIONAL = ("gated", "resnet")
+DEEP = ("dense", *CONVOLUTIONAL)
 BURDA_EPOCHS = 3280  # 1 + 3 + 9 + ... + 3^7
 # What each schedule chooses where an option is not given.
 SCHEDULES = {
@@ -34,6 +36,8 @@ SCHEDULES = {
         "grow_samples": True,
     },
 }
+# What a model with flows chooses.
+FLOWS = {"flow_hidden": (256, 256), "flow_features": 64, "flow_normalisation": "weight"}
 OBJECTIVES = (
     "vae_elbo",
     "vae_elbo_kl",
@@ -81,8 +85,9 @@ class Config:
     )
     model: str = _option(
         "burda",
-        "The paper's networks, or those of spatial transformers: a plain VAE, and two "
-        "whose latents also place the image, by an affine map or a thin-plate spline.",
+        "The paper's networks; those of spatial transformers: a plain VAE, and two "
+        "whose latents also place the image, by an affine map or a thin-plate spline; "
+        "deep ones with 64 latents: fully connected, gated or residual convolutions.",
         choices=MODELS,
     )
     stochastic_layers: int = _option(1, "Number of stochastic layers.", minimum=1)
@@ -92,7 +97,27 @@ class Config:
     n_hidden: tuple[int, ...] | None = _option(
         None,
         "Hidden units beside each stochastic layer, bottom-up, such as 200,100; by "
-        "default the paper's.",
+        "default the paper's; 300 of model dense.",
+    )
+    feature_maps: int | None = _option(
+        None, "Of model gated and resnet, by default 64.", minimum=1
+    )
+    n_flows: int | None = _option(
+        None,
+        "Steps of inverse autoregressive flow in q, by default 8 of model dense, gated "
+        "and resnet, else 0.",
+        minimum=0,
+    )
+    flow_hidden: tuple[int, ...] | None = _option(
+        None, "Hidden units of the network of each step, by default 256,256."
+    )
+    flow_features: int | None = _option(
+        None, "Features of x that each step sees, by default 64.", minimum=1
+    )
+    flow_normalisation: str | None = _option(
+        None,
+        "Of the hidden layers of each step, by default weight.",
+        choices=("none", "weight", "batch"),
     )
     conditional: bool = _option(
         False, "Model log p(x|y): every network also sees the label y."
@@ -203,14 +228,7 @@ class Config:
             value = getattr(self, field.name)
             if value is not None:
                 _check(field.name, value, field.metadata)
-        if self.model != "burda":
-            for name in ("stochastic_layers", "n_latent", "n_hidden", "conditional"):
-                default, value = getattr(Config, name), getattr(self, name)
-                if value != default:
-                    raise UsageError(
-                        f"{name}: goes with model burda only, got {value} with model "
-                        f"{self.model}"
-                    )
+        self._check_model()
         if self.model.startswith("tvae") and self.binarization == "none":
             raise UsageError(
                 "binarization: must be dynamic or threshold for a spatial transformer, "
@@ -221,7 +239,11 @@ class Config:
             if sizes is not None:
                 check_sizes(name, sizes, self.stochastic_layers)
         check_objective(
-            self.objective, self.stochastic_layers, self.n_groups, self.combination_beta
+            self.objective,
+            self.stochastic_layers,
+            self.n_groups,
+            self.combination_beta,
+            self.n_flows,
         )
         if self.conditional_prior and not self.conditional:
             raise UsageError(
@@ -238,7 +260,47 @@ class Config:
                 "learning_rate: goes with schedule constant or fast, got "
                 f"{self.learning_rate} with schedule burda"
             )
-        for name, value in SCHEDULES[self.schedule].items():
+        self._fill_in(SCHEDULES[self.schedule])
+
+    def _check_model(self):
+        """Checks the options of networks and flows, and fills in their defaults."""
+        for name, models in (
+            ("stochastic_layers", ("burda",)),
+            ("conditional", ("burda",)),
+            ("n_hidden", ("burda", "dense")),
+            ("n_latent", ("burda", *DEEP)),
+            ("feature_maps", CONVOLUTIONAL),
+        ):
+            value = getattr(self, name)
+            if value != getattr(Config, name) and self.model not in models:
+                raise UsageError(
+                    f"{name}: goes with model {' or '.join(models)} only, got {value} "
+                    f"with model {self.model}"
+                )
+        chosen = {"n_flows": 8 if self.model in DEEP else 0}
+        if self.model in CONVOLUTIONAL:
+            chosen["feature_maps"] = 64
+        if self.n_flows or (self.n_flows is None and chosen["n_flows"]):
+            chosen |= FLOWS
+        for name in FLOWS:
+            if name not in chosen and getattr(self, name) is not None:
+                raise UsageError(
+                    f"{name}: goes with flows only, got {getattr(self, name)} without"
+                )
+        self._fill_in(chosen)
+        if self.n_flows and self.stochastic_layers > 1:
+            raise UsageError(
+                "n_flows: goes with one stochastic layer only, got "
+                f"{self.n_flows} with {self.stochastic_layers} layers"
+            )
+        if self.flow_hidden is not None and min(self.flow_hidden, default=0) < 1:
+            raise UsageError(
+                "flow_hidden: must be positive sizes, got "
+                f"{','.join(map(str, self.flow_hidden))}"
+            )
+
+    def _fill_in(self, defaults):
+        for name, value in defaults.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
 
@@ -269,6 +331,7 @@ def check_objective(
     stochastic_layers: int,
     n_groups: int,
     combination_beta: float | None,
+    n_flows: int = 0,
 ) -> None:
     """Checks that an objective goes with a model and with the options of objectives.
 
@@ -285,6 +348,12 @@ def check_objective(
         raise UsageError(
             "objective: vae_elbo_kl has a closed form for one stochastic layer only, "
             f"got {stochastic_layers} layers; use vae_elbo"
+        )
+    if n_flows and objective in ("vae_elbo_kl", "stl", "dreg", "rws_dreg"):
+        raise UsageError(
+            "objective: must need no closed form and no density of given latents with "
+            f"flows, got {objective} with {n_flows} flows; use vae_elbo, iwae_elbo, "
+            "miwae, piwae or combination"
         )
     if n_groups > 1 and objective not in ("miwae", "piwae"):
         raise UsageError(

@@ -132,6 +132,11 @@ def build(config: Config, sets: data.Sets) -> IWAE:
     model = zoo.build(
         config, sets.x_train.shape[1:], sets.n_context, data.mean_image(sets.x_train)
     )
+    if config.n_flows:
+        images = data.binarize(sets.x_train[:100], config.binarization, config.seed)
+        contexts = sets.context_train[:100] if sets.n_context else None
+        seed = randomness.seed_of(config.seed, randomness.TRAIN)
+        model.posterior.initialise(images, seed, contexts)
     model.compile(
         schedules.optimizer(config, config.epochs * steps_per_epoch),
         config.objective,
@@ -458,6 +463,7 @@ def describe_units(layer: units.Units) -> dict:
     values = {
         name: [float(f"{value:.4g}") for value in getattr(layer, name)]
         for name in ("activity", "variance", "kl")
+        if getattr(layer, name) is not None
     }
     return {"n_active": int(layer.active.sum()), **values}
 

@@ -45,6 +45,8 @@ class BernoulliChain(keras.layers.Layer):
         output_bias: str | keras.initializers.Initializer = "zeros",
         prior_widths: Sequence[int] | None = None,
         activation: str = "tanh",
+        pixels: keras.layers.Layer | None = None,
+        head: keras.layers.Layer | None = None,
     ):
         """Makes the pixel network and one network per conditional layer.
 
@@ -57,22 +59,25 @@ class BernoulliChain(keras.layers.Layer):
           prior_widths: hidden units of the network from the context to p(zL|y);
             without it the top layer is standard normal.
           activation: nonlinearity after every hidden layer.
+          pixels: from z1 to features, in place of the network that `widths[0]`
+            describes.
+          head: from those to logits [..., n_pixels], by default linear.
         """
         super().__init__()
         self.image_shape = tuple(image_shape)
         self.n_latent = tuple(n_latent)
-        self.pixels = MLP(widths[0], activation)
-        self.pixel_logits = keras.layers.Dense(
+        self.pixels = pixels or MLP(widths[0], activation)
+        self.pixel_logits = head or keras.layers.Dense(
             math.prod(image_shape), bias_initializer=output_bias
         )
         self.conditionals = [
-            LocScale(w, d, activation)
+            LocScale(MLP(w, activation), d)
             for w, d in zip(widths[1:], n_latent[:-1], strict=True)
         ]
         self.top = (
             None
             if prior_widths is None
-            else LocScale(prior_widths, n_latent[-1], activation)
+            else LocScale(MLP(prior_widths, activation), n_latent[-1])
         )
 
     def prior(self, context: tf.Tensor | None = None) -> tfd.Distribution:

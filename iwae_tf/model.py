@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from iwae_tf import randomness
+from iwae_tf import networks, randomness
 from iwae_tf.config import check_objective
 from iwae_tf.draws import Draws
 from iwae_tf.errors import UsageError
@@ -133,7 +133,8 @@ class IWAE(keras.Model):
     def _row(self, name, n_groups, combination_beta):
         found = row(name, n_groups, combination_beta)
         n_layers = len(self.posterior.n_latent)
-        check_objective(name, n_layers, n_groups, combination_beta)
+        n_flows = self.posterior.n_flows
+        check_objective(name, n_layers, n_groups, combination_beta, n_flows)
         return found
 
     @property
@@ -233,12 +234,13 @@ class IWAE(keras.Model):
           kl: [b], nats.
 
         Raises:
-          UsageError: if there are more layers.
+          UsageError: if there are more layers, or flows.
         """
-        if len(self.posterior.n_latent) > 1:
+        n_layers, n_flows = len(self.posterior.n_latent), self.posterior.n_flows
+        if n_layers > 1 or n_flows:
             raise UsageError(
-                "kl: has a closed form for one stochastic layer only, got "
-                f"{len(self.posterior.n_latent)} layers"
+                "kl: has a closed form for one stochastic layer without flows only, "
+                f"got {n_layers} layers, {n_flows} flows"
             )
         context = self._check_context(context)
         q = self.posterior.conditional(0, flatten(tf.cast(x, tf.float32)), context)
@@ -291,15 +293,16 @@ class IWAE(keras.Model):
         """One optimizer step on a batch of images."""
         x, context, _ = keras.utils.unpack_x_y_sample_weight(data)
         step = tf.cast(self.optimizer.iterations, tf.int32)
-        loss, gradients, draws = value_and_gradients(
-            self.objective,
-            self,
-            x,
-            self.train_samples,
-            randomness.seed_of(self.seed, randomness.TRAIN, step),
-            self.beta_at(step),
-            context,
-        )
+        with networks.training():
+            loss, gradients, draws = value_and_gradients(
+                self.objective,
+                self,
+                x,
+                self.train_samples,
+                randomness.seed_of(self.seed, randomness.TRAIN, step),
+                self.beta_at(step),
+                context,
+            )
         is_first_bad = ~tf.math.is_finite(loss) & (self.first_bad_step < 0)
         self.first_bad_step.assign(tf.where(is_first_bad, step, self.first_bad_step))
         self.optimizer.apply_gradients(

@@ -1,8 +1,26 @@
 """Keras layers without probability."""
 
-from collections.abc import Sequence
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
 
 import keras
+import numpy as np
+import tensorflow as tf
+
+NORMALISATIONS = ("none", "weight", "batch")
+_training = False
+
+
+@contextlib.contextmanager
+def training() -> Iterator[None]:
+    """Within it, batch normalisation takes the statistics of its batch."""
+    global _training
+    before, _training = _training, True
+    try:
+        yield
+    finally:
+        _training = before
 
 
 class MLP(keras.layers.Layer):
@@ -25,38 +43,261 @@ class MLP(keras.layers.Layer):
         return inputs
 
 
+class DenseNet(MLP):
+    """Fully connected layers, to each of which the input is fed again."""
+
+    def call(self, inputs):
+        """Maps [..., d_in] to [..., widths[-1]]."""
+        first, *rest = self.hidden
+        features = first(inputs)
+        for layer in rest:
+            features = layer(tf.concat([features, inputs], axis=-1))
+        return features
+
+
 class LocScale(keras.layers.Layer):
-    """The parameters of a diagonal Gaussian: an MLP and two linear heads.
+    """The parameters of a diagonal Gaussian: a network and two linear heads.
 
     The second head is the log of the scale.
     """
 
-    def __init__(
-        self,
-        widths: Sequence[int],
-        d: int,
-        activation: str = "tanh",
-        n_bounded: int = 0,
-    ):
-        """Makes the layers.
+    def __init__(self, network: keras.layers.Layer, d: int, n_bounded: int = 0):
+        """Makes the heads.
 
         Args:
-          widths: units of the hidden layers.
+          network: maps [..., d_in] to features [..., n].
           d: size of the Gaussian.
-          activation: nonlinearity after every hidden layer.
           n_bounded: so many means, the last, go through tanh.
         """
         super().__init__()
-        self.mlp = MLP(widths, activation)
+        self.mlp = network
         self.n_bounded = n_bounded
         self.loc = keras.layers.Dense(d)
         self.log_scale = keras.layers.Dense(d)
 
     def call(self, inputs):
         """Maps [..., d_in] to a pair (loc, scale), each [..., d]."""
-        features = self.mlp(inputs)
+        return self.of_features(self.mlp(inputs))
+
+    def of_features(self, features):
+        """Maps features [..., n] to a pair (loc, scale), each [..., d]."""
         loc, scale = self.loc(features), keras.ops.exp(self.log_scale(features))
         if self.n_bounded:
             free, bounded = loc[..., : -self.n_bounded], loc[..., -self.n_bounded :]
             loc = keras.ops.concatenate([free, keras.ops.tanh(bounded)], axis=-1)
         return loc, scale
+
+
+class Bias(keras.layers.Layer):
+    """Adds a trainable vector."""
+
+    def __init__(self, n: int, initializer: str | keras.initializers.Initializer):
+        """Makes the vector of n entries."""
+        super().__init__()
+        self.bias = self.add_weight(shape=(n,), initializer=initializer, name="bias")
+
+    def call(self, inputs):
+        """Maps [..., n] to [..., n]."""
+        return inputs + self.bias
+
+
+class MaskedDense(keras.layers.Layer):
+    """A linear layer, some of whose weights are 0, that may also see a context.
+
+    Normalised by `weight`, a column v of the weights is g v / |v| with a trainable g;
+    by `batch`, the outputs have mean 0 and variance 1 over a batch of training before
+    they are scaled and shifted, and moving averages of both elsewhere.
+
+    Reference:
+      Salimans and Kingma 2016, Weight normalization, arXiv:1602.07868; Ioffe and
+      Szegedy 2015, Batch normalization, arXiv:1502.03167.
+    """
+
+    def __init__(
+        self,
+        mask: np.ndarray,
+        n_context: int = 0,
+        normalisation: str = "none",
+        initializer: str | keras.initializers.Initializer = "glorot_uniform",
+    ):
+        """Makes the weights.
+
+        Args:
+          mask: 1 where a weight is, 0 where none is, [d_in, d_out].
+          n_context: size of the context, 0 for none.
+          normalisation: `none`, `weight` or `batch`.
+          initializer: of the weights before the mask.
+        """
+        super().__init__()
+        self.mask = np.asarray(mask, self.dtype)
+        self.normalisation = normalisation
+        d_in, d_out = self.mask.shape
+        self.kernel = self.add_weight(
+            shape=(d_in, d_out), initializer=initializer, name="kernel"
+        )
+        self.bias = self.add_weight(shape=(d_out,), initializer="zeros", name="bias")
+        self.of_context = (
+            self.add_weight(shape=(n_context, d_out), name="of_context")
+            if n_context
+            else None
+        )
+        if normalisation == "weight":
+            self.length = self.add_weight(shape=(d_out,), name="length")
+            self.length.assign(self._norms())
+        if normalisation == "batch":
+            self.batch = keras.layers.BatchNormalization(center=False)
+            self.batch.build((None, d_out))
+
+    def _norms(self):
+        masked = self.kernel * self.mask
+        return tf.sqrt(tf.maximum(tf.reduce_sum(tf.square(masked), axis=0), 1e-12))
+
+    def _linear(self, inputs, context):
+        kernel = self.kernel * self.mask
+        if self.normalisation == "weight":
+            kernel *= self.length / self._norms()
+        outputs = tf.linalg.matmul(inputs, kernel)
+        if context is not None:
+            outputs += tf.linalg.matmul(context, self.of_context)
+        return outputs
+
+    def call(self, inputs, context=None):
+        """Maps [..., d_in], with a context [..., n_context], to [..., d_out]."""
+        outputs = self._linear(inputs, context)
+        if self.normalisation == "batch":
+            rows = tf.reshape(outputs, [-1, self.mask.shape[1]])
+            rows = self.batch(rows, training=_training)
+            outputs = tf.reshape(rows, tf.shape(outputs))
+        return outputs + self.bias
+
+    def initialise(self, inputs: tf.Tensor, context: tf.Tensor | None = None) -> None:
+        """With weight normalisation, gives the outputs mean 0 and variance 1.
+
+        Args:
+          inputs: [..., d_in], of a batch.
+          context: [..., n_context].
+        """
+        if self.normalisation != "weight":
+            return
+        outputs = self._linear(inputs, context)
+        axes = list(range(outputs.shape.rank - 1))
+        mean, variance = tf.nn.moments(outputs, axes)
+        scale = tf.where(variance > 1e-10, tf.math.rsqrt(variance + 1e-10), 1.0)
+        self.length.assign(self.length * scale)
+        if self.of_context is not None:
+            self.of_context.assign(self.of_context * scale)
+        self.bias.assign(-mean * scale)
+
+
+class Gated(keras.layers.Layer):
+    """One 5x5 convolution times the sigmoid of another."""
+
+    def __init__(self, maps: int, stride: int, convolution: type, is_first: bool):
+        """Makes both; convolution is a Keras layer class."""
+        super().__init__()
+        self.value, self.gate = (
+            convolution(maps, 5, strides=stride, padding="same") for _ in range(2)
+        )
+
+    def call(self, inputs):
+        """Maps [b, height, width, channels] to [b, height, width, maps]."""
+        return self.value(inputs) * tf.sigmoid(self.gate(inputs))
+
+
+class Residual(keras.layers.Layer):
+    """x + f(x), f two 3x3 convolutions; x is convolved too where the size changes."""
+
+    def __init__(self, maps: int, stride: int, convolution: type, is_first: bool):
+        """Makes them; convolution is a Keras layer class."""
+        super().__init__()
+        self.one = convolution(maps, 3, strides=stride, padding="same")
+        self.two = keras.layers.Conv2D(maps, 3, padding="same")
+        self.skip = None
+        if is_first or stride > 1:
+            self.skip = convolution(maps, 3, strides=stride, padding="same")
+
+    def call(self, inputs):
+        """Maps [b, height, width, channels] to [b, height, width, maps]."""
+        features = self.two(tf.nn.elu(self.one(tf.nn.elu(inputs))))
+        return features + (inputs if self.skip is None else self.skip(inputs))
+
+
+# Of each block of an encoder: its kind, stride and part of the feature maps.
+_BLOCKS = {
+    "resnet": (Residual, (1, 2, 1, 1, 2, 1), (1, 1, 1, 1, 1, 1)),
+    "gated": (Gated, (1, 2, 1, 2, 1), (0.5, 0.5, 1, 1, 1)),
+}
+
+
+def _blocks(kind, n_maps, convolution, step):
+    block, strides, parts = _BLOCKS[kind]
+    pairs = list(zip(strides, parts, strict=True))[::step]
+    return [
+        block(max(1, int(part * n_maps)), stride, convolution, i == 0)
+        for i, (stride, part) in enumerate(pairs)
+    ]
+
+
+class ConvolutionalEncoder(keras.layers.Layer):
+    """Convolutions down to a quarter of the size, and one dense layer.
+
+    `resnet` has six residual blocks of two 3x3 convolutions, two of them strided;
+    `gated` five gated 5x5 convolutions, two of them strided.
+
+    Reference:
+      Kingma et al. 2016, appendix, arXiv:1606.04934; van den Berg et al. 2018,
+      appendix, arXiv:1803.05649.
+    """
+
+    def __init__(
+        self, image_shape: tuple[int, int, int], kind: str, n_maps: int, n_features: int
+    ):
+        """Makes the layers.
+
+        Args:
+          image_shape: height and width, multiples of 4, and channels.
+          kind: `resnet` or `gated`.
+          n_maps: feature maps.
+          n_features: units of the dense layer.
+        """
+        super().__init__()
+        self.image_shape = tuple(image_shape)
+        self.blocks = _blocks(kind, n_maps, keras.layers.Conv2D, 1)
+        self.dense = keras.layers.Dense(n_features, activation="elu")
+
+    def call(self, inputs):
+        """Maps flattened images [b, n_pixels] to features [b, n_features]."""
+        features = 2.0 * tf.reshape(inputs, [-1, *self.image_shape]) - 1.0
+        for block in self.blocks:
+            features = block(features)
+        features = tf.nn.elu(features)
+        n = math.prod(features.shape[1:])
+        return self.dense(tf.reshape(features, [-1, n]))
+
+
+class ConvolutionalDecoder(keras.layers.Layer):
+    """The mirror image of `ConvolutionalEncoder`, with transposed convolutions."""
+
+    def __init__(
+        self, image_shape: tuple[int, int, int], kind: str, n_maps: int, n_features: int
+    ):
+        """Makes the layers; see `ConvolutionalEncoder`."""
+        super().__init__()
+        self.image_shape = tuple(image_shape)
+        height, width, channels = self.image_shape
+        self.start = (height // 4, width // 4, n_maps)
+        self.hidden = keras.layers.Dense(n_features, activation="elu")
+        self.dense = keras.layers.Dense(math.prod(self.start))
+        self.blocks = _blocks(kind, n_maps, keras.layers.Conv2DTranspose, -1)
+        self.last = keras.layers.Conv2D(channels, 3, padding="same", use_bias=False)
+
+    def call(self, inputs):
+        """Maps latents [..., d] to logits [..., n_pixels], up to a bias."""
+        leading = tf.shape(inputs)[:-1]
+        features = self.dense(self.hidden(tf.reshape(inputs, [-1, inputs.shape[-1]])))
+        features = tf.reshape(features, [-1, *self.start])
+        for block in self.blocks:
+            features = block(features)
+        logits = self.last(tf.nn.elu(features))
+        n = math.prod(self.image_shape)
+        return tf.reshape(logits, tf.concat([leading, [n]], axis=0))

@@ -29,7 +29,9 @@ def run_name(config: Config) -> str:
         options += f"-v{config.validation}"
     networks = f"{config.stochastic_layers}l"
     if config.model != "burda":
-        networks = config.model
+        networks = f"{config.model}{config.feature_maps or ''}"
+    if config.n_flows:
+        networks += f"-f{config.n_flows}"
     start = f"-from-{Path(config.init_from).name}" if config.init_from else ""
     return (
         f"{config.dataset}-{config.objective}-{networks}{given}"
@@ -43,6 +45,10 @@ def caption(config: Config) -> str:
     networks = f"{layers} {'layer' if layers == 1 else 'layers'}"
     if config.model != "burda":
         networks = config.model
+    if config.feature_maps:
+        networks += f", {config.feature_maps} maps"
+    if config.n_flows:
+        networks += f", {config.n_flows} flows"
     options = f" · m = {config.n_groups}" if config.n_groups > 1 else ""
     if config.combination_beta is not None:
         options += f" · ELBO × {config.combination_beta:g}"

@@ -72,6 +72,7 @@ def _is_other_model(config):
         or config.get("conditional")
         or config.get("validation")
         or config.get("model", "burda") != "burda"
+        or config.get("n_flows")
     )
 
 

@@ -336,10 +336,11 @@ class Metrics(keras.callbacks.Callback):
         with self._writers["test"].as_default(steps_done(self.model)):
             for level, layer in enumerate(layers, 1):
                 tf.summary.scalar(f"active_units/z{level}", layer.active.sum())
-                tf.summary.scalar(f"kl/z{level}", layer.kl.sum())
                 activity = np.log10(np.maximum(layer.activity, 1e-6))
                 tf.summary.histogram(f"log10_activity/z{level}", activity)
-                tf.summary.histogram(f"kl_per_unit/z{level}", layer.kl)
+                if layer.kl is not None:
+                    tf.summary.scalar(f"kl/z{level}", layer.kl.sum())
+                    tf.summary.histogram(f"kl_per_unit/z{level}", layer.kl)
 
     def on_train_end(self, logs=None):
         """Leaves everything on disk."""

@@ -1,7 +1,7 @@
 """Which latent units a model uses: activity, KL, and scores without the others.
 
 A unit is one entry of one latent. These functions look at the layers of q and p, which
-must factorise over units, but at no network.
+factorise over units, or at samples of a q with flows, but at no network.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,8 @@ class Units(NamedTuple):
       variance: mean over images of Var_q[u|x], [d]; the smaller, the more an image
         says about the unit.
       kl: E_x E_q [log q(u | below) - log p(u | above)], [d], nats; summed over units
-        and layers it is the KL of the ELBO.
+        and layers it is the KL of the ELBO. None with flows, where the density of q
+        is no product over units.
 
     Reference:
       Burda et al. 2016, section 5.2, arXiv:1509.00519.
@@ -37,7 +38,7 @@ class Units(NamedTuple):
     mean: np.ndarray
     activity: np.ndarray
     variance: np.ndarray
-    kl: np.ndarray
+    kl: np.ndarray | None
 
     @property
     def active(self) -> np.ndarray:
@@ -56,7 +57,8 @@ def statistics(
     """Activity, posterior variance and KL of every latent unit.
 
     One stochastic layer needs no samples; the layers above the first are averaged over
-    samples of the layers below, whose noise is taken off the activity.
+    samples of the layers below, a layer with flows over its own, whose noise is taken
+    off the activity.
 
     Args:
       model: has a posterior and a generator with `layers`, see `iwae_tf.model`.
@@ -70,21 +72,23 @@ def statistics(
       layers: bottom-up.
 
     Raises:
-      UsageError: for fewer than two images or, with several layers, samples.
+      UsageError: for fewer than two images or, with several layers or flows, samples.
     """
-    n_layers = len(model.posterior.n_latent)
-    least = 1 if n_layers == 1 else 2
+    n_layers, n_flows = len(model.posterior.n_latent), model.posterior.n_flows
+    least = 1 if n_layers == 1 and not n_flows else 2
     for name, value, rule in (
         ("number of images", len(x), 2),
         ("n_samples", n_samples, least),
     ):
         if value < rule:
             raise UsageError(f"{name}: must be at least {rule}, got {value}")
-    k = 1 if n_layers == 1 else n_samples
+    k = 1 if least == 1 else n_samples
 
     @tf.function
     def moments(images, contexts, batch_seed):
         zs, _ = model.posterior.draw(images, k, batch_seed, contexts)
+        if n_flows:
+            return [_moments_of_samples(zs[0])]
         qs = model.posterior.layers(zs, images, contexts)
         ps = model.generator.layers(zs, contexts)
         return [
@@ -115,10 +119,17 @@ def statistics(
             mean=mean.mean(axis=0),
             activity=mean.var(axis=0, ddof=1) - noise.mean(axis=0),
             variance=variance.mean(axis=0),
-            kl=kl.mean(axis=0),
+            kl=kl[0].mean(axis=0) if kl else None,
         )
-        for mean, noise, variance, kl in layers
+        for mean, noise, variance, *kl in layers
     )
+
+
+def _moments_of_samples(z):
+    """Of each image and unit, [b, d]: E[u|x], the noise in it, Var[u|x]."""
+    k = z.shape[0]
+    variance = tf.math.reduce_variance(z, axis=0) * k / (k - 1)
+    return [tf.reduce_mean(z, axis=0), variance / k, variance]
 
 
 def _moments(q, p, z, is_top):
@@ -164,8 +175,14 @@ class WithoutUnits:
           values: the constants of those that do not, [d] each.
 
         Raises:
-          UsageError: if the sizes are not those of the model's latents.
+          UsageError: if the sizes are not those of the model's latents, or the model
+            has flows.
         """
+        if model.posterior.n_flows:
+            raise UsageError(
+                "model: must be without flows for its units to be taken out, got "
+                f"{model.posterior.n_flows} flows"
+            )
         sizes = tuple(len(layer) for layer in kept)
         if sizes != tuple(model.posterior.n_latent):
             raise UsageError(

@@ -1,15 +1,23 @@
 """Named constructors for each paper's networks."""
 
+import math
 from collections.abc import Sequence
 
 import keras
 import numpy as np
 
-from iwae_tf.config import Config, check_sizes
+from iwae_tf.config import CONVOLUTIONAL, DEEP, FLOWS, Config, check_sizes
 from iwae_tf.errors import UsageError
 from iwae_tf.generators import BernoulliChain, WarpedBernoulli
 from iwae_tf.model import IWAE
-from iwae_tf.posteriors import GaussianChain
+from iwae_tf.networks import (
+    MLP,
+    Bias,
+    ConvolutionalDecoder,
+    ConvolutionalEncoder,
+    DenseNet,
+)
+from iwae_tf.posteriors import FlowPosterior, GaussianChain
 
 # Of the 60 latents of a model, those that place the image, and how.
 SPATIAL = {"vae60": (0, None), "tvae_affine": (6, "affine"), "tvae_tps": (18, "spline")}
@@ -35,17 +43,109 @@ def build(
     Raises:
       UsageError: see `burda`.
     """
+    shape, seed = tuple(image_shape), config.seed
+    flows = {name: getattr(config, name) for name in ("n_flows", *FLOWS)}
     if config.model in SPATIAL:
-        return spatial(config.model, tuple(image_shape), mean_image, config.seed)
+        return spatial(config.model, shape, mean_image, seed, **flows)
+    if config.model in DEEP:
+        return deep(
+            config.model,
+            shape,
+            config.n_latent,
+            config.n_hidden,
+            config.feature_maps,
+            mean_image,
+            seed,
+            **flows,
+        )
     return burda(
-        tuple(image_shape),
+        shape,
         config.stochastic_layers,
         config.n_latent,
         config.n_hidden,
         mean_image,
-        config.seed,
+        seed,
         n_context,
         config.conditional_prior,
+        **flows,
+    )
+
+
+def _posterior(network, d, n_bounded=0, *, n_flows=0, **flows):
+    """One layer, a Gaussian or with flows, whose options are named as in `Config`."""
+    if not n_flows:
+        return GaussianChain((), [d], n_bounded=n_bounded, networks=[network])
+    chosen = FLOWS | {name: value for name, value in flows.items() if value is not None}
+    return FlowPosterior(
+        network,
+        d,
+        n_flows,
+        chosen["flow_hidden"],
+        chosen["flow_features"],
+        chosen["flow_normalisation"],
+        n_bounded,
+    )
+
+
+def deep(
+    name: str,
+    image_shape: tuple[int, int, int],
+    n_latent: Sequence[int] | None = None,
+    n_hidden: Sequence[int] | None = None,
+    feature_maps: int | None = None,
+    mean_image: np.ndarray | None = None,
+    seed: int = 123,
+    n_flows: int = 8,
+    **flows,
+) -> IWAE:
+    """Deep networks with one stochastic layer and inverse autoregressive flow.
+
+    `dense` has two layers of ELUs, to each of which the input is fed again; `resnet`
+    six residual blocks and a layer of 450, `gated` five gated convolutions and a layer
+    of 256, each in both directions.
+
+    Args:
+      name: `dense`, `gated` or `resnet`.
+      image_shape: height, width, channels.
+      n_latent: latent size, by default 64.
+      n_hidden: hidden units of `dense`, by default 300.
+      feature_maps: of the convolutions, by default 64.
+      mean_image: see `burda`.
+      seed: of the initial weights and of the model's noise.
+      n_flows: steps of the flow, 0 for a Gaussian.
+      **flows: `flow_hidden`, `flow_features` and `flow_normalisation`, see `Config`.
+
+    Returns:
+      model: not compiled.
+
+    Raises:
+      UsageError: if images do not go with convolutions.
+
+    Reference:
+      Kingma et al. 2016, arXiv:1606.04934; van den Berg et al. 2018, arXiv:1803.05649.
+    """
+    height, width, _ = image_shape
+    if name in CONVOLUTIONAL and (height % 4 or width % 4):
+        raise UsageError(
+            "dataset: must have images whose sides are multiples of 4 for model "
+            f"{name}, got {height}x{width}"
+        )
+    keras.utils.set_random_seed(seed)
+    (d,), (hidden,) = n_latent or (64,), n_hidden or (300,)
+    bias = "zeros" if mean_image is None else constant_logit(mean_image)
+    if name == "dense":
+        encoder, decoder = (DenseNet((hidden, hidden), "elu") for _ in range(2))
+        head = None
+    else:
+        options = (image_shape, name, feature_maps or 64)
+        n_features = {"resnet": 450, "gated": 256}[name]
+        encoder = ConvolutionalEncoder(*options, n_features)
+        decoder = ConvolutionalDecoder(*options, n_features)
+        head = Bias(math.prod(image_shape), bias)
+    return IWAE(
+        _posterior(encoder, d, n_flows=n_flows, **flows),
+        BernoulliChain(image_shape, [()], [d], bias, pixels=decoder, head=head),
+        seed,
     )
 
 
@@ -54,6 +154,7 @@ def spatial(
     image_shape: tuple[int, int, int],
     mean_image: np.ndarray | None = None,
     seed: int = 123,
+    **flows,
 ) -> IWAE:
     """A VAE with 60 latents, some of which may place the image: x-256-256-z-256-256-x.
 
@@ -66,6 +167,7 @@ def spatial(
       image_shape: height, width, channels.
       mean_image: see `burda`.
       seed: of the initial weights and of the model's noise.
+      **flows: see `burda`.
 
     Returns:
       model: not compiled.
@@ -77,7 +179,7 @@ def spatial(
     keras.utils.set_random_seed(seed)
     widths, n_latent = (256, 256), 60
     bias = "zeros" if mean_image is None else constant_logit(mean_image)
-    posterior = GaussianChain([widths], [n_latent], "relu", n_placing)
+    posterior = _posterior(MLP(widths, "relu"), n_latent, n_placing, **flows)
     if warp is None:
         generator = BernoulliChain(
             image_shape, [widths], [n_latent], bias, activation="relu"
@@ -98,6 +200,8 @@ def burda(
     seed: int = 123,
     n_context: int = 0,
     conditional_prior: bool = False,
+    n_flows: int = 0,
+    **flows,
 ) -> IWAE:
     """The networks of Burda et al. 2016: two tanh layers per stochastic layer.
 
@@ -116,6 +220,8 @@ def burda(
       n_context: size of the contexts, 0 for none.
       conditional_prior: whether p(zL|y) is a Gaussian with a network of its own, as
         wide as the one below it, and not standard normal.
+      n_flows: steps of inverse autoregressive flow in q, of one layer.
+      **flows: `flow_hidden`, `flow_features` and `flow_normalisation`, see `Config`.
 
     Returns:
       model: not compiled.
@@ -133,8 +239,13 @@ def burda(
     keras.utils.set_random_seed(seed)
     widths = [(n, n) for n in n_hidden]
     bias = "zeros" if mean_image is None else constant_logit(mean_image)
+    posterior = (
+        _posterior(MLP(widths[0]), n_latent[0], n_flows=n_flows, **flows)
+        if n_flows
+        else GaussianChain(widths, n_latent)
+    )
     return IWAE(
-        GaussianChain(widths, n_latent),
+        posterior,
         BernoulliChain(
             image_shape,
             widths,

@@ -148,6 +148,13 @@ def options(arguments, elsewhere):
 
 
 def test_every_flag_arrives_in_its_option(elsewhere):
+    flows = {
+        "feature_maps": None,
+        "n_flows": 0,
+        "flow_hidden": None,
+        "flow_features": None,
+        "flow_normalisation": None,
+    }
     given = {
         "dataset": "digits",
         "binarization": "none",
@@ -156,6 +163,7 @@ def test_every_flag_arrives_in_its_option(elsewhere):
         "stochastic_layers": 2,
         "n_latent": [5, 3],
         "n_hidden": [7, 6],
+        **flows,  # go with one layer, below
         "conditional": True,
         "conditional_prior": True,
         "objective": "piwae",
@@ -189,6 +197,7 @@ def test_every_flag_arrives_in_its_option(elsewhere):
     assert set(given) == set(defaults)
     assert [n for n in given if given[n] == defaults[n]] == [
         "model",
+        *flows,
         "combination_beta",
         "pretrained",
     ]
@@ -211,6 +220,20 @@ def test_every_flag_arrives_in_its_option(elsewhere):
     assert options(arguments, elsewhere) == defaults | mixture
     model = {"model": "tvae_affine"}
     assert options(["--model=tvae_affine"], elsewhere) == defaults | model
+    deep = {
+        "model": "resnet",
+        "feature_maps": 16,
+        "n_flows": 2,
+        "flow_hidden": [9, 8],
+        "flow_features": 7,
+        "flow_normalisation": "batch",
+        "n_latent": [32],
+    }
+    arguments = [
+        f"--{name}={','.join(map(str, value)) if isinstance(value, list) else value}"
+        for name, value in deep.items()
+    ]
+    assert options(arguments, elsewhere) == defaults | deep
     trained = {"pretrained": "mnist_iwae_1l_z2_k50", "dataset": "mnist"}
     arguments = [f"--pretrained={trained['pretrained']}"]
     assert options(arguments, elsewhere) == defaults | trained

@@ -27,6 +27,10 @@ INVALID = {
     "eval_chunk": [0, -1],
     "n_latent": [(), (0,), (-3,), (4, 2)],
     "n_hidden": [(), (0,), (-3,), (4, 2)],
+    "n_flows": [-1],
+    "feature_maps": [0],
+    "flow_features": [0],
+    "flow_normalisation": ["", "layer"],
 }
 VALID = {
     "binarization": ["dynamic", "threshold", "none"],
@@ -47,6 +51,7 @@ VALID = {
     "eval_chunk": [1, 5000],
     "n_latent": [None, (1,), (50,)],
     "n_hidden": [None, (1,), (200,)],
+    "n_flows": [0, 1, 16],
 }
 OUTSIDE_OF_RUN = {
     "run_dir",
@@ -108,6 +113,62 @@ def test_schedule_chooses_what_is_not_given():
     assert Config().learning_rate is None and not Config().grow_samples
 
 
+def test_deep_models_choose_flows_and_maps():
+    dense, resnet = Config(model="dense"), Config(model="resnet")
+    for config in (dense, resnet):
+        assert (config.n_flows, config.flow_hidden) == (8, (256, 256))
+        assert (config.flow_features, config.flow_normalisation) == (64, "weight")
+    assert (dense.feature_maps, resnet.feature_maps) == (None, 64)
+    plain = Config(model="gated", n_flows=0, feature_maps=8, n_latent=(9,))
+    assert (plain.n_flows, plain.flow_hidden, plain.feature_maps) == (0, None, 8)
+    burda = Config(n_flows=2, flow_hidden=(7,), conditional=True)
+    assert (burda.n_flows, burda.flow_hidden, burda.flow_features) == (2, (7,), 64)
+    assert Config().n_flows == Config(model="tvae_tps").n_flows == 0
+    assert Config(model="dense", n_hidden=(90,)).n_hidden == (90,)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"flow_hidden": (7,)}, "flow_hidden: goes with flows only, got (7,) without"),
+        (
+            {"model": "dense", "n_flows": 0, "flow_normalisation": "batch"},
+            "flow_normalisation: goes with flows only, got batch without",
+        ),
+        (
+            {"n_flows": 2, "flow_hidden": (7, 0)},
+            "flow_hidden: must be positive sizes, got 7,0",
+        ),
+        (
+            {"n_flows": 2, "stochastic_layers": 2},
+            "n_flows: goes with one stochastic layer only, got 2 with 2 layers",
+        ),
+        (
+            {"feature_maps": 8},
+            "feature_maps: goes with model gated or resnet only, got 8 with model "
+            "burda",
+        ),
+        (
+            {"model": "resnet", "n_hidden": (8,)},
+            "n_hidden: goes with model burda or dense only, got (8,) with model resnet",
+        ),
+        *(
+            (
+                {"model": "dense", "objective": objective},
+                "objective: must need no closed form and no density of given latents "
+                f"with flows, got {objective} with 8 flows; use vae_elbo, iwae_elbo, "
+                "miwae, piwae or combination",
+            )
+            for objective in ("vae_elbo_kl", "stl", "dreg", "rws_dreg")
+        ),
+    ],
+)
+def test_options_of_deep_models_that_do_not_fit_are_refused(options, line):
+    with pytest.raises(UsageError) as info:
+        Config(**options)
+    assert str(info.value) == line
+
+
 @pytest.mark.parametrize("name", ["n_latent", "n_hidden"])
 def test_one_size_for_each_stochastic_layer(name):
     assert getattr(Config(stochastic_layers=2, **{name: (4, 2)}), name) == (4, 2)
@@ -155,7 +216,7 @@ def test_defaults_are_the_papers():
 
 
 def test_choices_are_those_of_the_rooms():
-    from iwae_tf import data, objectives, zoo
+    from iwae_tf import config, data, networks, objectives, zoo
 
     choices = {
         field.name: field.metadata["choices"]
@@ -164,7 +225,8 @@ def test_choices_are_those_of_the_rooms():
     }
     assert choices["objective"] == tuple(objectives.table())
     assert choices["binarization"] == data.BINARIZATIONS
-    assert choices["model"] == ("burda", *zoo.SPATIAL)
+    assert choices["model"] == ("burda", *zoo.SPATIAL, *config.DEEP)
+    assert choices["flow_normalisation"] == networks.NORMALISATIONS
 
 
 def test_of_run_leaves_out_what_does_not_decide_the_numbers():

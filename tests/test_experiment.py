@@ -479,6 +479,11 @@ OTHER = {
     "grow_samples": True,
     "validation": 7,
     "model": "vae60",
+    "feature_maps": 8,
+    "n_flows": 2,
+    "flow_hidden": (4,),
+    "flow_features": 3,
+    "flow_normalisation": "batch",
     "seed": 1,
     "jit": False,
 }
@@ -832,6 +837,39 @@ def test_conditional_run_that_was_killed_ends_bit_for_bit_the_same(
             experiment.run(config, labelled)
     experiment.run(config, labelled)
     assert_same_end(run_dir, tmp_path / "run")
+
+
+@pytest.mark.parametrize("normalisation", ["weight", "batch"])
+def test_run_with_flows_that_was_killed_ends_bit_for_bit_the_same(
+    noise, tmp_path, monkeypatch, normalisation
+):
+    whole, again = (
+        tiny(
+            tmp_path / name,
+            n_flows=2,
+            flow_hidden=(4,),
+            flow_features=3,
+            flow_normalisation=normalisation,
+        )
+        for name in ("whole", "again")
+    )
+    report = experiment.run(whole, noise)
+    assert "kl" not in report["units"][0]
+    calls, real = [], training.Metrics.write_units
+
+    def third(*args):
+        calls.append(None)
+        real(*args)
+        if len(calls) == 3:
+            kill()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Metrics, "write_units", third)
+        with pytest.raises(Killed):
+            experiment.run(again, noise)
+    assert steps(tmp_path / "again")[-1] > 0
+    experiment.run(again, noise)
+    assert_same_end(tmp_path / "whole", tmp_path / "again")
 
 
 def test_other_labels_are_refused_for_a_run(given_labels, labelled):

@@ -29,7 +29,7 @@ def test_mlp_without_widths_is_the_identity():
 @pytest.mark.parametrize("level", [-20.0, 0.0, 5.0])
 def test_loc_scale_heads_are_linear_and_exponential(level):
     rng = np.random.default_rng(0)
-    network, inputs = LocScale((), 2), rng.normal(size=(4, 3))
+    network, inputs = LocScale(MLP(()), 2), rng.normal(size=(4, 3))
     network(inputs)
     a, b, c, d = (rng.normal(size=v.shape) for v in network.trainable_variables)
     network.set_weights([a, b, c, d + level])

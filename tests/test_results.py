@@ -133,6 +133,7 @@ def test_papers_warm_starts_are_those_of_table_2():
         {"binarization": "threshold"},
         {"beta": 0.5},
         {"conditional": True},
+        {"n_flows": 8},
     ],
 )
 def test_paper_has_no_value_for_another_model(other):

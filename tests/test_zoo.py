@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from iwae_tf import zoo
+from iwae_tf.config import Config
 from iwae_tf.errors import UsageError
 from iwae_tf.randomness import seed_of
 
@@ -123,3 +124,72 @@ def test_sizes_that_do_not_fit_the_layers_are_refused(sizes, rule):
     with pytest.raises(UsageError, match=rule) as info:
         zoo.burda((2, 2, 1), 2, **sizes)
     assert "\n" not in str(info.value)
+
+
+def n_parameters(part):
+    return sum(math.prod(v.shape) for v in part.trainable_variables)
+
+
+def made(d, width, n_context):
+    """Weight-normalised: two hidden layers that see the context, then m and s."""
+    hidden = [dense(d_in, width) + n_context * width + width for d_in in (d, width)]
+    return sum(hidden) + dense(width, 2 * d)
+
+
+def test_dense_networks_have_the_parameter_count_by_hand():
+    model = zoo.build(Config(model="dense"), (28, 28, 1))
+    flow = dense(300, 64) + 8 * made(64, 256, 64)
+    of_q = dense(784, 300) + dense(300 + 784, 300) + 2 * dense(300, 64)
+    of_p = dense(64, 300) + dense(300 + 64, 300) + dense(300, 784)
+    assert n_parameters(model.posterior) == of_q + flow
+    assert n_parameters(model.generator) == of_p
+    plain = zoo.build(Config(model="dense", n_flows=0), (28, 28, 1))
+    assert n_parameters(plain.posterior) == of_q
+
+
+def test_residual_networks_have_the_parameter_count_by_hand():
+    maps, kernel = 5, 9
+    options = {"model": "resnet", "feature_maps": maps, "n_flows": 0}
+    model = zoo.build(Config(**options), (28, 20, 3))
+    inner, first = dense(kernel * maps, maps), dense(kernel * 3, maps)
+    # Of six blocks three have a convolution beside their two: where sizes change.
+    of_q = 2 * first + inner + 5 * 2 * inner + 2 * inner
+    of_q += dense(7 * 5 * maps, 450) + 2 * dense(450, 64)
+    of_p = dense(64, 450) + dense(450, 7 * 5 * maps) + 6 * 2 * inner + 3 * inner
+    of_p += kernel * maps * 3 + 28 * 20 * 3
+    assert n_parameters(model.posterior) == of_q
+    assert n_parameters(model.generator) == of_p
+
+
+@pytest.mark.parametrize("name", ["gated", "resnet"])
+def test_convolutions_have_every_pixel_of_every_sample_in_its_place(name):
+    model = zoo.build(Config(model=name, feature_maps=6), (12, 8, 2))
+    x = np.random.default_rng(0).integers(0, 2, (3, 12, 8, 2)).astype("f4")
+    draws = model.draw(x, 4, seed_of(1))
+    assert draws.log_w().shape == (4, 3)
+    (z,) = draws.zs
+    means = model.generator.mean_image((z,)).numpy()
+    assert means.shape == (4, 3, 12, 8, 2)
+    alone = model.generator.mean_image((z[2:3, 1:2],)).numpy()
+    np.testing.assert_allclose(means[2, 1], alone[0, 0], rtol=1e-5)
+    q = model.posterior.conditional(0, x.reshape(3, -1)).mean()
+    one = model.posterior.conditional(0, x[1:2].reshape(1, -1)).mean()
+    np.testing.assert_allclose(q[1:2], one, rtol=1e-4, atol=1e-6)
+    assert abs(q.numpy() - q.numpy()[0]).max() > 1e-3
+
+
+def test_images_that_convolutions_cannot_halve_twice_are_refused():
+    with pytest.raises(UsageError, match="^dataset: .* multiples of 4 .* got 17x24$"):
+        zoo.build(Config(model="gated"), (17, 24, 1))
+    zoo.build(Config(model="dense"), (17, 23, 1))
+
+
+@pytest.mark.parametrize("name", ["burda", "vae60", "tvae_affine"])
+def test_flow_goes_before_any_generator_of_one_layer(name):
+    model = zoo.build(Config(model=name, n_flows=2, flow_hidden=(9,)), (4, 4, 1))
+    (d,) = model.generator.n_latent
+    assert model.posterior.n_flows == 2 and len(model.posterior.flow.steps) == 2
+    x = np.ones((3, 4, 4, 1), np.float32)
+    assert model.draw(x, 5, seed_of(1)).zs[0].shape == (5, 3, d)
+    tanh = model.posterior.conditionals[0].n_bounded
+    assert tanh == {"burda": 0, "vae60": 0, "tvae_affine": 6}[name]
