@@ -67,7 +67,7 @@ class MADE(keras.layers.Layer):
 class InverseAutoregressiveFlow(keras.layers.Layer):
     """Steps z' = g z + (1 - g) m, with g = sigmoid(s), m and s autoregressive in z.
 
-    The order of the entries is reversed from step to step. At first g is near 0.88.
+    The order of the entries is reversed from step to step. At first g is near 0.99.
 
     Reference:
       Kingma et al. 2016, eq. 13 and 14, arXiv:1606.04934.
@@ -80,7 +80,7 @@ class InverseAutoregressiveFlow(keras.layers.Layer):
         widths: Sequence[int] = (256, 256),
         n_context: int = 0,
         normalisation: str = "none",
-        forget_bias: float = 2.0,
+        forget_bias: float = 5.0,
     ):
         """Makes one network per step.
 

@@ -82,7 +82,7 @@ def test_product_of_masks_connects_an_output_to_what_is_before_it(widths):
 @pytest.mark.parametrize("normalisation", networks.NORMALISATIONS)
 @pytest.mark.parametrize("n_steps", [1, 2, 5])
 def test_log_det_equals_slogdet_of_the_jacobian(n_steps, normalisation):
-    flow = wiggle(InverseAutoregressiveFlow(4, n_steps, (9, 8), 3, normalisation))
+    flow = wiggle(InverseAutoregressiveFlow(4, n_steps, (9, 8), 3, normalisation, 1.0))
     z, context = numbers(6, 4), numbers(6, 3, seed=2)
     _, log_det = flow.forward_and_log_det(tf.constant(z), context)
     got = jacobian(lambda z: flow.forward_and_log_det(z, context)[0], z)
@@ -105,7 +105,7 @@ def test_new_flow_is_near_the_identity():
     flow = InverseAutoregressiveFlow(4, 8, (16, 16), 3)
     z = numbers(50, 4).astype("f4")
     got, log_det = flow.forward_and_log_det(tf.constant(z), numbers(50, 3).astype("f4"))
-    assert np.abs(got - z).max() < 0.5 and np.abs(log_det).max() < 1
+    assert np.abs(got - z).max() < 0.3 and np.abs(log_det).max() < 0.5
 
 
 def inverse(flow, z):
@@ -123,7 +123,7 @@ def inverse(flow, z):
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("d", [1, 2])
 def test_density_integrates_to_one_and_has_the_moments_of_its_samples(d):
-    flow = wiggle(InverseAutoregressiveFlow(d, 3, (8, 8)), 0.5)
+    flow = wiggle(InverseAutoregressiveFlow(d, 3, (8, 8), forget_bias=1.0), 0.5)
     axis, n = np.linspace(-9, 9, 4001 if d == 1 else 701), 200_000
     z = np.stack(np.meshgrid(*[axis] * d, indexing="ij"), axis=-1).reshape(-1, d)
     z0 = inverse(flow, z)
