@@ -293,7 +293,9 @@ def train(
             watchers.append(lambda epoch: watch(model, epoch, run_dir))
         callbacks = [
             training.StopWhenDiverged(checkpoints),
-            training.Display(config.epochs, steps_per_epoch, first_step),
+            training.Display(
+                config.epochs, steps_per_epoch, first_step, schedules.samples(config)
+            ),
             metrics,
             *(training.AtEpochs(config.epochs, watcher) for watcher in watchers),
             checkpoints,

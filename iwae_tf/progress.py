@@ -29,12 +29,14 @@ class Progress:
         """Forgets the time so far, which compiled and did not work."""
         self._first = (time.monotonic(), done)
 
-    def update(self, done: int, text: str = "") -> None:
+    def update(self, done: int, text: str = "", left: float | None = None) -> None:
         """Shows the state of the work.
 
         Args:
           done: amount of work done.
           text: what else to say.
+          left: how many units of those at hand the rest takes as long as, where not
+            all take the same.
         """
         now = time.monotonic()
         start, done_before = self._first
@@ -47,7 +49,8 @@ class Progress:
         parts = [f"{100 * done / self.total:3.0f}%", text]
         if rate > 0:
             parts.append(f"{rate:,.{0 if rate >= 10 else 1}f} {self.unit}/s")
-            parts.append(f"ETA {clock((self.total - done) / rate)}")
+            left = self.total - done if left is None else left
+            parts.append(f"ETA {clock(left / rate)}")
         line = "  ".join(part for part in parts if part)
         if self._is_terminal:
             print("\r" + line.ljust(self._width), end="", flush=True)

@@ -209,31 +209,53 @@ class StopWhenDiverged(keras.callbacks.Callback):
 class Display(keras.callbacks.Callback):
     """The progress of the whole run."""
 
-    def __init__(self, epochs: int, steps_per_epoch: int, first_step: int):
+    def __init__(
+        self,
+        epochs: int,
+        steps_per_epoch: int,
+        first_step: int,
+        samples: list[tuple[int, int]],
+    ):
         """Takes the size of the run.
 
         Args:
           epochs: of the whole run.
           steps_per_epoch: optimizer steps.
           first_step: steps done by an earlier start.
+          samples: stages of (first epoch, samples per image and group).
         """
         super().__init__()
         self._epochs, self._steps_per_epoch = epochs, steps_per_epoch
+        self._samples = samples
         self._progress = Progress(epochs * steps_per_epoch, "steps", first_step)
-        self._is_warm = False
+        self._timed = None  # the samples of the steps that are timed
         self._test = ""
 
     def on_train_batch_end(self, batch, logs=None):
         """Shows epoch, rate, bounds and the time to go."""
-        step = steps_done(self.model)
-        if not self._is_warm:
+        step, k = steps_done(self.model), self.model.train_samples
+        if self._timed != k:  # what went before compiled, or had other samples
             self._progress.restart_clock(step)
-            self._is_warm = True
+            self._timed = k
         epoch = min((step - 1) // self._steps_per_epoch + 1, self._epochs)
         self._progress.update(
             step,
-            f"epoch {epoch}/{self._epochs}  k {self.model.train_samples}  "
+            f"epoch {epoch}/{self._epochs}  k {k}  "
             f"train {logs['bound']:.2f}{self._test}",
+            self._left(step, k),
+        )
+
+    def _left(self, step, k):
+        """The steps to come, in steps of k samples: one costs as much as k + 2."""
+        ends = [*(first for first, _ in self._samples[1:]), self._epochs]
+        return sum(
+            max(
+                0,
+                end * self._steps_per_epoch - max(step, first * self._steps_per_epoch),
+            )
+            * (n_samples + 2)
+            / (k + 2)
+            for (first, n_samples), end in zip(self._samples, ends, strict=True)
         )
 
     def on_epoch_end(self, epoch, logs=None):

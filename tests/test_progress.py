@@ -149,3 +149,25 @@ def test_terminal_is_rewritten_ten_times_a_second_at_most(now, terminal):
 def test_closing_without_a_line_prints_nothing(terminal):
     Progress(10, "steps").close()
     assert terminal() == ""
+
+
+def test_time_to_go_counts_the_steps_to_come_by_their_samples(now, file):
+    from iwae_tf import training
+
+    stages = [(0, 1), (2, 5), (4, 50)]  # of 5 epochs
+    cost = [3] * 20 + [7] * 20 + [52] * 10  # seconds of each of 10 steps an epoch
+    done = [0]
+    iterations = types.SimpleNamespace(numpy=lambda: done[0])
+    model = types.SimpleNamespace(
+        optimizer=types.SimpleNamespace(iterations=iterations)
+    )
+    display = training.Display(5, 10, 0, stages)
+    display.set_model(model)
+    told = {}
+    for step, seconds in enumerate(cost, 1):
+        now[0] += 10 * seconds
+        done[0], model.train_samples = step, seconds - 2
+        display.on_train_batch_end(0, {"bound": -1.0})
+        told[step] = file()
+    for step in (2, 9, 20, 22, 35, 42, 49):
+        assert told[step].endswith(f"ETA {clock(10 * sum(cost[step:]))}\n"), step
