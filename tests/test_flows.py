@@ -20,6 +20,11 @@ from iwae_tf.posteriors import FlowPosterior, GaussianChain
 SEED = randomness.seed_of(3)
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    keras.utils.set_random_seed(0)
+
+
 @pytest.fixture
 def float64():
     keras.config.set_dtype_policy("float64")
@@ -82,10 +87,12 @@ def test_product_of_masks_connects_an_output_to_what_is_before_it(widths):
 @pytest.mark.parametrize("normalisation", networks.NORMALISATIONS)
 @pytest.mark.parametrize("n_steps", [1, 2, 5])
 def test_log_det_equals_slogdet_of_the_jacobian(n_steps, normalisation):
-    flow = wiggle(InverseAutoregressiveFlow(4, n_steps, (9, 8), 3, normalisation, 1.0))
+    flow = InverseAutoregressiveFlow(4, n_steps, (9, 8), 3, normalisation, 1.0)
+    wiggle(flow, 0.25)
     z, context = numbers(6, 4), numbers(6, 3, seed=2)
     _, log_det = flow.forward_and_log_det(tf.constant(z), context)
     got = jacobian(lambda z: flow.forward_and_log_det(z, context)[0], z)
+    assert np.linalg.cond(got).max() < 1e4  # or slogdet is no oracle
     sign, want = np.linalg.slogdet(got)
     assert (sign == 1).all() and np.abs(want).min() > 0.1
     np.testing.assert_allclose(log_det, want, rtol=1e-10)
@@ -123,8 +130,8 @@ def inverse(flow, z):
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("d", [1, 2])
 def test_density_integrates_to_one_and_has_the_moments_of_its_samples(d):
-    flow = wiggle(InverseAutoregressiveFlow(d, 3, (8, 8), forget_bias=1.0), 0.5)
-    axis, n = np.linspace(-9, 9, 4001 if d == 1 else 701), 200_000
+    flow = wiggle(InverseAutoregressiveFlow(d, 3, (8, 8), forget_bias=1.0), 0.3)
+    axis, n = np.linspace(-5, 5, 4001 if d == 1 else 701), 200_000
     z = np.stack(np.meshgrid(*[axis] * d, indexing="ij"), axis=-1).reshape(-1, d)
     z0 = inverse(flow, z)
     again, log_det = flow.forward_and_log_det(tf.constant(z0))
