@@ -94,12 +94,9 @@ class GaussianChain(keras.layers.Layer):
           log_qz: [k, b], nats.
         """
         below, zs, log_qz = flatten(x), (), 0.0
-        for level, d in enumerate(self.n_latent):
+        for level in range(len(self.n_latent)):
             q = self.conditional(level, below, context)
-            noise = randomness.normal(
-                [k, tf.shape(x)[0], d], randomness.seed_of(seed, level)
-            )
-            z = q.mean() + q.stddev() * noise
+            z = reparameterised(q, k, randomness.seed_of(seed, level))
             log_qz += q.log_prob(z)
             zs += (z,)
             below = z
@@ -205,8 +202,7 @@ class FlowPosterior(GaussianChain):
         features = head.mlp(beside(flatten(x), context))
         loc, scale = head.of_features(features)
         q = tfd.Independent(tfd.Normal(loc, scale), 1)
-        shape = [k, tf.shape(x)[0], self.n_latent[0]]
-        z = loc + scale * randomness.normal(shape, randomness.seed_of(seed, 0))
+        z = reparameterised(q, k, randomness.seed_of(seed, 0))
         return z, q.log_prob(z), self.features(features)
 
     def initialise(
@@ -236,6 +232,19 @@ class FlowPosterior(GaussianChain):
             f"{self.n_flows} flows; objectives that need none are vae_elbo, iwae_elbo, "
             "iwae_eq14, miwae, piwae and combination"
         )
+
+
+def reparameterised(q: tfd.Distribution, k: int, seed: tf.Tensor) -> tf.Tensor:
+    """One layer's draws, mean + standard deviation times noise: [k, b, d].
+
+    Args:
+      q: Gaussian, with means [b, d] or [k, b, d].
+      k: draws per image.
+      seed: [2].
+    """
+    mean = q.mean()
+    shape = [k, tf.shape(mean)[-2], mean.shape[-1]]
+    return mean + q.stddev() * randomness.normal(shape, seed)
 
 
 def beside(features: tf.Tensor, context: tf.Tensor | None) -> tf.Tensor:

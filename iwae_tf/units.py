@@ -14,7 +14,7 @@ import tensorflow_probability as tfp
 from iwae_tf import randomness
 from iwae_tf.draws import Draws
 from iwae_tf.errors import UsageError
-from iwae_tf.posteriors import flatten
+from iwae_tf.posteriors import flatten, reparameterised
 
 ACTIVE_ABOVE = 0.01
 
@@ -206,10 +206,7 @@ class WithoutUnits:
         below, zs, log_qz = flatten(x), (), 0.0
         for level, (kept, value) in enumerate(zip(self.kept, self.values, strict=True)):
             q = posterior.conditional(level, below, context).distribution
-            noise = randomness.normal(
-                [k, tf.shape(x)[0], len(kept)], randomness.seed_of(seed, level)
-            )
-            z = q.mean() + q.stddev() * noise
+            z = reparameterised(q, k, randomness.seed_of(seed, level))
             log_qz += self._sum(level, q.log_prob(z))
             below = tf.where(kept, z, value)
             zs += (below,)
