@@ -32,6 +32,7 @@ TASK_OPTIONS = (
     "learning_rate",
     "seed",
     "eval_samples",
+    "eval_images",
     "rescore",
 )
 SMOKE = {"dataset": "digits", "epochs": 1, "eval_samples": 64, "jit": False}

@@ -38,6 +38,9 @@ SCHEDULES = {
 }
 # What a model with flows chooses.
 FLOWS = {"flow_hidden": (256, 256), "flow_features": 64, "flow_normalisation": "weight"}
+# Of annealing: of the inverse temperatures, and what chains start from.
+AIS_SCHEDULES = ("linear", "sigmoidal")
+AIS_STARTS = ("posterior", "prior")
 OBJECTIVES = (
     "vae_elbo",
     "vae_elbo_kl",
@@ -211,6 +214,12 @@ class Config:
     eval_samples: int = _option(
         5000, "k of the test log-likelihood.", of_run=False, minimum=1
     )
+    eval_images: int | None = _option(
+        None,
+        "Images that are scored, spread over the set; by default all.",
+        of_run=False,
+        minimum=1,
+    )
     eval_chunk: int = _option(
         250,
         "Samples held in memory at once while scoring; part of what seeds the noise.",
@@ -221,6 +230,49 @@ class Config:
         False, "Also score by the jackknife, of orders 1 and 2.", of_run=False
     )
     rescore: bool = _option(False, "Score a finished run again.", of_run=False)
+    scorer: str = _option(
+        "importance",
+        "Score by importance sampling; or, of some images, also by annealed "
+        "importance sampling, with the bounds of both directions on simulated images.",
+        of_run=False,
+        choices=("importance", "ais"),
+    )
+    ais_images: int = _option(
+        100,
+        "Images that are annealed, spread over those scored, and simulated ones.",
+        of_run=False,
+        minimum=1,
+    )
+    ais_chains: int = _option(16, "Chains of each image.", of_run=False, minimum=1)
+    ais_temperatures: int = _option(
+        500, "Steps from the start to p(z|x).", of_run=False, minimum=1
+    )
+    ais_leapfrog: int = _option(
+        5,
+        "Leapfrog steps of the transition at each temperature.",
+        of_run=False,
+        minimum=1,
+    )
+    ais_schedule: str = _option(
+        "linear",
+        "Of the inverse temperatures.",
+        of_run=False,
+        choices=AIS_SCHEDULES,
+    )
+    ais_start: str = _option(
+        "posterior",
+        "What chains start from: q(z|x), with flows the Gaussian before them; or the "
+        "prior.",
+        of_run=False,
+        choices=AIS_STARTS,
+    )
+    ais_acceptance: float = _option(
+        0.65,
+        "Share of accepted transitions that step sizes are tuned to.",
+        of_run=False,
+        above=0.0,
+        below=1.0,
+    )
 
     def __post_init__(self):
         """Checks every rule and fills in what the schedule chooses."""
@@ -250,6 +302,17 @@ class Config:
                 "conditional_prior: goes with conditional only, got an unconditional "
                 "model"
             )
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if (
+                field.name.startswith("ais_")
+                and value != field.default
+                and self.scorer != "ais"
+            ):
+                raise UsageError(
+                    f"{field.name}: goes with scorer ais only, got {value} with scorer "
+                    f"{self.scorer}"
+                )
         if self.jackknife and self.eval_samples < 3:
             raise UsageError(
                 "eval_samples: must be at least 3 for the jackknife, got "
@@ -380,3 +443,5 @@ def _check(name, value, rules):
         raise UsageError(f"{name}: must be at most {rules['maximum']}, got {value}")
     if "above" in rules and value <= rules["above"]:
         raise UsageError(f"{name}: must be above {rules['above']}, got {value}")
+    if "below" in rules and value >= rules["below"]:
+        raise UsageError(f"{name}: must be below {rules['below']}, got {value}")

@@ -152,6 +152,19 @@ def contexts_of(
     return tuple((y[:, None] == classes).astype(np.float32) for y in (y_train, y_test))
 
 
+def spread(n: int, n_chosen: int) -> np.ndarray:
+    """The places of images that are spread evenly over n, the first and last included.
+
+    Args:
+      n: number of images.
+      n_chosen: how many are wanted.
+
+    Returns:
+      places: of n_chosen images, or of all where there are no more, rising.
+    """
+    return np.linspace(0, n - 1, min(n_chosen, n)).astype(int)
+
+
 def steps_of_epoch(n_images: int, batch_size: int) -> tuple[int, int]:
     """How an epoch is cut into optimizer steps and steps into executions.
 

@@ -15,7 +15,7 @@ from iwae_tf.errors import UsageError
 from iwae_tf.objectives import Objective, row, value_and_gradients
 from iwae_tf.weights import StreamingLogMeanExp, jackknife
 
-LADDER = (1, 5, 50, 500, 5000)
+LADDER = (1, 5, 50, 500, 1000, 5000)
 
 
 class Likelihood(NamedTuple):

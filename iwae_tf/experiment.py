@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,15 +16,14 @@ from iwae_tf import (
     randomness,
     records,
     schedules,
+    scoring,
     training,
-    units,
     zoo,
 )
 from iwae_tf.config import Config
 from iwae_tf.errors import UsageError
-from iwae_tf.evaluation import LADDER, Likelihood, log_likelihood, standard_error
 from iwae_tf.model import IWAE
-from iwae_tf.progress import Progress
+from iwae_tf.progress import say
 from iwae_tf.records import caption
 from iwae_tf.results import summary
 
@@ -80,6 +78,10 @@ def run(
     if path.exists() and not config.rescore:
         report = json.loads(path.read_text())
         say("finished earlier; --rescore scores it again")
+        if config.scorer == "ais":
+            if not source:
+                training.Checkpoints(run_dir / "checkpoints").restore(model)
+            _anneal(report, model, config, sets, run_dir)
         say(summary(report))
         return report
     say(f"{device}, {'compiled by XLA' if config.jit else 'not compiled (--nojit)'}")
@@ -87,7 +89,7 @@ def run(
         picture(model, config, sets, run_dir, source)
     else:
         train(model, config, sets, run_dir, watch)
-    report = record | score(model, config, sets, run_dir)
+    report = record | scoring.score(model, config, sets, run_dir)
     rows = training.read_metrics(run_dir / "metrics.csv")
     report |= {
         "epochs": int(rows[-1]["epoch"]),
@@ -98,8 +100,16 @@ def run(
         "commit": records.commit(),
     }
     records.write_json(path, report)
+    if config.scorer == "ais":
+        _anneal(report, model, config, sets, run_dir)
     say(summary(report))
     return report
+
+
+def _anneal(report, model, config, sets, run_dir):
+    """Adds to a report, and to its file, what annealing finds."""
+    report["ais"] = scoring.anneal(model, config, sets, run_dir)
+    records.write_json(run_dir / "report.json", report)
 
 
 def describe(images: datasets.Images, sets: data.Sets) -> dict:
@@ -351,27 +361,18 @@ def painter(
         pairs = np.stack(reconstructions(model, config, sets), axis=1)
         pairs = pairs.reshape(-1, *pairs.shape[2:])
         metrics.write_images("reconstructions", plots.montage(pairs, 10))
-        metrics.write_units(unit_statistics(model, config, sets, N_WATCHED))
+        metrics.write_units(scoring.unit_statistics(model, config, sets, N_WATCHED))
 
     return paint
 
 
 def reconstructions(model, config, sets) -> tuple[np.ndarray, np.ndarray]:
     """Test images, spread over the set, and E[x|z] for one z ~ q(z|x) of each."""
-    n = min(N_RECONSTRUCTIONS_SHOWN, len(sets.x_test))
-    chosen = np.linspace(0, len(sets.x_test) - 1, n).astype(int)
+    chosen = data.spread(len(sets.x_test), N_RECONSTRUCTIONS_SHOWN)
     x = sets.x_test[chosen]
     context = sets.context_test[chosen] if sets.n_context else None
     seed = randomness.seed_of(config.seed, randomness.FIGURES, 1)
     return x, model.reconstruct(x, seed, context).numpy()
-
-
-def unit_statistics(model, config, sets, n_images=None) -> tuple[units.Units, ...]:
-    """Statistics of the latent units over the first test images, by default all."""
-    context = sets.context_test[:n_images] if sets.n_context else None
-    return units.statistics(
-        model, sets.x_test[:n_images], seed=config.seed, context=context
-    )
 
 
 def draw_figures(model: IWAE, config: Config, sets: data.Sets, run_dir: Path):
@@ -383,93 +384,3 @@ def draw_figures(model: IWAE, config: Config, sets: data.Sets, run_dir: Path):
     plots.save(plots.training_curves(rows, title), run_dir / "curves.png")
     frames = sorted((run_dir / "figures").glob("samples-*.png"))
     plots.animate(frames, run_dir / "samples.gif")
-
-
-def score(model: IWAE, config: Config, sets: data.Sets, run_dir: Path) -> dict:
-    """Scores a model and keeps the values of every image in `scores.npz`.
-
-    Returns:
-      part of the report: `test`, `units` and `score_seconds`.
-    """
-    n_images = len(sets.x_test)
-    name = "validation" if config.validation else "test"
-    say(f"scoring {n_images} {name} images with {config.eval_samples} samples each")
-    progress = Progress(n_images, "images")
-    start = time.monotonic()
-    try:
-        likelihood = log_likelihood(
-            model,
-            sets.x_test,
-            config.eval_samples,
-            chunk=config.eval_chunk,
-            seed=config.seed,
-            jit_compile=config.jit,
-            on_progress=progress.update,
-            ladder={*LADDER, config.n_groups * config.n_samples},
-            with_jackknife=config.jackknife,
-            context=sets.context_test,
-        )
-    except KeyboardInterrupt:
-        say("\nnot scored; the same command scores the trained model")
-        raise
-    finally:
-        progress.close()
-    np.savez(
-        run_dir / "scores.npz",
-        log_px=likelihood.log_px,
-        ess=likelihood.ess,
-        log_px_given_z=likelihood.log_px_given_z,
-        kl=likelihood.kl,
-        **{f"bound_{k}": values for k, values in likelihood.bounds.items()},
-        **{f"jackknife_{order}": v for order, v in likelihood.jackknife.items()},
-    )
-    return {
-        "test": summarise(likelihood)
-        | {"n_samples": config.eval_samples, "chunk": config.eval_chunk},
-        "units": [
-            describe_units(layer) for layer in unit_statistics(model, config, sets)
-        ],
-        "score_seconds": round(time.monotonic() - start, 3),
-    }
-
-
-def summarise(likelihood: Likelihood) -> dict:
-    """Means over the test images, nats per image."""
-    reconstruction, kl = likelihood.log_px_given_z.mean(), likelihood.kl.mean()
-    jackknife = {
-        str(order): {
-            "log_likelihood": round(float(values.mean()), 4),
-            "standard_error": round(standard_error(values), 4),
-        }
-        for order, values in likelihood.jackknife.items()
-    }
-    return {
-        "n_images": len(likelihood.log_px),
-        "log_likelihood": round(likelihood.mean, 4),
-        "standard_error": round(likelihood.standard_error, 4),
-        "scoring_error": round(likelihood.scoring_error, 4),
-        "elbo": round(float(reconstruction - kl), 4),
-        "log_px_given_z": round(float(reconstruction), 4),
-        "kl": round(float(kl), 4),
-        "bounds": {
-            str(k): round(float(values.mean()), 4)
-            for k, values in likelihood.bounds.items()
-        },
-        "ess_median": round(float(np.median(likelihood.ess)), 2),
-        "ess_min": round(float(likelihood.ess.min()), 2),
-    } | ({"jackknife": jackknife} if jackknife else {})
-
-
-def describe_units(layer: units.Units) -> dict:
-    """The units of one stochastic layer: how many are active, and each one's values."""
-    values = {
-        name: [float(f"{value:.4g}") for value in getattr(layer, name)]
-        for name in ("activity", "variance", "kl")
-        if getattr(layer, name) is not None
-    }
-    return {"n_active": int(layer.active.sum()), **values}
-
-
-def say(line: str) -> None:
-    """Prints at once, also into a file."""
-    print(line, flush=True)

@@ -15,6 +15,9 @@ from iwae_tf.records import read_report, sha256_of_file
 DIRECTORY = Path(__file__).parent / "trained"
 # Of the weights.
 SHA256 = {
+    "mnist_iwae_1l_k50": (
+        "0477d2f27e5f62e58de43ddd4e3de6f2b06346a01beb04871ea7d5f70e4cf1b0"
+    ),
     "mnist_iwae_1l_z2_k50": (
         "b0632f3142d7fdf6fa1b3e6f96eaff4942cebfb574001ac58ef0c63ab0389b25"
     ),

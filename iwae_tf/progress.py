@@ -71,3 +71,8 @@ def clock(seconds: float) -> str:
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
     return f"{f'{days}d ' if days else ''}{hours}:{minutes:02}:{seconds:02}"
+
+
+def say(line: str) -> None:
+    """Prints at once, also into a file."""
+    print(line, flush=True)

@@ -8,7 +8,18 @@ default gives the same bits and is about 25 times slower under XLA on a CPU.
 import tensorflow as tf
 
 # Purposes that are folded into a run's seed, so that no two uses share numbers.
-TRAIN, TEST, SCORE, FIGURES, ORDER, BINARIZE, GRADIENT, UNITS, INSPECT = range(9)
+(
+    TRAIN,
+    TEST,
+    SCORE,
+    FIGURES,
+    ORDER,
+    BINARIZE,
+    GRADIENT,
+    UNITS,
+    INSPECT,
+    ANNEAL,
+) = range(10)
 
 
 def seed_of(seed: int | tf.Tensor, *data: int | tf.Tensor) -> tf.Tensor:

@@ -111,6 +111,8 @@ def summary(report: dict) -> str:
             for order, part in test["jackknife"].items()
         )
         lines.insert(1, f"log p(x) by the jackknife of order {estimates}")
+    if "ais" in report:
+        lines[-1:-1] = _of_annealing(report["ais"])
     if "units" in report:
         lines.insert(-1, f"active units, bottom-up: {active_units(report)}")
     paper = paper_value(report)
@@ -220,6 +222,20 @@ def markdown(header: str, rule: str, rows: list[tuple]) -> str:
     """
     body = (f"| {' | '.join(map(str, cells))} |" for cells in rows)
     return "\n".join([f"| {header} |", f"|{rule}|", *body])
+
+
+def _of_annealing(ais):
+    options, certificate = ais["options"], ais["certificate"]
+    return [
+        f"by annealing ({options['ais_chains']} chains, "
+        f"{options['ais_temperatures']} temperatures), {ais['n_images']} images: "
+        f"{ais['log_likelihood']:.2f} ± {ais['standard_error']:.2f}; less what "
+        f"importance sampling finds: {ais['difference']:+.3f} ± "
+        f"{ais['difference_error']:.3f}",
+        f"on {ais['n_images']} simulated images log p(x) is from "
+        f"{certificate['lower']:.2f} to {certificate['upper']:.2f}: gap "
+        f"{certificate['gap']:.3f} ± {certificate['gap_error']:.3f}",
+    ]
 
 
 def estimate(report: dict) -> str:

@@ -6,9 +6,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 from matplotlib.figure import Figure
 
-from iwae_tf import data, datasets, experiment, plots, records, training
+from iwae_tf import (
+    data,
+    datasets,
+    experiment,
+    plots,
+    randomness,
+    records,
+    training,
+)
 from iwae_tf.config import Config
 from iwae_tf.errors import UsageError
 from iwae_tf.model import IWAE
@@ -40,6 +49,10 @@ class Run:
     def model(self) -> IWAE:
         """Its trained model."""
         return experiment.load(self.directory)
+
+    def figure_seed(self, number: int) -> tf.Tensor:
+        """The seed of the noise in one figure: the same for runs of one seed."""
+        return randomness.seed_of(self.config.seed, randomness.FIGURES, number)
 
     @property
     def metrics(self) -> list[dict[str, str]]:

@@ -49,9 +49,7 @@ def one_of_each(labels):
 def look(run, x, number):
     """The sheet and the row of one image."""
     model, images = run.model, x[None]
-    seed = iwae_tf.randomness.seed_of(
-        run.config.seed, iwae_tf.randomness.FIGURES, int(number)
-    )
+    seed = run.figure_seed(int(number))
     draws = model.draw(images, N_DRAWS, seed)
     ess = float(iwae_tf.weights.effective_sample_size(draws.log_w())[0])
     log_px = float(iwae_tf.weights.log_mean_exp(draws.log_w())[0])

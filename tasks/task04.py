@@ -9,7 +9,6 @@ drawn from the prior of that label with the same noise in each row.
 
 import numpy as np
 
-import iwae_tf
 from iwae_tf import cli, plots, results
 
 N_NOISES = 12
@@ -51,7 +50,7 @@ def main(task, conditional_prior=True):
 def samples(run):
     """Mean images: a row for each label, a column for each noise."""
     classes = run.report["data"]["classes"]
-    seed = iwae_tf.randomness.seed_of(run.config.seed, iwae_tf.randomness.FIGURES, 2)
+    seed = run.figure_seed(2)
     contexts = np.eye(len(classes), dtype=np.float32)
     grid = [
         run.model.sample(N_NOISES, seed, np.repeat(contexts[[row]], N_NOISES, axis=0))

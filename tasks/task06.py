@@ -27,15 +27,12 @@ def main(task):
         task.run(objective=objective, n_samples=k)
         for objective, k in (("vae_elbo", 1), ("vae_elbo", many), ("iwae_elbo", many))
     ]
-    x = task.x_test[np.linspace(0, len(task.x_test) - 1, N_IMAGES).astype(int)]
+    x = task.x_test[iwae_tf.data.spread(len(task.x_test), N_IMAGES)]
     names, pictures, traversals, rows = ["x"], [x], [], []
     for run in runs:
         task.require(run, not run.config.conditional, "a run without labels")
-        seed = iwae_tf.randomness.seed_of(
-            run.config.seed, iwae_tf.randomness.FIGURES, 1
-        )
         names.append(name(run))
-        pictures.append(run.model.reconstruct(x, seed).numpy())
+        pictures.append(run.model.reconstruct(x, run.figure_seed(1)).numpy())
         traversals.append(traverse(run, task.x_test))
         test = run.report["test"]
         rows.append(
@@ -69,8 +66,8 @@ def traverse(run, x_test):
     """A row for each of the units that an image says most about."""
     layer = iwae_tf.units.statistics(run.model, x_test[:N_MEASURED])[0]
     narrowest = np.argsort(layer.variance)[:N_UNITS]
-    seed = iwae_tf.randomness.seed_of(run.config.seed, iwae_tf.randomness.FIGURES, 3)
-    zs = iwae_tf.inspection.snis_mean(run.model.draw(x_test[:1], N_DRAWS, seed))
+    draws = run.model.draw(x_test[:1], N_DRAWS, run.figure_seed(3))
+    zs = iwae_tf.inspection.snis_mean(draws)
     images = [
         iwae_tf.inspection.traverse(run.model, zs, int(unit), VALUES)[:, 0]
         for unit in narrowest

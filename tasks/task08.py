@@ -35,13 +35,13 @@ def main(task):
         for model in MODELS
     }
     last = {model: runs[model, "iwae_elbo", many] for model in MODELS}
-    x = task.x_test[np.linspace(0, len(task.x_test) - 1, N_IMAGES).astype(int)]
+    x = task.x_test[iwae_tf.data.spread(len(task.x_test), N_IMAGES)]
     drawn = pictures(
-        last, lambda run: [z[0] for z in run.model.draw(x, 1, figure_seed(run, 1)).zs]
+        last, lambda run: [z[0] for z in run.model.draw(x, 1, run.figure_seed(1)).zs]
     )
     sampled = pictures(
         last,
-        lambda run: run.model.generator.sample_latents(N_IMAGES, figure_seed(run, 2)),
+        lambda run: run.model.generator.sample_latents(N_IMAGES, run.figure_seed(2)),
     )
     pages = {f"-{model}": traversals(last[model], task.x_test) for model in MODELS[1:]}
     pages[""] = [
@@ -71,7 +71,7 @@ def traversals(run, x_test):
     layer = iwae_tf.units.statistics(run.model, x_test[:N_MEASURED])[0]
     placing = len(layer.variance) - n_placing + np.arange(n_placing)
     others = np.argsort(layer.variance[:-n_placing])[:N_UNITS]
-    draws = run.model.draw(x_test[:1], N_DRAWS, figure_seed(run, 3))
+    draws = run.model.draw(x_test[:1], N_DRAWS, run.figure_seed(3))
     zs = iwae_tf.inspection.snis_mean(draws)
 
     def moved(letter, units, first=0):
@@ -92,12 +92,6 @@ def traversals(run, x_test):
 def block(title, rows, columns=None):
     """Named rows of images."""
     return plots.Block(title, list(rows), np.stack(list(rows.values())), columns)
-
-
-def figure_seed(run, number):
-    """The seed of a figure's noise, the same for all models."""
-    randomness = iwae_tf.randomness
-    return randomness.seed_of(run.config.seed, randomness.FIGURES, number)
 
 
 def table(runs, is_mnist):

@@ -189,9 +189,18 @@ def test_every_flag_arrives_in_its_option(elsewhere):
         "checkpoint_seconds": 1.5,
         "histograms": True,
         "eval_samples": 11,
+        "eval_images": 13,
         "eval_chunk": 12,
         "jackknife": True,
         "rescore": True,
+        "scorer": "ais",
+        "ais_images": 7,
+        "ais_chains": 3,
+        "ais_temperatures": 9,
+        "ais_leapfrog": 2,
+        "ais_schedule": "sigmoidal",
+        "ais_start": "prior",
+        "ais_acceptance": 0.75,
     }
     defaults = dataclasses.asdict(Config())
     assert set(given) == set(defaults)

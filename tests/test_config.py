@@ -9,6 +9,15 @@ import pytest
 from iwae_tf.config import Config
 from iwae_tf.errors import UsageError
 
+AIS = {
+    "ais_images": (7, 0),
+    "ais_chains": (1, 0),
+    "ais_temperatures": (1, 0),
+    "ais_leapfrog": (1, 0),
+    "ais_schedule": ("sigmoidal", "cosine"),
+    "ais_start": ("prior", "q"),
+    "ais_acceptance": (0.9, 1.0),
+}
 INVALID = {
     "binarization": ["", "Dynamic", "static"],
     "stochastic_layers": [0, -1],
@@ -24,6 +33,7 @@ INVALID = {
     "seed": [-1, 2**31],
     "checkpoint_seconds": [-1.0, math.nan, math.inf],
     "eval_samples": [0, -1],
+    "eval_images": [0, -1],
     "eval_chunk": [0, -1],
     "n_latent": [(), (0,), (-3,), (4, 2)],
     "n_hidden": [(), (0,), (-3,), (4, 2)],
@@ -31,6 +41,7 @@ INVALID = {
     "feature_maps": [0],
     "flow_features": [0],
     "flow_normalisation": ["", "layer"],
+    "scorer": ["", "IS"],
 }
 VALID = {
     "binarization": ["dynamic", "threshold", "none"],
@@ -61,11 +72,14 @@ OUTSIDE_OF_RUN = {
     "checkpoint_seconds",
     "histograms",
     "eval_samples",
+    "eval_images",
     "eval_chunk",
     "jackknife",
     "init_from",
     "pretrained",
     "rescore",
+    "scorer",
+    *AIS,
 }
 
 
@@ -202,6 +216,17 @@ def test_jackknife_needs_three_samples():
         Config(jackknife=True, eval_samples=2)
 
 
+@pytest.mark.parametrize("name", AIS)
+def test_options_of_annealing_go_with_their_scorer_only(name):
+    good, bad = AIS[name]
+    assert getattr(Config(scorer="ais", **{name: good}), name) == good
+    with pytest.raises(UsageError, match=f"^{name}: must be .* got {bad!r}$"):
+        Config(scorer="ais", **{name: bad})
+    line = f"^{name}: goes with scorer ais only, got {good} with scorer importance$"
+    with pytest.raises(UsageError, match=line):
+        Config(**{name: good})
+
+
 def test_closed_form_kl_goes_with_one_layer_only():
     assert Config(objective="vae_elbo_kl").stochastic_layers == 1
     with pytest.raises(UsageError, match="^objective: .* got 2 layers; use vae_elbo$"):
@@ -227,6 +252,8 @@ def test_choices_are_those_of_the_rooms():
     assert choices["binarization"] == data.BINARIZATIONS
     assert choices["model"] == ("burda", *zoo.SPATIAL, *config.DEEP)
     assert choices["flow_normalisation"] == networks.NORMALISATIONS
+    assert choices["ais_schedule"] == config.AIS_SCHEDULES
+    assert choices["ais_start"] == config.AIS_STARTS
 
 
 def test_of_run_leaves_out_what_does_not_decide_the_numbers():

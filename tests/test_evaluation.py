@@ -115,7 +115,7 @@ def test_ladder_of_bounds_equals_numpy_over_complete_groups(n_samples, ladder):
 
 
 def test_ladder_is_the_papers():
-    assert LADDER == (1, 5, 50, 500, 5000)
+    assert LADDER == (1, 5, 50, 500, 1000, 5000)
 
 
 def test_ladder_of_ones_own_has_the_first_and_the_last_step_too():

@@ -19,7 +19,7 @@ import tensorflow as tf
 from PIL import Image
 
 import iwae_tf
-from iwae_tf import data, datasets, experiment, records, training
+from iwae_tf import data, datasets, experiment, records, scoring, training
 from iwae_tf.config import Config
 from iwae_tf.draws import Draws
 from iwae_tf.errors import UsageError
@@ -418,7 +418,7 @@ def test_finished_run_is_told_and_not_touched(runs, tmp_path, capsys, monkeypatc
     copy, config = finished(runs, tmp_path)
     before = contents(copy)
     monkeypatch.setattr(experiment, "train", no_work)
-    monkeypatch.setattr(experiment, "score", no_work)
+    monkeypatch.setattr(scoring, "score", no_work)
     report = experiment.run(config)
     assert report == json.loads((copy / "report.json").read_text())
     out = capsys.readouterr().out
@@ -441,6 +441,101 @@ def test_rescore_scores_again_and_does_not_train(runs, tmp_path, monkeypatch):
         assert new[name] == old[name]
     changed = {str(p) for p, value in contents(copy).items() if before.get(p) != value}
     assert changed == {"report.json", "scores.npz"}
+
+
+AIS = {
+    "scorer": "ais",
+    "ais_images": 60,
+    "ais_chains": 3,
+    "ais_temperatures": 5,
+    "ais_leapfrog": 2,
+}
+
+
+def test_finished_run_is_annealed_too_and_goes_on_after_its_last_batch(
+    runs, tmp_path, capsys, monkeypatch
+):
+    copy, config = finished(runs, tmp_path)
+    config = dataclasses.replace(config, **AIS)
+    before = contents(copy)
+    monkeypatch.setattr(experiment, "train", no_work)
+    monkeypatch.setattr(scoring, "score", no_work)
+    seconds = []
+
+    def interrupt(self, done, *_):
+        if done > 55:
+            seconds.append(done)
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring.Progress, "update", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            experiment.run(config)
+    assert "goes on after the last batch" in capsys.readouterr().out
+    (batch,) = copy.glob("annealing/images/*.npz")
+    kept = batch.stat()
+    report = experiment.run(config)
+    assert seconds and batch.stat().st_mtime_ns == kept.st_mtime_ns
+    assert report == json.loads((copy / "report.json").read_text())
+    old = json.loads(before[Path("report.json")])
+    ais = report.pop("ais")
+    assert report == old
+    changed = {str(p) for p, value in contents(copy).items() if before.get(p) != value}
+    batches = ("000000.npz", "000050.npz")
+    assert changed == {
+        "report.json",
+        "annealing/settings.json",
+        *(f"annealing/{part}/{b}" for part in ("images", "simulated") for b in batches),
+    }
+    # The numbers again, from the files.
+    files = {
+        part: [np.load(copy / f"annealing/{part}/{b}") for b in batches]
+        for part in ("images", "simulated")
+    }
+    log_w = {
+        part: np.concatenate([f["log_w"] for f in of], axis=-1).astype(np.float64)
+        for part, of in files.items()
+    }
+    assert log_w["images"].shape == (1, 3, 60)
+    assert log_w["simulated"].shape == (2, 3, 60)
+    log_px = np.log(np.exp(log_w["images"][0]).mean(axis=0))
+    lower = np.log(np.exp(log_w["simulated"][0]).mean(axis=0))
+    upper = -np.log(np.exp(-log_w["simulated"][1]).mean(axis=0))
+    by_importance = np.load(copy / "scores.npz")["log_px"]
+    by_importance = by_importance[data.spread(len(by_importance), 60)]
+    for got, values in (
+        ((ais["log_likelihood"], ais["standard_error"]), log_px),
+        ((ais["importance"], ais["importance_error"]), by_importance),
+        ((ais["difference"], ais["difference_error"]), log_px - by_importance),
+        *(
+            ((ais["certificate"][name], ais["certificate"][f"{name}_error"]), values)
+            for name, values in (
+                ("lower", lower),
+                ("upper", upper),
+                ("gap", upper - lower),
+            )
+        ),
+    ):
+        want = values.mean(), values.std(ddof=1) / 60**0.5
+        np.testing.assert_allclose(got, want, atol=2e-4)
+    assert 1 <= ais["ess_min"] <= ais["ess_median"] <= 3
+    assert 0 < ais["acceptance"] < 1
+    out = capsys.readouterr().out
+    assert f"gap {ais['certificate']['gap']:.3f} ± " in out
+    assert "by annealing (3 chains, 5 temperatures), 60 images: " in out
+    again = contents(copy)
+    experiment.run(config)
+    assert contents(copy) == again
+    other = experiment.run(dataclasses.replace(config, ais_chains=2))
+    assert other["ais"]["options"]["ais_chains"] == 2
+    assert other["ais"]["log_likelihood"] != ais["log_likelihood"]
+
+
+def test_annealing_needs_the_scores_of_its_run(runs, tmp_path):
+    copy, config = finished(runs, tmp_path)
+    copy.joinpath("scores.npz").unlink()
+    with pytest.raises(UsageError, match="^run_dir: must hold scores.npz for scorer "):
+        experiment.run(dataclasses.replace(config, **AIS))
 
 
 # Whose directory it is ---------------------------------------------------------------

@@ -19,7 +19,7 @@ def flag_rows():
     for field in sorted(dataclasses.fields(Config), key=lambda field: field.name):
         default = "" if field.default is None else f"`{field.default}`"
         choices = field.metadata.get("choices", ())
-        help = field.metadata["help"]
+        help = field.metadata["help"].replace("|", r"\|")  # a cell ends at a bar
         if choices:
             help += f" One of: {', '.join(f'`{choice}`' for choice in choices)}."
         name = (

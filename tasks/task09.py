@@ -1,0 +1,116 @@
+"""Task 09: what an inverse autoregressive flow buys, and how far the bounds are off.
+
+Trains a VAE with deep networks, without a flow and with eight steps of one, k = 1 and
+the same budget. log p(x) is estimated by importance sampling, and of some images by
+annealed importance sampling too, with the gap that chains in both directions leave on
+simulated images.
+
+    python tasks/task09.py [--model resnet --feature_maps 8] [--epochs 50] [--smoke]
+"""
+
+import numpy as np
+
+import iwae_tf
+from iwae_tf import cli, config, plots, results
+
+N_FLOWS = (0, 8)
+N_IMAGES = 10
+# Of MNIST, the residual network with 64 maps and 8 steps: ELBO and log p(x).
+PUBLISHED = (-80.53, -78.74)
+SMOKE = {
+    "n_latent": (8,),
+    "ais_images": 4,
+    "ais_chains": 2,
+    "ais_temperatures": 4,
+}
+
+
+def main(task):
+    """Trains both; writes curves, images and a table."""
+    options = SMOKE if task.is_smoke else {}
+    runs = {}
+    for n_flows in N_FLOWS:
+        of_flow = {} if n_flows else dict.fromkeys(config.FLOWS)
+        runs[f"{n_flows} flows"] = task.run(
+            objective="vae_elbo", n_samples=1, n_flows=n_flows, **of_flow, **options
+        )
+    x = task.x_test[iwae_tf.data.spread(len(task.x_test), N_IMAGES)]
+    reconstructions, samples = {"x": x}, {}
+    for name, run in runs.items():
+        reconstructions[name] = run.model.reconstruct(x, run.figure_seed(1)).numpy()
+        samples[name] = run.model.sample(N_IMAGES, run.figure_seed(2))[1].numpy()
+    blocks = [
+        plots.Block(title, list(rows), np.stack(list(rows.values())))
+        for title, rows in (
+            ("test images x, and means for one z ~ q(z|x)", reconstructions),
+            ("means of samples", samples),
+        )
+    ]
+    title = f"{task.title} · {task.config.model}"
+    plots.save(plots.image_table(blocks, title), task.path("-images.png"))
+    is_published = task.images.name == "mnist" and task.config.model == "resnet"
+    task.finish(table(runs, is_published), curves(runs, title), title)
+
+
+def curves(runs, title):
+    """The ELBO of training and test images after every epoch."""
+    lines = {
+        f"{name}: {part}": (
+            [int(row["epoch"]) for row in run.metrics],
+            [float(row[f"{part}_vae_elbo"]) for row in run.metrics],
+        )
+        for name, run in runs.items()
+        for part in ("train", "test")
+    }
+    panel = plots.Panel("during training", "epoch", "ELBO (nats per image)", lines)
+    return plots.line_sheet([[panel]], title)
+
+
+def table(runs, is_published):
+    """Bounds and estimates of log p(x), nats."""
+    rows = []
+    for name, run in runs.items():
+        test, ais = run.report["test"], run.report["ais"]
+        certificate = ais["certificate"]
+        rows.append(
+            (
+                name,
+                f"{float(run.metrics[-1]['train_vae_elbo']):.2f}",
+                f"{test['elbo']:.2f}",
+                f"{test['bounds']['1000']:.2f}" if "1000" in test["bounds"] else "—",
+                results.estimate(run.report),
+                f"{ais['importance']:.2f}",
+                f"{ais['log_likelihood']:.2f}",
+                f"{ais['difference']:+.2f} ± {ais['difference_error']:.2f}",
+                f"{certificate['gap']:.3f} ± {certificate['gap_error']:.3f}",
+            )
+        )
+    if is_published:
+        elbo, log_px = (f"{value:.2f}" for value in PUBLISHED)
+        rows.append(("published: 64 maps, 8 flows", "—", elbo, "—", log_px, *"————"))
+    test, ais = run.report["test"], run.report["ais"]
+    few = f"{ais['n_images']} images"
+    return results.markdown(
+        "posterior | train ELBO | test ELBO | 1,000 samples | "
+        f"{test['n_samples']:,} samples ({test['n_images']:,} images) | "
+        f"the same ({few}) | annealing ({few}) | annealing less the same | gap",
+        "---|--:|--:|--:|--:|--:|--:|--:|--:",
+        rows,
+    )
+
+
+if __name__ == "__main__":
+    cli.task(
+        main,
+        __file__,
+        epochs=50,
+        batch_size=100,
+        schedule="constant",
+        model="dense",
+        feature_maps=None,
+        eval_images=1000,
+        scorer="ais",
+        ais_images=100,
+        ais_chains=16,
+        ais_temperatures=500,
+    )

@@ -1,0 +1,396 @@
+"""Tests of iwae_tf.annealing."""
+
+import types
+
+import keras
+import numpy as np
+import pytest
+import scipy.special
+import tensorflow as tf
+import tensorflow_probability as tfp
+from linear_gaussian import LinearGaussian, exact_posterior
+
+from iwae_tf import annealing, evaluation, randomness, weights, zoo
+from iwae_tf.annealing import Annealer, certify, log_likelihood, temperatures
+from iwae_tf.config import AIS_SCHEDULES, AIS_STARTS
+from iwae_tf.errors import UsageError
+from iwae_tf.model import IWAE
+from iwae_tf.networks import MLP
+from iwae_tf.posteriors import FlowPosterior, GaussianChain
+
+SEED = randomness.seed_of(5)
+
+
+def anneal(annealer, x, context=None):
+    """Chains forward, with step sizes of their own."""
+    sizes = annealer.step_sizes(x, randomness.seed_of(SEED, 0), context)
+    return annealer.forward(x, sizes, randomness.seed_of(SEED, 1), context)
+
+
+def deviation(ratios):
+    """How many standard errors the mean of independent ratios is away from 1."""
+    return abs(np.mean(ratios) - 1) / (np.std(ratios, ddof=1) / len(ratios) ** 0.5)
+
+
+def linear_gaussian(n_latent=(3,), shift=0.3, stretch=1.2):
+    """A model with a posterior near the exact one."""
+    generator = LinearGaussian(n_latent=n_latent)
+    return IWAE(exact_posterior(generator, shift, stretch), generator)
+
+
+def joint_draws(generator, n):
+    """Latents from the prior, and images from p(x|z)."""
+    zs = generator.sample_latents(n, randomness.seed_of(SEED, 2))
+    mean, scale = generator.mean_image(zs), np.exp(generator.log_scales[0])
+    noise = randomness.normal(mean.shape, randomness.seed_of(SEED, 3))
+    return (mean + scale * noise).numpy(), zs
+
+
+# Temperatures ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("schedule", AIS_SCHEDULES)
+@pytest.mark.parametrize("n", [1, 2, 7, 500])
+def test_temperatures_rise_from_0_to_1_and_are_symmetric(n, schedule):
+    betas = temperatures(n, schedule)
+    assert betas.shape == (n + 1,) and betas[0] == 0 and betas[-1] == 1
+    assert np.all(np.diff(betas) > 0)
+    np.testing.assert_allclose(betas + betas[::-1], 1, atol=1e-12)
+
+
+def test_linear_temperatures_are_even_and_sigmoidal_ones_slow_at_both_ends():
+    np.testing.assert_allclose(np.diff(temperatures(10, "linear")), 0.1)
+    betas = temperatures(100, "sigmoidal")
+    steps = np.diff(betas)
+    assert np.argmax(steps) in (49, 50) and np.argmin(steps) in (0, 99)
+    # The derivative of the logistic function falls by this much from 0 to 4.
+    end = scipy.special.expit(4)
+    assert steps[50] / steps[0] == pytest.approx(0.25 / (end * (1 - end)), rel=0.1)
+
+
+# Exact normalisers -------------------------------------------------------------------
+
+
+class Unnormalised:
+    """log_px is that of a Gaussian in z without its normaliser; log_pz is N(0, I)'s."""
+
+    image_shape = (1, 1, 1)
+
+    def __init__(self, mean, scale):
+        self.mean, self.scale = (np.asarray(v, np.float32) for v in (mean, scale))
+
+    def log_joint(self, x, zs, context=None):
+        prior = tfp.distributions.MultivariateNormalDiag(tf.zeros(len(self.mean)))
+        squares = tf.square((zs[0] - self.mean) / self.scale)
+        return -tf.reduce_sum(squares, axis=-1) / 2, prior.log_prob(zs[0])
+
+    def sample_latents(self, n, seed, context=None):
+        return (randomness.normal([n, len(self.mean)], seed),)
+
+    def log_normaliser(self):
+        """Log of the integral of exp(log_px + log_pz), in float64."""
+        mean, scale = (np.float64(v) for v in (self.mean, self.scale))
+        total = 1 + scale**2
+        return np.sum(np.log(scale**2 / total) - mean**2 / total) / 2
+
+
+def gaussian_model():
+    """An unnormalised Gaussian target, and a start that is another Gaussian."""
+    posterior = GaussianChain([()], [2])
+    model = types.SimpleNamespace(
+        posterior=posterior, generator=Unnormalised([1.5, -0.5], [0.5, 1.0])
+    )
+    posterior.draw(tf.zeros([1, 1, 1, 1]), 1, SEED)
+    (layer,) = posterior.conditionals
+    layer.loc.bias.assign([0.7, 0.2])
+    layer.log_scale.bias.assign([-0.3, 0.1])
+    return model
+
+
+@pytest.mark.parametrize("start", AIS_STARTS)
+@pytest.mark.parametrize("n_temperatures", [1, 10, 50])
+def test_mean_weight_is_the_normaliser_of_a_gaussian(start, n_temperatures):
+    model = gaussian_model()
+    annealer = Annealer(model, 2000, n_temperatures, 3, start=start)
+    annealed = anneal(annealer, np.zeros([2, 1, 1, 1], np.float32))
+    ratios = np.exp(annealed.log_w - model.generator.log_normaliser())
+    assert annealed.log_w.shape == (2000, 2)
+    assert deviation(ratios.ravel()) < 5
+    # The test would see a normaliser that is wrong by a sixth.
+    assert 5 * np.std(ratios) / 4000**0.5 < 1 / 6
+
+
+@pytest.mark.parametrize("n_latent", [(3,), (3, 2)])
+@pytest.mark.parametrize(
+    ("schedule", "start"), [("linear", "posterior"), ("sigmoidal", "prior")]
+)
+@pytest.mark.parametrize("n_temperatures", [10, 50, 500])
+def test_mean_weight_is_the_evidence_of_a_linear_gaussian_model(
+    n_latent, start, schedule, n_temperatures
+):
+    model = linear_gaussian(n_latent)
+    x = model.generator.images(4)
+    annealer = Annealer(model, 1000, n_temperatures, 3, schedule, start)
+    annealed = anneal(annealer, x)
+    ratios = np.exp(annealed.log_w - model.generator.log_evidence(x))
+    assert max(map(deviation, ratios.T)) < 5
+    assert np.all((1 < annealed.ess) & (annealed.ess <= 1000))
+    if n_temperatures == 500:  # and it is close, not only right on average
+        np.testing.assert_allclose(
+            annealed.lower, model.generator.log_evidence(x), atol=0.05
+        )
+
+
+class Stale(Annealer):
+    """Kernel results are those of the temperature before."""
+
+    def _transition(self, z, x, context, beta, size, seed, t):
+        densities = self._densities(x, context)
+
+        def kernel_at(beta):
+            def log_density(z):
+                start, ratio = densities(z)
+                return start + beta * ratio
+
+            step = size[:, tf.newaxis] * self._scale(x, context, beta)
+            return tfp.mcmc.HamiltonianMonteCarlo(log_density, step, self.n_leapfrog)
+
+        results = kernel_at(tf.gather(self.betas, t - 1)).bootstrap_results(z)
+        seed = randomness.seed_of(seed, t)
+        z, results = kernel_at(beta).one_step(z, results, seed=seed)
+        share = tf.reduce_mean(tf.cast(results.is_accepted, tf.float32), axis=0)
+        return z, densities(z)[1], share
+
+
+@pytest.mark.parametrize("start", AIS_STARTS)
+def test_results_of_the_temperature_before_give_another_normaliser(start):
+    model = gaussian_model()
+    x = np.zeros([2, 1, 1, 1], np.float32)
+    ratios = {}
+    for kind in (Annealer, Stale):
+        annealed = anneal(kind(model, 20_000, 10, 3, start=start), x)
+        ratios[kind] = np.exp(annealed.log_w - model.generator.log_normaliser())
+    assert deviation(ratios[Annealer].ravel()) < 5
+    assert deviation(ratios[Stale].ravel()) > 5
+
+
+def test_one_temperature_is_importance_sampling():
+    model = linear_gaussian()
+    x = model.generator.images(4)
+    annealed = anneal(Annealer(model, 8, 1, jit_compile=False), x)
+    draws = model.draw(x, 8, randomness.seed_of(SEED, 1, 0))
+    np.testing.assert_allclose(annealed.log_w, draws.log_w(), atol=1e-4)
+    assert np.isnan(annealed.acceptance).all()
+
+
+@pytest.mark.parametrize("n_temperatures", [1, 20])
+def test_flow_starts_from_the_gaussian_before_it(n_temperatures):
+    generator = LinearGaussian(n_latent=(3,))
+    keras.utils.set_random_seed(0)
+    posterior = FlowPosterior(MLP((8,), "tanh"), 3, 2, (8,), 4)
+    model = IWAE(posterior, generator)
+    x = generator.images(4)
+    annealer = Annealer(model, 2000, n_temperatures, 3, jit_compile=n_temperatures > 1)
+    annealed = anneal(annealer, x)
+    ratios = np.exp(annealed.log_w - generator.log_evidence(x))
+    if n_temperatures > 1:
+        assert max(map(deviation, ratios.T)) < 5
+    zs, log_qz = GaussianChain.draw(posterior, x, 2000, randomness.seed_of(SEED, 1, 0))
+    if n_temperatures == 1:
+        want = model.log_joint(x, zs) - log_qz
+        np.testing.assert_allclose(annealed.log_w, want, atol=1e-4)
+
+
+# Both directions ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_latent", [(3,), (3, 2)])
+@pytest.mark.parametrize("start", AIS_STARTS)
+def test_reverse_chains_estimate_the_inverse_of_the_evidence(n_latent, start):
+    model = linear_gaussian(n_latent)
+    x, zs = joint_draws(model.generator, 1000)
+    exact = model.generator.log_evidence(x)
+    annealer = Annealer(model, 2, 30, 3, start=start)
+    sizes = annealer.step_sizes(x, randomness.seed_of(SEED, 4))
+    forward = annealer.forward(x, sizes, randomness.seed_of(SEED, 5))
+    reverse = annealer.reverse(x, zs, sizes, randomness.seed_of(SEED, 6))
+    # Both chains of an image start at one draw: images are independent, they are not.
+    assert deviation(np.exp(exact - reverse.log_w).mean(axis=0)) < 5
+    assert deviation(np.exp(forward.log_w - exact).mean(axis=0)) < 5
+    for below in (exact - forward.lower, reverse.upper - exact):
+        assert below.mean() > 3 * evaluation.standard_error(below)
+        assert below.mean() < 1
+
+
+def test_more_temperatures_close_the_gap_between_the_bounds():
+    model = zoo.burda((3, 2, 1), n_latent=(2,), n_hidden=(6,), seed=3)
+    gaps = {}
+    for n in (2, 20, 200):
+        certificate = certify(Annealer(model, 4, n, 3), 200, batch_size=200)
+        gaps[n] = certificate.gap
+        assert certificate.forward.log_w.shape == (4, 200)
+        assert certificate.reverse.log_w.shape == (4, 200)
+        assert gaps[n].mean() > -3 * evaluation.standard_error(gaps[n])
+    assert gaps[2].mean() > 2 * abs(gaps[20].mean()) and abs(gaps[200].mean()) < 0.01
+
+
+def log_evidence(model, x, context=None):
+    """Log p(x), or log p(x|y), of a model with two latents: a sum over a grid."""
+    line = np.linspace(-16, 16, 321, dtype=np.float32)
+    grid = np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 1, 2)
+    zs = (tf.broadcast_to(grid, [len(grid), len(x), 2]),)
+    values = np.asarray(model.log_joint(x, zs, context), np.float64)
+    return scipy.special.logsumexp(values, axis=0) + 2 * np.log(line[1] - line[0])
+
+
+def assert_agrees(annealed, log_px):
+    """Within five standard errors of the mean weight."""
+    error = np.sqrt(1 / annealed.ess - 1 / len(annealed.log_w))
+    assert np.all(np.abs(annealed.lower - log_px) < 5 * error + 1e-4)
+    assert np.all(error < 0.05)
+
+
+@pytest.mark.parametrize("start", AIS_STARTS)
+def test_annealing_finds_the_likelihood_of_pixels(start, tiny, binary):
+    model, x = tiny(), binary(6)
+    annealed = log_likelihood(Annealer(model, 500, 40, 3, start=start), x)
+    assert_agrees(annealed, log_evidence(model, x))
+
+
+def test_annealing_agrees_with_many_draws_of_the_prior(tiny, binary):
+    model, x = tiny(2), binary(6)
+    zs = model.generator.sample_latents(200_000, SEED)
+    zs = [tf.repeat(z[:, tf.newaxis], len(x), axis=1) for z in zs]
+    log_px = np.asarray(model.generator.log_px(x, zs), np.float64)
+    assert weights.effective_sample_size(log_px).numpy().min() > 20_000
+    annealed = log_likelihood(Annealer(model, 500, 40, 3), x)
+    assert_agrees(annealed, weights.log_mean_exp(log_px))
+
+
+@pytest.mark.parametrize("start", AIS_STARTS)
+def test_every_chain_of_a_conditional_model_has_the_context_of_its_image(start):
+    model = zoo.burda(
+        (3, 2, 1), n_latent=(2,), n_hidden=(4,), n_context=3, conditional_prior=True
+    )
+    kernel = model.generator.top.loc.kernel
+    kernel.assign(3 * np.ones(kernel.shape))
+    x = np.ones([3, 3, 2, 1], np.float32)
+    context = np.eye(3, dtype=np.float32)
+    exact = log_evidence(model, x, context)
+    assert np.ptp(exact) > 0.5
+    annealer = Annealer(model, 1000, 200, 3, start=start)
+    annealed = log_likelihood(annealer, x, context=context, batch_size=2)
+    assert_agrees(annealed, exact)
+    gap = certify(annealer, 60, 60, context=np.tile(context, [20, 1])).gap
+    assert abs(gap.mean()) < 5 * evaluation.standard_error(gap) < 0.1
+
+
+# Step sizes --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("acceptance", [0.5, 0.9])
+def test_step_sizes_lead_to_the_wanted_acceptance(acceptance):
+    model = linear_gaussian()
+    x = model.generator.images(4)
+    annealer = Annealer(model, 64, 100, 3, acceptance=acceptance)
+    sizes = annealer.step_sizes(x, SEED)
+    assert sizes.shape == (99, 4) and annealer.n_transitions == (119, 99)
+    annealed = annealer.forward(x, sizes, randomness.seed_of(SEED, 1))
+    np.testing.assert_allclose(annealed.acceptance, acceptance, atol=0.05)
+
+
+def test_step_sizes_are_those_of_each_image():
+    """One image's chains do not depend on which others are with it."""
+    model = linear_gaussian()
+    model.generator.log_scales[0].assign(-2.0)
+    x = model.generator.images(3)
+    annealer = Annealer(model, 64, 60, 3)
+    sizes = annealer.step_sizes(x, SEED)
+    far = annealer.step_sizes(np.concatenate([x[:2], 50 + x[2:]]), SEED)
+    np.testing.assert_allclose(sizes[:, :2], far[:, :2], rtol=1e-3)
+
+
+# Streams -----------------------------------------------------------------------------
+
+
+def test_batches_make_no_image_twice_and_leave_none_out():
+    model = linear_gaussian()
+    x = model.generator.images(5)
+    done = []
+    annealed = log_likelihood(
+        Annealer(model, 300, 20, 3), x, batch_size=2, on_progress=done.append
+    )
+    assert annealed.log_w.shape == (300, 5) and annealed.acceptance.shape == (5,)
+    np.testing.assert_allclose(
+        annealed.lower, model.generator.log_evidence(x), atol=0.2
+    )
+    assert done == sorted(done) and done[-1] == 5 and len(set(done)) > 50
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("function", ["images", "simulated"])
+def test_stopped_stream_goes_on_after_its_last_batch(function, tmp_path, monkeypatch):
+    model = zoo.burda((3, 2, 1), n_latent=(2,), n_hidden=(6,), seed=3)
+    x = np.ones([5, 3, 2, 1], np.float32)
+
+    def call(directory, on_progress=lambda n: None):
+        options = {"directory": directory, "batch_size": 2, "on_progress": on_progress}
+        annealer = Annealer(model, 3, 6, 2)
+        if function == "images":
+            return [log_likelihood(annealer, x, **options)]
+        return certify(annealer, 5, **options)
+
+    def stop(done):
+        if done >= 4.5:
+            raise Stop
+
+    whole = call(None)
+    with pytest.raises(Stop):
+        call(tmp_path, stop)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["000000.npz", "000002.npz"]
+    begun = []
+    transition = annealing._anneal_batch
+    monkeypatch.setattr(
+        annealing,
+        "_anneal_batch",
+        lambda *args: begun.append(args) or transition(*args),
+    )
+    for n_begun in (1, 1):  # the second call finds all of it
+        for one, other in zip(whole, call(tmp_path), strict=True):
+            np.testing.assert_array_equal(one.log_w, other.log_w)
+            np.testing.assert_array_equal(one.acceptance, other.acceptance)
+        assert len(begun) == n_begun
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"start": "q"}, "start: must be one of posterior, prior, got 'q'"),
+        (
+            {"schedule": "cosine"},
+            "schedule: must be one of linear, sigmoidal, got 'cosine'",
+        ),
+        ({"n_chains": 0}, "n_chains: must be at least 1, got 0"),
+        ({"n_leapfrog": 0}, "n_leapfrog: must be at least 1, got 0"),
+        ({"n_temperatures": 0}, "n_temperatures: must be at least 1, got 0"),
+        ({"acceptance": 1.0}, "acceptance: must be between 0 and 1, got 1.0"),
+    ],
+)
+def test_bad_option_is_refused_in_one_line(options, line):
+    with pytest.raises(UsageError) as info:
+        Annealer(linear_gaussian(), **options)
+    assert str(info.value) == line
+
+
+def test_no_images_are_refused():
+    annealer = Annealer(linear_gaussian(), 2, 2)
+    x = np.zeros([0, 2, 4, 1])
+    with pytest.raises(UsageError, match="^number of images: must be at least 1, got "):
+        log_likelihood(annealer, x)
+    with pytest.raises(UsageError, match="^n_images: must be at least 1, got 0$"):
+        certify(annealer, 0)
+    with pytest.raises(UsageError, match="^batch_size: must be at least 1, got 0$"):
+        log_likelihood(annealer, np.zeros([1, 2, 4, 1]), batch_size=0)
