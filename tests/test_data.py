@@ -70,6 +70,15 @@ def test_threshold_is_one_from_a_half_up():
     np.testing.assert_array_equal(data.binarize(levels, "threshold"), [0, 0, 1, 1])
 
 
+@pytest.mark.parametrize(("n", "n_chosen"), [(10, 4), (10_000, 100), (7, 7), (1, 1)])
+def test_chosen_places_are_spread_evenly_from_end_to_end(n, n_chosen):
+    places = data.spread(n, n_chosen)
+    assert len(places) == n_chosen and places[0] == 0
+    assert n_chosen == 1 or places[-1] == n - 1
+    assert np.ptp(np.diff(places)) <= 1 if n_chosen > 1 else True
+    np.testing.assert_array_equal(data.spread(n, n + 5), np.arange(n))
+
+
 def test_none_keeps_grey_values():
     levels = np.array([0, 51, 255], np.uint8)
     np.testing.assert_allclose(data.binarize(levels, "none"), [0, 0.2, 1], rtol=1e-7)

@@ -531,6 +531,21 @@ def test_finished_run_is_annealed_too_and_goes_on_after_its_last_batch(
     assert other["ais"]["log_likelihood"] != ais["log_likelihood"]
 
 
+def test_some_images_are_scored_as_they_are_among_all(runs, tmp_path):
+    copy, config = finished(runs, tmp_path)
+    x = data.sets_of(datasets.load("digits")).x_test
+    report = experiment.run(dataclasses.replace(config, rescore=True, eval_images=7))
+    assert report["test"]["n_images"] == 7
+    places = data.spread(len(x), 7)
+    want = log_likelihood(
+        experiment.load(copy), x[places], 10, chunk=4, jit_compile=False
+    )
+    with np.load(copy / "scores.npz") as scores:
+        np.testing.assert_array_equal(scores["log_px"], want.log_px)
+    many = dataclasses.replace(config, rescore=True, eval_images=10**6)
+    assert experiment.run(many)["test"]["n_images"] == len(x)
+
+
 def test_annealing_needs_the_scores_of_its_run(runs, tmp_path):
     copy, config = finished(runs, tmp_path)
     copy.joinpath("scores.npz").unlink()

@@ -81,6 +81,11 @@ ROWS["task08"] = [
     )
     for model in ("vae60", "tvae_affine", "tvae_tps")
 ]
+ROWS["task09"] = [
+    rf"\| {n} flows \| {BOUND} \| {BOUND} \| — \| {SCORE} \| {BOUND} \| {BOUND} \| "
+    r"[+-]\d\.\d\d ± \d\.\d\d \| -?\d\.\d{3} ± \d\.\d{3} \|"
+    for n in (0, 8)
+]
 FIGURES = {  # beside, or in place of, the one that has the task's name
     "task01": ["task01-image0.png", "task01-image14.png", "task01.gif"],
     "task03": [
@@ -89,6 +94,7 @@ FIGURES = {  # beside, or in place of, the one that has the task's name
         "task03.gif",
         "task03.png",
     ],
+    "task09": ["task09-images.png", "task09.png"],
     "task08": ["task08-tvae_affine.png", "task08-tvae_tps.png", "task08.png"],
 }
 
