@@ -257,7 +257,7 @@ class Annealer:
         They meet the ratio f_n / f_0 first at the temperature they come from: forward
         beta_0, in reverse beta_n.
         """
-        is_forward = not order or order[0] == 1
+        is_forward = order.step > 0
         steps = np.diff(self.betas)
         log_ratio = self._log_ratio(z, x, context)
         log_w = steps[0 if is_forward else -1] * log_ratio

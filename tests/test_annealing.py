@@ -295,7 +295,9 @@ def test_every_chain_of_a_conditional_model_has_the_context_of_its_image(start):
     context = np.eye(3, dtype=np.float32)
     exact = log_evidence(model, x, context)
     assert np.ptp(exact) > 0.5
-    annealer = plain(model, 500, 50, 3, start=start)
+    # More temperatures from the prior would mend what begins wrong.
+    n_temperatures = {"prior": 1, "posterior": 50}[start]
+    annealer = plain(model, 500, n_temperatures, 3, start=start)
     annealed = log_likelihood(annealer, x, context=context, batch_size=2)
     assert_agrees(annealed, exact)
     annealer = plain(model, 8, 50, 3, start=start)

@@ -533,7 +533,7 @@ def test_finished_run_is_annealed_too_and_goes_on_after_its_last_batch(
 
 def test_some_images_are_scored_as_they_are_among_all(runs, tmp_path):
     copy, config = finished(runs, tmp_path)
-    x = data.sets_of(datasets.load("digits")).x_test
+    x = data.sets_of(datasets.load("digits"), "dynamic").x_test
     report = experiment.run(dataclasses.replace(config, rescore=True, eval_images=7))
     assert report["test"]["n_images"] == 7
     places = data.spread(len(x), 7)
