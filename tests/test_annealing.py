@@ -298,7 +298,7 @@ def test_every_chain_of_a_conditional_model_has_the_context_of_its_image(start):
     # More temperatures from the prior would mend what begins wrong.
     n_temperatures = {"prior": 1, "posterior": 50}[start]
     annealer = plain(model, 500, n_temperatures, 3, start=start)
-    annealed = log_likelihood(annealer, x, context=context, batch_size=2)
+    annealed = log_likelihood(annealer, x, context=context)
     assert_agrees(annealed, exact)
     annealer = plain(model, 8, 50, 3, start=start)
     gap = certify(annealer, 60, 60, context=np.tile(context, [20, 1])).gap
