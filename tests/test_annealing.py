@@ -296,8 +296,8 @@ def test_every_chain_of_a_conditional_model_has_the_context_of_its_image(start):
     exact = log_evidence(model, x, context)
     assert np.ptp(exact) > 0.5
     # More temperatures from the prior would mend what begins wrong.
-    n_temperatures = {"prior": 1, "posterior": 100}[start]
-    annealer = plain(model, 500, n_temperatures, 3, start=start)
+    n_chains, n = {"prior": (20_000, 1), "posterior": (500, 100)}[start]
+    annealer = plain(model, n_chains, n, 3, start=start)
     annealed = log_likelihood(annealer, x, context=context)
     assert_agrees(annealed, exact)
     annealer = plain(model, 8, 50, 3, start=start)
