@@ -9,9 +9,10 @@ import statistics
 import sys
 from pathlib import Path
 
-from iwae_tf.config import BURDA_EPOCHS, SCHEDULES, Config
+from iwae_tf.config import BURDA_EPOCHS, SCHEDULES
 from iwae_tf.errors import UsageError
 from iwae_tf.progress import clock
+from iwae_tf.records import config_of
 
 # Burda et al. 2016, table 1: MNIST, log p(x) by 5,000 samples, nats.
 PAPER = {
@@ -248,8 +249,7 @@ def table_over_seeds(reports: list[dict]) -> str:
     """Runs that differ in nothing but their seed as one row; "" if there are none."""
     groups = {}
     for report in sorted(reports, key=_key):
-        # Reports from before an option existed have its default.
-        config = Config().of_run() | report["config"] | {"seed": None}
+        config = config_of(report).of_run() | {"seed": None}
         same = (report["test"]["n_samples"], report["epochs"], _start(report))
         groups.setdefault((json.dumps(config, sort_keys=True), same), []).append(report)
     rows = []
@@ -297,6 +297,10 @@ def _objective(config):
         text += f" c = {config['combination_beta']:g}"
     if config.get("model", "burda") != "burda":
         text += f" {config['model']}"
+    if config.get("feature_maps"):
+        text += f", {config['feature_maps']} maps"
+    if config.get("n_flows"):
+        text += f", {config['n_flows']} flows"
     if config.get("validation"):
         text += " validation"
     if config["n_latent"]:

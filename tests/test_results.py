@@ -296,7 +296,7 @@ def test_seeds_of_one_run_are_one_row_with_mean_and_standard_deviation():
     assert results.table_over_seeds(reports).splitlines()[2:] == [
         "| mnist | `iwae_elbo` | 1 | 5 | 60 | 1, 2, 3 | -88.000 | 1.000 |"
     ]
-    for other in ({"objective": "dreg"}, {"n_groups": 8}, {"schedule": "constant"}):
+    for other in ({"objective": "dreg"}, {"beta": 0.5}, {"schedule": "constant"}):
         pair = [with_score(-87.0, seed=1), with_score(-88.0, seed=2, **other)]
         assert results.table_over_seeds(pair) == ""
     assert results.table_over_seeds([report(), report(epochs=5, seed=1)]) == ""
@@ -319,6 +319,44 @@ def test_groups_and_mixture_are_told_in_the_objective():
     )
     assert "| `piwae` m = 8 |" in rows
     assert "| `combination` c = 0.25 |" in rows
+
+
+def test_other_networks_are_told_in_the_objective():
+    rows = results.table(
+        [
+            report(model="tvae_affine"),
+            report(model="resnet", feature_maps=8, n_flows=4),
+            report(n_flows=2),
+        ]
+    )
+    for text in (" tvae_affine", " resnet, 8 maps, 4 flows", ", 2 flows"):
+        assert f"| `iwae_elbo`{text} |" in rows
+
+
+def test_summary_tells_annealing_and_its_certificate():
+    scored = report()
+    scored["ais"] = {
+        "n_images": 100,
+        "log_likelihood": -87.1049,
+        "standard_error": 2.0149,
+        "difference": 0.2951,
+        "difference_error": 0.0449,
+        "options": {"ais_chains": 16, "ais_temperatures": 500},
+        "certificate": {
+            "lower": -90.514,
+            "upper": -90.486,
+            "gap": 0.0281,
+            "gap_error": 0.0119,
+        },
+    }
+    lines = results.summary(scored).splitlines()
+    assert (
+        "by annealing (16 chains, 500 temperatures), 100 images: -87.10 ± 2.01; less "
+        "what importance sampling finds: +0.295 ± 0.045"
+    ) in lines
+    assert (
+        "on 100 simulated images log p(x) is from -90.51 to -90.49: gap 0.028 ± 0.012"
+    ) in lines
 
 
 def test_summary_tells_the_jackknife():
