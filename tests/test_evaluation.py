@@ -94,7 +94,7 @@ def test_every_image_has_exactly_k_samples_of_its_own(chunk, batch_size):
         (3, [1, 3]),
         (5, [1, 5]),
         (60, [1, 5, 50, 60]),
-        (1234, [1, 5, 50, 500, 1234]),
+        (1234, [1, 5, 50, 500, 1000, 1234]),
     ],
 )
 def test_ladder_of_bounds_equals_numpy_over_complete_groups(n_samples, ladder):
