@@ -54,16 +54,18 @@ def main(task):
 
 def curves(runs, title):
     """The ELBO of training and test images after every epoch."""
-    lines = {
-        f"{name}: {part}": (
-            [int(row["epoch"]) for row in run.metrics],
-            [float(row[f"{part}_vae_elbo"]) for row in run.metrics],
-        )
-        for name, run in runs.items()
-        for part in ("train", "test")
-    }
-    panel = plots.Panel("during training", "epoch", "ELBO (nats per image)", lines)
-    return plots.line_sheet([[panel]], title)
+    panels = []
+    for part in ("train", "test"):
+        lines = {
+            name: (
+                [int(row["epoch"]) for row in run.metrics],
+                [float(row[f"{part}_vae_elbo"]) for row in run.metrics],
+            )
+            for name, run in runs.items()
+        }
+        label = "ELBO (nats per image)"
+        panels.append(plots.Panel(f"{part} images", "epoch", label, lines))
+    return plots.line_sheet([panels], title)
 
 
 def table(runs, is_published):
