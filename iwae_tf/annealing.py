@@ -287,6 +287,7 @@ class Annealer:
     def _densities(self, x, context):
         """A function from z [c, b, all latents] to log f_0 and log f_n - log f_0."""
         posterior, generator = self.model.posterior, self.model.generator
+        # Here and not in log_q, which every leapfrog step calls.
         first = posterior.conditional(0, flatten(x), context)
 
         def log_q(zs):
@@ -411,12 +412,10 @@ def certify(
     """
     if n_images < 1:
         raise UsageError(f"n_images: must be at least 1, got {n_images}")
-    generator = annealer.model.generator
-    seed = randomness.seed_of(seed, randomness.ANNEAL)
-    zs = generator.sample_latents(n_images, seed, context)
-    mean = generator.mean_image(zs, context)
-    noise = randomness.uniform(tf.shape(mean), randomness.seed_of(seed, -1))
-    x = tf.cast(noise < mean, tf.float32).numpy()
+    model, seed = annealer.model, randomness.seed_of(seed, randomness.ANNEAL)
+    x = model.sample(n_images, seed, context)[0].numpy()
+    # The latents of these images: one seed, one noise.
+    zs = model.generator.sample_latents(n_images, seed, context)
     zs = [z.numpy() for z in zs]
     return Certificate(
         *_stream(annealer, x, zs, batch_size, seed, context, directory, on_progress)

@@ -302,15 +302,10 @@ class Config:
                 "conditional_prior: goes with conditional only, got an unconditional "
                 "model"
             )
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if (
-                field.name.startswith("ais_")
-                and value != field.default
-                and self.scorer != "ais"
-            ):
+        for name, value in self.of_annealing().items():
+            if value != getattr(Config, name) and self.scorer != "ais":
                 raise UsageError(
-                    f"{field.name}: goes with scorer ais only, got {value} with scorer "
+                    f"{name}: goes with scorer ais only, got {value} with scorer "
                     f"{self.scorer}"
                 )
         if self.jackknife and self.eval_samples < 3:
@@ -373,6 +368,14 @@ class Config:
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
             if field.metadata["of_run"]
+        }
+
+    def of_annealing(self) -> dict:
+        """The options of scorer ais."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name.startswith("ais_")
         }
 
 

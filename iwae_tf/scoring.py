@@ -1,7 +1,6 @@
 """Scores of a trained model: parts of its run's report, and files beside it."""
 
 import contextlib
-import dataclasses
 import json
 import shutil
 import time
@@ -99,11 +98,7 @@ def anneal(model: IWAE, config: Config, sets: data.Sets, run_dir: Path) -> dict:
     by_importance = by_importance[chosen]
     places = data.spread(len(sets.x_test), n_scored)[chosen]
     n_images = len(places)
-    options = {
-        name: getattr(config, name)
-        for name in (field.name for field in dataclasses.fields(config))
-        if name.startswith("ais_")
-    }
+    options = config.of_annealing()
     directory = run_dir / "annealing"
     settings = directory / "settings.json"
     own = options | {"n_scored": n_scored}

@@ -9,15 +9,7 @@ import numpy as np
 import tensorflow as tf
 from matplotlib.figure import Figure
 
-from iwae_tf import (
-    data,
-    datasets,
-    experiment,
-    plots,
-    randomness,
-    records,
-    training,
-)
+from iwae_tf import data, datasets, experiment, plots, randomness, records, training
 from iwae_tf.config import Config
 from iwae_tf.errors import UsageError
 from iwae_tf.model import IWAE
