@@ -135,8 +135,8 @@ class Annealer:
           n_temperatures: steps from q0 to p(z|x); with one, chains are draws of q0.
           n_leapfrog: leapfrog steps of a transition.
           schedule: see `temperatures`.
-          start: what q0 is: `prior`, or `posterior`: q(z|x), with flows the Gaussian
-            before them.
+          start: what q0 is: `prior`, or `posterior`: q(z|x), with flows in the
+            coordinates before them, where q0 is Gaussian and p(x, z) has their log-det.
           acceptance: share of accepted transitions that step sizes are tuned to.
           jit_compile: whether XLA compiles a transition.
 
@@ -156,9 +156,15 @@ class Annealer:
         self.n_chains, self.n_leapfrog = n_chains, n_leapfrog
         self.acceptance = acceptance
         self.betas = temperatures(n_temperatures, schedule).astype(np.float32)
-        self._begin, self._log_ratio, self._transition = (
+        self._through_flow = start == "posterior" and model.posterior.n_flows > 0
+        self._begin, self._return, self._log_ratio, self._transition = (
             tf.function(function, jit_compile=jit_compile)
-            for function in (self._begin, self._log_ratio, self._transition)
+            for function in (
+                self._begin,
+                self._return,
+                self._log_ratio,
+                self._transition,
+            )
         )
 
     @property
@@ -247,7 +253,7 @@ class Annealer:
           Grosse et al. 2015, Sandwiching the marginal likelihood using bidirectional
           Monte Carlo, arXiv:1511.02543.
         """
-        z = tf.tile(tf.concat(zs, axis=-1)[tf.newaxis], [self.n_chains, 1, 1])
+        z = self._return(tuple(zs), x, context)
         order = range(len(self.betas) - 2, 0, -1)
         return self._anneal(z, order, x, sizes, seed, context, on_transition)
 
@@ -284,11 +290,20 @@ class Annealer:
         zs = generator.sample_latents(self.n_chains * b, seed, context)
         return tf.reshape(tf.concat(zs, axis=-1), [self.n_chains, b, -1])
 
+    def _return(self, zs, x, context):
+        """The same latents for every chain, [c, b, all latents]."""
+        z = tf.concat(zs, axis=-1)
+        if self._through_flow:
+            posterior = self.model.posterior
+            z = posterior.flow.inverse(z, posterior.features_of(x, context))
+        return tf.tile(z[tf.newaxis], [self.n_chains, 1, 1])
+
     def _densities(self, x, context):
         """A function from z [c, b, all latents] to log f_0 and log f_n - log f_0."""
         posterior, generator = self.model.posterior, self.model.generator
-        # Here and not in log_q, which every leapfrog step calls.
+        # Both here and not below, in what every leapfrog step calls.
         first = posterior.conditional(0, flatten(x), context)
+        features = posterior.features_of(x, context) if self._through_flow else None
 
         def log_q(zs):
             others = (
@@ -300,11 +315,15 @@ class Annealer:
 
         def densities(z):
             zs = tuple(tf.split(z, posterior.n_latent, axis=-1))
-            log_px, log_pz = generator.log_joint(x, zs, context)
             if self.start == "prior":
+                log_px, log_pz = generator.log_joint(x, zs, context)
                 return log_pz, log_px
-            log_qz = log_q(zs)
-            return log_qz, log_px + log_pz - log_qz
+            log_q0, log_det = log_q(zs), 0.0
+            if self._through_flow:
+                z, log_det = posterior.flow.forward_and_log_det(z, features)
+                zs = (z,)
+            log_joint = sum(generator.log_joint(x, zs, context))
+            return log_q0, log_joint + log_det - log_q0
 
         return densities
 

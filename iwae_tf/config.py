@@ -261,8 +261,8 @@ class Config:
     )
     ais_start: str = _option(
         "posterior",
-        "What chains start from: q(z|x), with flows the Gaussian before them; or the "
-        "prior.",
+        "What chains start from: q(z|x), with flows in the coordinates before them; or "
+        "the prior.",
         of_run=False,
         choices=AIS_STARTS,
     )

@@ -1,6 +1,7 @@
 """Normalising flows: inverse autoregressive flow and its masked networks.
 
-A flow has `forward_and_log_det(z, context) -> (z, log_det)`.
+A flow has `forward_and_log_det(z, context) -> (z, log_det)` and
+`inverse(z, context) -> z`.
 """
 
 from collections.abc import Sequence
@@ -41,14 +42,14 @@ class MADE(keras.layers.Layer):
         """
         super().__init__()
         self.n_outputs = n_outputs
-        order = np.asarray(order)
-        degrees = [order, *(np.arange(width) % len(order) for width in widths)]
+        self.order = np.asarray(order)
+        degrees = [self.order, *(np.arange(width) % len(order) for width in widths)]
         self.hidden = [
             MaskedDense(below[:, None] <= above, n_context, normalisation)
             for below, above in zip(degrees, degrees[1:], strict=False)
         ]
         small = keras.initializers.RandomNormal(stddev=0.01)
-        is_seen = degrees[-1][:, None] < np.tile(order, n_outputs)
+        is_seen = degrees[-1][:, None] < np.tile(self.order, n_outputs)
         self.outputs = MaskedDense(is_seen, initializer=small)
 
     def call(self, z, context=None):
@@ -119,11 +120,37 @@ class InverseAutoregressiveFlow(keras.layers.Layer):
             log_det += tf.reduce_sum(log_g, axis=-1)
         return z, log_det
 
+    def inverse(self, z: tf.Tensor, context: tf.Tensor | None = None) -> tf.Tensor:
+        """Undoes `forward_and_log_det`, entry by entry: d passes of each network.
+
+        Args:
+          z: transformed, [..., d].
+          context: [..., c], broadcast against z.
+
+        Returns:
+          z: before the flow, [..., d].
+        """
+        for step in reversed(self.steps):
+            z = self._undo(step, z, context)
+        return z
+
     def _step(self, step, z, context):
         m, s = step(z, context)
         s += self.forget_bias
         g = tf.sigmoid(s)
         return g * z + tf.sigmoid(-s) * m, tf.math.log_sigmoid(s)
+
+    def _undo(self, step, z, context):
+        def find_entry(place, before):
+            m, s = step(before, context)
+            s += self.forget_bias
+            entry = (z - tf.sigmoid(-s) * m) / tf.sigmoid(s)
+            return place + 1, tf.where(step.order == place, entry, before)
+
+        _, before = tf.while_loop(
+            lambda place, _: place <= len(step.order), find_entry, [1, tf.zeros_like(z)]
+        )
+        return before
 
     def initialise(self, z: tf.Tensor, context: tf.Tensor | None = None) -> None:
         """Sets weight-normalised layers by a batch, one after another.

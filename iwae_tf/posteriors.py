@@ -197,6 +197,11 @@ class FlowPosterior(GaussianChain):
         z, log_det = self.flow.forward_and_log_det(z, features)
         return (z,), log_qz - log_det
 
+    def features_of(self, x: tf.Tensor, context: tf.Tensor | None = None) -> tf.Tensor:
+        """What the flow sees of images [b, height, width, channels]: [b, n]."""
+        (head,) = self.conditionals
+        return self.features(head.mlp(beside(flatten(x), context)))
+
     def _base(self, x, k, seed, context):
         (head,) = self.conditionals
         features = head.mlp(beside(flatten(x), context))

@@ -5,6 +5,8 @@ A seed is an int32 tensor of shape [2]. `alg="philox"` is explicit everywhere: t
 default gives the same bits and is about 25 times slower under XLA on a CPU.
 """
 
+import math
+
 import tensorflow as tf
 
 # Purposes that are folded into a run's seed, so that no two uses share numbers.
@@ -41,8 +43,18 @@ def seed_of(seed: int | tf.Tensor, *data: int | tf.Tensor) -> tf.Tensor:
 
 
 def normal(shape, seed: tf.Tensor) -> tf.Tensor:
-    """Standard normal float32 numbers of the given shape."""
-    return tf.random.stateless_normal(shape, seed, alg="philox")
+    """Standard normal float32 numbers of the given shape.
+
+    They are quantiles, of random integers of 64 bits: XLA makes these in a third of the
+    time of as many of 32 bits on a CPU, and they are the same without it, where
+    TensorFlow's own normal numbers are others (tensorflow#117644).
+    """
+    bits = tf.random.stateless_uniform(
+        shape, seed, minval=None, maxval=None, dtype=tf.int64, alg="philox"
+    )
+    # Between -1 and 1, whose quantiles are infinite, after rounding too.
+    centred = tf.cast(bits, tf.float32) * (1 - 2**-23) * 2**-63
+    return math.sqrt(2) * tf.math.erfinv(centred)
 
 
 def uniform(shape, seed: tf.Tensor) -> tf.Tensor:

@@ -73,26 +73,6 @@ def binary():
 
 
 @pytest.fixture
-def noise_of_bits(monkeypatch):
-    """Normal noise that is the same with and without XLA.
-
-    TensorFlow's own is not (tensorflow#117644): only the random bits are.
-    """
-    import tensorflow as tf
-
-    from iwae_tf import randomness
-
-    def normal(shape, seed):
-        bits = tf.random.stateless_uniform(
-            shape, seed, minval=None, maxval=None, dtype=tf.uint32, alg="philox"
-        )
-        u = (tf.cast(tf.bitwise.right_shift(bits, 8), tf.float32) + 0.5) * 2.0**-24
-        return tf.math.ndtri(u)
-
-    monkeypatch.setattr(randomness, "normal", normal)
-
-
-@pytest.fixture
 def loc_scale():
     """`LocScale` again, in NumPy float64, from its variables."""
 

@@ -279,7 +279,7 @@ def test_statistics_of_batches_take_the_contexts_of_their_images(binary):
     assert_close(want[0], (*parts, kl.mean(axis=0)), rtol=1e-4)
 
 
-def test_compiled_functions_take_contexts(binary, noise_of_bits):
+def test_compiled_functions_take_contexts(binary):
     model, x, y = conditional(1, conditional_prior=True), binary(3), contexts(1)
     plain, ys = folded(model, y[0]), np.repeat(y, 3, axis=0)
 

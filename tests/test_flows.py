@@ -115,16 +115,18 @@ def test_new_flow_is_near_the_identity():
     assert np.abs(got - z).max() < 0.3 and np.abs(log_det).max() < 0.5
 
 
-def inverse(flow, z):
-    """z0 of z [n, d], entry by entry: the inverse, which the flow does not have."""
-    for step in reversed(flow.steps):
-        below = np.zeros_like(z)
-        for _ in range(z.shape[-1]):  # after i rounds the first i entries are right
-            m, s = (part.numpy() for part in step(tf.constant(below)))
-            g = scipy.special.expit(s + flow.forget_bias)
-            below = (z - (1 - g) * m) / g
-        z = below
-    return z
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("normalisation", networks.NORMALISATIONS)
+@pytest.mark.parametrize("n_steps", [1, 4])
+def test_inverse_undoes_the_flow(n_steps, normalisation, jit_compile):
+    flow = InverseAutoregressiveFlow(5, n_steps, (9, 8), 3, normalisation, 1.0)
+    wiggle(flow, 0.25)
+    z, context = numbers(2, 6, 5), numbers(6, 3, seed=2)
+    there, _ = flow.forward_and_log_det(tf.constant(z), context)
+    assert np.abs(there - z).max() > 0.5
+    back = tf.function(flow.inverse, jit_compile=jit_compile)(there, context)
+    np.testing.assert_allclose(back, z, atol=1e-9)
 
 
 @pytest.mark.usefixtures("float64")
@@ -133,7 +135,7 @@ def test_density_integrates_to_one_and_has_the_moments_of_its_samples(d):
     flow = wiggle(InverseAutoregressiveFlow(d, 3, (8, 8), forget_bias=1.0), 0.3)
     axis, n = np.linspace(-5, 5, 4001 if d == 1 else 701), 200_000
     z = np.stack(np.meshgrid(*[axis] * d, indexing="ij"), axis=-1).reshape(-1, d)
-    z0 = inverse(flow, z)
+    z0 = flow.inverse(tf.constant(z)).numpy()
     again, log_det = flow.forward_and_log_det(tf.constant(z0))
     np.testing.assert_allclose(again, z, atol=1e-9)
     density = np.exp(scipy.stats.norm.logpdf(z0).sum(axis=-1) - log_det.numpy())

@@ -261,9 +261,7 @@ def test_new_row_of_equal_weights_is_the_elbo(tiny, binary):
 
 @pytest.mark.parametrize("name", ["iwae_eq14", "piwae", "dreg"])
 @pytest.mark.parametrize("jit_compile", [False, True])
-def test_value_and_gradients_in_a_function_equal_eager(
-    jit_compile, name, tiny, binary, noise_of_bits
-):
+def test_value_and_gradients_in_a_function_equal_eager(jit_compile, name, tiny, binary):
     model, x = tiny(2), tf.constant(binary(4))
     row = table(n_groups=2)[name]
 

@@ -59,6 +59,32 @@ def test_distribution_by_kolmogorov_smirnov(draw, cdf):
     assert abs(np.corrcoef(firsts[1:], firsts[:-1])[0, 1]) < 5 / len(firsts) ** 0.5
 
 
+def test_normal_numbers_are_the_same_with_and_without_xla():
+    seed = randomness.seed_of(4)
+    z = randomness.normal([10**5], seed).numpy()
+    compiled = tf.function(lambda: randomness.normal([10**5], seed), jit_compile=True)
+    # A quantile is as exact as its probability, which is near 1 in the tails.
+    density = np.exp(-np.square(z) / 2)
+    np.testing.assert_array_less(density * np.abs(compiled() - z), 1e-6)
+
+
+def test_normal_numbers_have_tails():
+    z = randomness.normal([10**6], randomness.seed_of(2)).numpy()
+    for threshold in (-4.5, -4, -3, 3, 4, 4.5):
+        beyond = np.sum(np.sign(threshold) * z > abs(threshold))
+        expected = stats.norm.sf(abs(threshold)) * len(z)
+        assert abs(beyond - expected) < 5 * expected**0.5
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_normal_numbers_are_finite_whatever_the_bits(jit_compile, monkeypatch):
+    ends = tf.constant([tf.int64.min, 0, tf.int64.max])
+    monkeypatch.setattr(tf.random, "stateless_uniform", lambda *_, **__: ends)
+    normal = tf.function(randomness.normal, jit_compile=jit_compile)
+    low, middle, high = normal([3], randomness.seed_of(2)).numpy()
+    assert -6 < low < -5 and middle == 0 and 5 < high < 6
+
+
 def test_uniform_is_from_0_to_below_1():
     values = randomness.uniform([10**6], randomness.seed_of(2)).numpy()
     assert 0 <= values.min() and values.max() < 1
