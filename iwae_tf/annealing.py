@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from iwae_tf import randomness
+from iwae_tf import batches, randomness
 from iwae_tf.config import AIS_SCHEDULES, AIS_STARTS
 from iwae_tf.errors import UsageError
 from iwae_tf.posteriors import GaussianChain, flatten
@@ -446,38 +446,21 @@ def _stream(annealer, x, zs, batch_size, seed, context, directory, on_progress):
     for name, value in (("batch_size", batch_size), ("number of images", len(x))):
         if value < 1:
             raise UsageError(f"{name}: must be at least 1, got {value}")
-    batch_size = min(batch_size, len(x))
-    if directory is not None:
-        directory.mkdir(parents=True, exist_ok=True)
-    batches = []
-    for first in range(0, len(x), batch_size):
-        n_kept = min(batch_size, len(x) - first)
-        path = directory and directory / f"{first:06}.npz"
-        if path and path.exists():
-            with np.load(path) as kept:
-                batches.append((kept["log_w"], kept["acceptance"]))
-            continue
-        # The last batch is filled up, so that one shape is compiled.
-        places = np.minimum(np.arange(first, first + batch_size), len(x) - 1)
+
+    def anneal(first, n_own, places):
         directions = _anneal_batch(
             annealer,
             x[places],
             zs and [z[places] for z in zs],
             randomness.seed_of(seed, randomness.ANNEAL, first),
             None if context is None else np.asarray(context, np.float32)[places],
-            lambda share, first=first, n=n_kept: on_progress(first + share * n),
+            lambda share: on_progress(first + share * n_own),
         )
-        batch = [np.stack(part)[..., :n_kept] for part in zip(*directions, strict=True)]
-        if path:
-            part = path.with_suffix(".part")
-            with part.open("wb") as file:
-                np.savez(file, log_w=batch[0], acceptance=batch[1])
-            part.replace(path)
-        batches.append(batch)
-    log_w, acceptance = (
-        np.concatenate(part, axis=-1) for part in zip(*batches, strict=True)
-    )
-    return [Annealed(*parts) for parts in zip(log_w, acceptance, strict=True)]
+        parts = (np.stack(part)[..., :n_own] for part in zip(*directions, strict=True))
+        return dict(zip(Annealed._fields, parts, strict=True))
+
+    values = batches.run(len(x), min(batch_size, len(x)), anneal, directory)
+    return [Annealed(*parts) for parts in zip(*values.values(), strict=True)]
 
 
 def _anneal_batch(annealer, x, zs, seed, context, on_progress):

@@ -5,12 +5,13 @@ The first is streamed over samples and images, the second over draws.
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from iwae_tf import randomness
+from iwae_tf import batches, randomness
 from iwae_tf.errors import UsageError
 from iwae_tf.objectives import Objective, row, value_and_gradients
 from iwae_tf.weights import StreamingLogMeanExp, jackknife
@@ -80,6 +81,7 @@ def log_likelihood(
     ladder: Collection[int] = LADDER,
     with_jackknife: bool = False,
     context: np.ndarray | None = None,
+    directory: Path | None = None,
 ) -> Likelihood:
     """Estimates log p(x) of every image, or log p(x|y): log mean_k exp(log_w).
 
@@ -99,6 +101,8 @@ def log_likelihood(
       ladder: values of k whose bound is estimated too, where below n_samples.
       with_jackknife: whether to fill in `jackknife`; needs 3 samples.
       context: y of every image, [n, c], of a conditional model.
+      directory: keeps the result of each batch, and gives it back to the same call; by
+        default nothing is kept. Whatever else is scored needs another directory.
 
     Returns:
       likelihood: per image, nats.
@@ -130,36 +134,28 @@ def log_likelihood(
 
     ladder = sorted({k for k in {1, *ladder} if k < n_samples} | {n_samples})
     orders = (1, 2) if with_jackknife else ()
-    parts = []
-    for first in range(0, len(x), batch_size):
-        # The last batch is filled up, so that one shape is compiled.
-        places = np.minimum(np.arange(first, first + batch_size), len(x) - 1)
+
+    def score(first, n_own, places):
         images, contexts = (
             None if part is None else tf.constant(np.asarray(part)[places], tf.float32)
             for part in (x, context)
         )
-        batch_seed = randomness.seed_of(seed, randomness.SCORE, first)
-        n_kept = min(batch_size, len(x) - first)
-        part = _score_batch(
+        values = _score_batch(
             partial(draw, images, contexts=contexts),
-            batch_seed,
+            randomness.seed_of(seed, randomness.SCORE, first),
             n_samples,
             chunk,
             ladder,
             orders,
         )
-        parts.append([values[:n_kept] for values in part])
-        on_progress(first + n_kept)
-    log_px, ess, log_px_given_z, kl, *rest = (
-        np.concatenate(values) for values in zip(*parts, strict=True)
-    )
+        on_progress(first + n_own)
+        return {name: part[:n_own] for name, part in values.items()}
+
+    values = batches.run(len(x), batch_size, score, directory)
     return Likelihood(
-        log_px,
-        ess,
-        log_px_given_z,
-        kl,
-        bounds=dict(zip(ladder, rest[: len(ladder)], strict=True)),
-        jackknife=dict(zip(orders, rest[len(ladder) :], strict=True)),
+        *(values[name] for name in ("log_px", "ess", "log_px_given_z", "kl")),
+        bounds={k: values[f"bound_{k}"] for k in ladder},
+        jackknife={order: values[f"jackknife_{order}"] for order in orders},
     )
 
 
@@ -183,14 +179,14 @@ def _score_batch(draw, seed, n_samples, chunk, ladder, orders):
     log_mean_w = values[n_samples]
     reconstruction = log_px_given_z.mean()
     ess = n_samples * np.exp(2 * log_mean_w - of_squares.mean())
-    return [
-        log_mean_w,
-        ess,
-        reconstruction,
-        reconstruction - values[1],
-        *values.values(),
-        *(jackknife(np.concatenate(kept), order) for order in orders),
-    ]
+    return {
+        "log_px": log_mean_w,
+        "ess": ess,
+        "log_px_given_z": reconstruction,
+        "kl": reconstruction - values[1],
+        **{f"bound_{k}": bound for k, bound in values.items()},
+        **{f"jackknife_{o}": jackknife(np.concatenate(kept), o) for o in orders},
+    }
 
 
 class GradientMoments(NamedTuple):

@@ -20,17 +20,23 @@ from iwae_tf.records import write_json
 def score(model: IWAE, config: Config, sets: data.Sets, run_dir: Path) -> dict:
     """Scores a model and keeps the values of every image in `scores.npz`.
 
+    What is done is kept in the directory `scoring` of the run until all is, and another
+    start goes on from there.
+
     Returns:
-      part of the report: `test`, `units` and `score_seconds`.
+      part of the report: `test`, `units` and `score_seconds`, of the last start.
     """
     n_test = len(sets.x_test)
     places = data.spread(n_test, config.eval_images or n_test)
     n_images = len(places)
     name = "validation" if config.validation else "test"
-    say(f"scoring {n_images} {name} images with {config.eval_samples} samples each")
-    progress = Progress(n_images, "images")
+    what = f"scoring {n_images} {name} images with {config.eval_samples} samples each"
+    options = ("eval_samples", "eval_images", "eval_chunk", "jackknife")
+    directory = _directory(
+        run_dir / "scoring", {name: getattr(config, name) for name in options}
+    )
     start = time.monotonic()
-    try:
+    with _progress(what, n_images) as on_progress:
         likelihood = log_likelihood(
             model,
             sets.x_test[places],
@@ -38,16 +44,12 @@ def score(model: IWAE, config: Config, sets: data.Sets, run_dir: Path) -> dict:
             chunk=config.eval_chunk,
             seed=config.seed,
             jit_compile=config.jit,
-            on_progress=progress.update,
+            on_progress=on_progress,
             ladder={*LADDER, config.n_groups * config.n_samples},
             with_jackknife=config.jackknife,
             context=sets.context_test[places] if sets.n_context else None,
+            directory=directory,
         )
-    except KeyboardInterrupt:
-        say("\nnot scored; the same command scores the trained model")
-        raise
-    finally:
-        progress.close()
     np.savez(
         run_dir / "scores.npz",
         log_px=likelihood.log_px,
@@ -57,7 +59,7 @@ def score(model: IWAE, config: Config, sets: data.Sets, run_dir: Path) -> dict:
         **{f"bound_{k}": values for k, values in likelihood.bounds.items()},
         **{f"jackknife_{order}": v for order, v in likelihood.jackknife.items()},
     )
-    return {
+    report = {
         "test": summarise(likelihood)
         | {"n_samples": config.eval_samples, "chunk": config.eval_chunk},
         "units": [
@@ -65,6 +67,8 @@ def score(model: IWAE, config: Config, sets: data.Sets, run_dir: Path) -> dict:
         ],
         "score_seconds": round(time.monotonic() - start, 3),
     }
+    shutil.rmtree(directory)
+    return report
 
 
 def anneal(model: IWAE, config: Config, sets: data.Sets, run_dir: Path) -> dict:
@@ -99,13 +103,7 @@ def anneal(model: IWAE, config: Config, sets: data.Sets, run_dir: Path) -> dict:
     places = data.spread(len(sets.x_test), n_scored)[chosen]
     n_images = len(places)
     options = config.of_annealing()
-    directory = run_dir / "annealing"
-    settings = directory / "settings.json"
-    own = options | {"n_scored": n_scored}
-    if not settings.exists() or json.loads(settings.read_text()) != own:
-        shutil.rmtree(directory, ignore_errors=True)
-        directory.mkdir()
-        write_json(settings, own)
+    directory = _directory(run_dir / "annealing", options | {"n_scored": n_scored})
     annealer = annealing.Annealer(
         model,
         config.ais_chains,
@@ -118,7 +116,7 @@ def anneal(model: IWAE, config: Config, sets: data.Sets, run_dir: Path) -> dict:
     )
     context = sets.context_test[places] if sets.n_context else None
     shared = {"seed": config.seed, "context": context}
-    with _annealing(f"annealing {n_images} images", n_images) as on_progress:
+    with _progress(f"annealing {n_images} images", n_images) as on_progress:
         annealed = annealing.log_likelihood(
             annealer,
             sets.x_test[places],
@@ -127,7 +125,7 @@ def anneal(model: IWAE, config: Config, sets: data.Sets, run_dir: Path) -> dict:
             **shared,
         )
     what = f"annealing {n_images} simulated images, forward and in reverse"
-    with _annealing(what, n_images) as on_progress:
+    with _progress(what, n_images) as on_progress:
         certificate = annealing.certify(
             annealer,
             n_images,
@@ -153,8 +151,18 @@ def anneal(model: IWAE, config: Config, sets: data.Sets, run_dir: Path) -> dict:
     }
 
 
+def _directory(path, settings):
+    """A directory for batches, without those of other settings."""
+    file = path / "settings.json"
+    if not file.exists() or json.loads(file.read_text()) != settings:
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir()
+        write_json(file, settings)
+    return path
+
+
 @contextlib.contextmanager
-def _annealing(what, n_images):
+def _progress(what, n_images):
     say(what)
     progress = Progress(n_images, "images")
     is_compiled = False
@@ -169,7 +177,7 @@ def _annealing(what, n_images):
     try:
         yield on_progress
     except KeyboardInterrupt:
-        say("\nnot annealed to the end; the same command goes on after the last batch")
+        say("\nstopped; the same command goes on after the last batch")
         raise
     finally:
         progress.close()

@@ -201,6 +201,26 @@ def test_last_batch_is_filled_up_without_a_trace(jit_compile, tiny, binary):
     assert done == [2, 4, 5]
 
 
+def test_stopped_scoring_goes_on_after_its_last_batch(tiny, binary, tmp_path):
+    model, x, begun = tiny(), binary(6), []
+    options = {"batch_size": 2, "jit_compile": False, "with_jackknife": True}
+
+    def stop(done):
+        if done == 6:
+            raise KeyboardInterrupt
+
+    want = log_likelihood(model, x, 11, 4, **options)
+    with pytest.raises(KeyboardInterrupt):
+        log_likelihood(model, x, 11, 4, **options, directory=tmp_path, on_progress=stop)
+    options |= {"directory": tmp_path, "on_progress": begun.append}
+    got = log_likelihood(model, x, 11, 4, **options)
+    assert begun == [6]
+    for a, b in zip(
+        tf.nest.flatten(got._asdict()), tf.nest.flatten(want._asdict()), strict=True
+    ):
+        np.testing.assert_array_equal(a, b, strict=True)
+
+
 def test_likelihood_equals_numpy_on_the_draws_of_the_documented_seeds(tiny, binary):
     model, x = tiny(2), binary(4)
     got = log_likelihood(model, x, 10, chunk=4, batch_size=2, seed=8, jit_compile=False)

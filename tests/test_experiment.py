@@ -443,6 +443,42 @@ def test_rescore_scores_again_and_does_not_train(runs, tmp_path, monkeypatch):
     assert changed == {"report.json", "scores.npz"}
 
 
+def test_interrupted_scoring_goes_on_after_its_last_batch(
+    runs, tmp_path, capsys, monkeypatch
+):
+    copy, config = finished(runs, tmp_path)
+    report = json.loads((copy / "report.json").read_text())
+    want = contents(copy)
+    for name in ("report.json", "scores.npz"):
+        (copy / name).unlink()
+    seen = []
+
+    def interrupt(self, done, *_):
+        seen.append(done)
+        if done > 100:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring.Progress, "update", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            experiment.run(config)
+        assert "goes on after the last batch" in capsys.readouterr().out
+        assert not (copy / "scores.npz").exists() and len(seen) == 6
+        del seen[:]
+        with pytest.raises(KeyboardInterrupt):
+            experiment.run(config)
+        assert seen == [120]
+        # Other samples are another score.
+        del seen[:]
+        with pytest.raises(KeyboardInterrupt):
+            experiment.run(dataclasses.replace(config, eval_samples=20))
+        assert seen == [20, 40, 60, 80, 100, 120]
+    again = experiment.run(config)
+    assert again["test"] == report["test"]
+    changed = {str(p) for p, value in contents(copy).items() if want.get(p) != value}
+    assert changed == {"report.json"} and not (copy / "scoring").exists()
+
+
 AIS = {
     "scorer": "ais",
     "ais_images": 60,

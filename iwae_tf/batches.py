@@ -1,0 +1,48 @@
+"""Values of images, computed batch by batch and kept on disk as they come."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+
+def run(
+    n: int,
+    batch_size: int,
+    compute: Callable[[int, int, np.ndarray], dict[str, np.ndarray]],
+    directory: Path | None = None,
+) -> dict[str, np.ndarray]:
+    """Computes the values of n images, or reads those that an earlier start kept.
+
+    Args:
+      n: number of images.
+      batch_size: images of a batch, at most n.
+      compute: a function of the place of a batch's first image, of how many images are
+        its own, and of the places of all, [batch_size]: the last batch is filled up, so
+        that one shape is compiled. It gives named values [..., images of its own].
+      directory: keeps a file for each batch; None keeps nothing.
+
+    Returns:
+      values: named, [..., n].
+    """
+    if directory is not None:
+        directory.mkdir(parents=True, exist_ok=True)
+    parts = []
+    for first in range(0, n, batch_size):
+        path = directory and directory / f"{first:06}.npz"
+        if path and path.exists():
+            with np.load(path) as file:
+                parts.append(dict(file))
+            continue
+        places = np.minimum(np.arange(first, first + batch_size), n - 1)
+        part = compute(first, min(batch_size, n - first), places)
+        parts.append(part)
+        if path:
+            unfinished = path.with_suffix(".part")
+            with unfinished.open("wb") as file:
+                np.savez(file, **part)
+            unfinished.replace(path)
+    return {
+        name: np.concatenate([part[name] for part in parts], axis=-1)
+        for name in parts[0]
+    }
