@@ -346,11 +346,7 @@ class Config:
                     f"{name}: goes with flows only, got {getattr(self, name)} without"
                 )
         self._fill_in(chosen)
-        if self.n_flows and self.stochastic_layers > 1:
-            raise UsageError(
-                "n_flows: goes with one stochastic layer only, got "
-                f"{self.n_flows} with {self.stochastic_layers} layers"
-            )
+        check_flows(self.n_flows, self.stochastic_layers)
         if self.flow_hidden is not None and min(self.flow_hidden, default=0) < 1:
             raise UsageError(
                 "flow_hidden: must be positive sizes, got "
@@ -377,6 +373,19 @@ class Config:
             for field in dataclasses.fields(self)
             if field.name.startswith("ais_")
         }
+
+
+def check_flows(n_flows: int | None, stochastic_layers: int) -> None:
+    """Checks that flows are of a posterior with one layer.
+
+    Raises:
+      UsageError: if it has more.
+    """
+    if n_flows and stochastic_layers > 1:
+        raise UsageError(
+            f"n_flows: goes with one stochastic layer only, got {n_flows} with "
+            f"{stochastic_layers} layers"
+        )
 
 
 def check_sizes(name: str, sizes: tuple[int, ...], stochastic_layers: int) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from iwae_tf.config import CONVOLUTIONAL, DEEP, FLOWS, Config, check_sizes
+from iwae_tf.config import CONVOLUTIONAL, DEEP, FLOWS, Config, check_flows, check_sizes
 from iwae_tf.errors import UsageError
 from iwae_tf.generators import BernoulliChain, WarpedBernoulli
 from iwae_tf.model import IWAE
@@ -227,8 +227,8 @@ def burda(
       model: not compiled.
 
     Raises:
-      UsageError: if the sizes do not fit the number of layers, or a prior has nothing
-        to be conditional on.
+      UsageError: if the sizes do not fit the number of layers, a prior has nothing to
+        be conditional on, or there are flows and more than one layer.
     """
     if conditional_prior and not n_context:
         raise UsageError("n_context: must be at least 1 for a conditional prior, got 0")
@@ -236,6 +236,7 @@ def burda(
     n_hidden = tuple(n_hidden or default_hidden(stochastic_layers))
     check_sizes("n_latent", n_latent, stochastic_layers)
     check_sizes("n_hidden", n_hidden, stochastic_layers)
+    check_flows(n_flows, stochastic_layers)
     keras.utils.set_random_seed(seed)
     widths = [(n, n) for n in n_hidden]
     bias = "zeros" if mean_image is None else constant_logit(mean_image)

@@ -114,15 +114,16 @@ def test_same_seed_same_weights_other_seed_other_weights():
 
 
 @pytest.mark.parametrize(
-    ("sizes", "rule"),
+    ("options", "rule"),
     [
         ({"n_latent": (3,)}, "n_latent: must be 2 positive sizes.*got 3$"),
         ({"n_hidden": (3, 0)}, "n_hidden: must be 2 positive sizes.*got 3,0$"),
+        ({"n_flows": 4}, "n_flows: goes with one .* layer only, got 4 with 2 layers$"),
     ],
 )
-def test_sizes_that_do_not_fit_the_layers_are_refused(sizes, rule):
+def test_options_that_do_not_fit_the_layers_are_refused(options, rule):
     with pytest.raises(UsageError, match=rule) as info:
-        zoo.burda((2, 2, 1), 2, **sizes)
+        zoo.burda((2, 2, 1), 2, **options)
     assert "\n" not in str(info.value)
 
 
