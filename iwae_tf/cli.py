@@ -150,14 +150,22 @@ def _run(function, config):
         sys.exit(130)
 
 
+def _command(function):
+    try:
+        try:
+            app.run(lambda config: _run(function, config), flags_parser=_parse)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + 13)
+
+
 def main() -> None:
     """The console command `iwae`, and `main.py`."""
     define_flags()
 
-    def run(config):
-        iwae_tf.run(config)
-
-    app.run(lambda config: _run(run, config), flags_parser=_parse)
+    _command(lambda config: iwae_tf.run(config))
 
 
 def task(function: Callable, path: str, run_dir: str | None = None, **defaults) -> None:
@@ -205,4 +213,4 @@ def task(function: Callable, path: str, run_dir: str | None = None, **defaults) 
 
         function(Task(name, config, directory, FLAGS.smoke, _given()))
 
-    app.run(lambda config: _run(run, config), flags_parser=_parse)
+    _command(run)

@@ -117,6 +117,16 @@ def test_error_is_one_line_and_status_2_with_tensorflow(elsewhere):
     assert os.listdir(elsewhere["cwd"]) == []
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["--dataset=digits", "--epochs=1"]])
+def test_reader_who_has_left_gets_no_traceback(arguments, elsewhere):
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([*MAIN, *arguments], **pipes, **elsewhere) as process:
+        process.stdout.close()
+        errors = process.stderr.read().splitlines()
+    assert all(LOG_LINE.match(line) for line in errors), errors
+    assert process.returncode == 141
+
+
 @pytest.mark.parametrize("command", [MAIN, CONSOLE], ids=["main.py", "iwae"])
 def test_help_lists_every_option_with_its_text_and_leaves_with_0(command, elsewhere):
     done = subprocess.run(
