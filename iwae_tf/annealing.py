@@ -157,11 +157,11 @@ class Annealer:
         self.acceptance = acceptance
         self.betas = temperatures(n_temperatures, schedule).astype(np.float32)
         self._through_flow = start == "posterior" and model.posterior.n_flows > 0
-        self._begin, self._return, self._log_ratio, self._transition = (
+        self._begin, self._begin_at, self._log_ratio, self._transition = (
             tf.function(function, jit_compile=jit_compile)
             for function in (
                 self._begin,
-                self._return,
+                self._begin_at,
                 self._log_ratio,
                 self._transition,
             )
@@ -253,7 +253,7 @@ class Annealer:
           Grosse et al. 2015, Sandwiching the marginal likelihood using bidirectional
           Monte Carlo, arXiv:1511.02543.
         """
-        z = self._return(tuple(zs), x, context)
+        z = self._begin_at(tuple(zs), x, context)
         order = range(len(self.betas) - 2, 0, -1)
         return self._anneal(z, order, x, sizes, seed, context, on_transition)
 
@@ -290,7 +290,7 @@ class Annealer:
         zs = generator.sample_latents(self.n_chains * b, seed, context)
         return tf.reshape(tf.concat(zs, axis=-1), [self.n_chains, b, -1])
 
-    def _return(self, zs, x, context):
+    def _begin_at(self, zs, x, context):
         """The same latents for every chain, [c, b, all latents]."""
         z = tf.concat(zs, axis=-1)
         if self._through_flow:
