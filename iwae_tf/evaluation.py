@@ -128,8 +128,9 @@ def log_likelihood(
     chunk, batch_size = min(chunk, n_samples), min(batch_size, len(x))
 
     @tf.function(jit_compile=jit_compile)
-    def draw(images, batch_seed, contexts):
-        draws = model.draw(images, chunk, batch_seed, contexts)
+    def draw(images, batch_seed, first, contexts):
+        seed = randomness.seed_of(batch_seed, first)
+        draws = model.draw(images, chunk, seed, contexts)
         return draws.log_w(), draws.log_px
 
     ladder = sorted({k for k in {1, *ladder} if k < n_samples} | {n_samples})
@@ -166,9 +167,7 @@ def _score_batch(draw, seed, n_samples, chunk, ladder, orders):
     kept = []
     for first in range(0, n_samples, chunk):
         n_kept = min(chunk, n_samples - first)
-        log_w, log_px = (
-            part.numpy()[:n_kept] for part in draw(randomness.seed_of(seed, first))
-        )
+        log_w, log_px = (part.numpy()[:n_kept] for part in draw(seed, np.int32(first)))
         for bound in bounds.values():
             bound.add(log_w)
         of_squares.add(2 * log_w)
