@@ -459,7 +459,7 @@ def _stream(annealer, x, zs, batch_size, seed, context, directory, on_progress):
         parts = (np.stack(part)[..., :n_own] for part in zip(*directions, strict=True))
         return dict(zip(Annealed._fields, parts, strict=True))
 
-    values = batches.run(len(x), min(batch_size, len(x)), anneal, directory)
+    values = batches.run(len(x), batch_size, anneal, directory)
     return [Annealed(*parts) for parts in zip(*values.values(), strict=True)]
 
 

@@ -16,7 +16,7 @@ def run(
 
     Args:
       n: number of images.
-      batch_size: images of a batch, at most n.
+      batch_size: images of a batch; n where that is fewer.
       compute: a function of the place of a batch's first image, of how many images are
         its own, and of the places of all, [batch_size]: the last batch is filled up, so
         that one shape is compiled. It gives named values [..., images of its own].
@@ -25,6 +25,7 @@ def run(
     Returns:
       values: named, [..., n].
     """
+    batch_size = min(batch_size, n)
     if directory is not None:
         directory.mkdir(parents=True, exist_ok=True)
     parts = []

@@ -125,7 +125,7 @@ def log_likelihood(
         raise UsageError(
             f"n_samples: must be at least 3 for the jackknife, got {n_samples}"
         )
-    chunk, batch_size = min(chunk, n_samples), min(batch_size, len(x))
+    chunk = min(chunk, n_samples)
 
     @tf.function(jit_compile=jit_compile)
     def draw(images, batch_seed, first, contexts):

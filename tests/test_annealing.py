@@ -32,6 +32,14 @@ def anneal(annealer, x, context=None):
     return annealer.forward(x, sizes, randomness.seed_of(SEED, 1), context)
 
 
+def both_directions(annealer, x, zs):
+    """Chains forward, and in reverse from zs, with the same step sizes."""
+    sizes = annealer.step_sizes(x, randomness.seed_of(SEED, 4))
+    forward = annealer.forward(x, sizes, randomness.seed_of(SEED, 5))
+    reverse = annealer.reverse(x, zs, sizes, randomness.seed_of(SEED, 6))
+    return forward, reverse
+
+
 def deviation(ratios):
     """How many standard errors the mean of independent ratios is away from 1."""
     return abs(np.mean(ratios) - 1) / (np.std(ratios, ddof=1) / len(ratios) ** 0.5)
@@ -232,10 +240,7 @@ def test_chains_of_a_flow_estimate_the_evidence_in_both_directions(start):
     model = flow_model()
     x, zs = joint_draws(model.generator, 500)
     exact = model.generator.log_evidence(x)
-    annealer = Annealer(model, 4, 30, 3, start=start)
-    sizes = annealer.step_sizes(x, randomness.seed_of(SEED, 4))
-    forward = annealer.forward(x, sizes, randomness.seed_of(SEED, 5))
-    reverse = annealer.reverse(x, zs, sizes, randomness.seed_of(SEED, 6))
+    forward, reverse = both_directions(Annealer(model, 4, 30, 3, start=start), x, zs)
     assert deviation(np.exp(exact - reverse.log_w).mean(axis=0)) < 5
     assert deviation(np.exp(forward.log_w - exact).mean(axis=0)) < 5
 
@@ -249,10 +254,7 @@ def test_reverse_chains_estimate_the_inverse_of_the_evidence(n_latent, start):
     model = linear_gaussian(n_latent)
     x, zs = joint_draws(model.generator, 1000)
     exact = model.generator.log_evidence(x)
-    annealer = plain(model, 2, 30, 3, start=start)
-    sizes = annealer.step_sizes(x, randomness.seed_of(SEED, 4))
-    forward = annealer.forward(x, sizes, randomness.seed_of(SEED, 5))
-    reverse = annealer.reverse(x, zs, sizes, randomness.seed_of(SEED, 6))
+    forward, reverse = both_directions(plain(model, 2, 30, 3, start=start), x, zs)
     # Both chains of an image start at one draw: images are independent, they are not.
     assert deviation(np.exp(exact - reverse.log_w).mean(axis=0)) < 5
     assert deviation(np.exp(forward.log_w - exact).mean(axis=0)) < 5
