@@ -254,6 +254,9 @@ def training_batches(
         )
         return binary if contexts is None else (binary, tf.gather(contexts, indices))
 
+    # The thread that tunes sleeps ever longer, and an iterator's end waits for it.
+    options = tf.data.Options()
+    options.autotune.enabled = False
     return (
         tf.data.Dataset.range(first_epoch, np.iinfo(np.int32).max)
         .flat_map(order)
@@ -261,6 +264,7 @@ def training_batches(
         .enumerate(first_step)
         .map(batch, num_parallel_calls=tf.data.AUTOTUNE)
         .prefetch(tf.data.AUTOTUNE)
+        .with_options(options)
     )
 
 

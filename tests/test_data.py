@@ -244,6 +244,10 @@ def test_start_at_a_step_is_skipping_the_batches_before(n, b):
             np.testing.assert_array_equal(got, expected)
 
 
+def test_batches_have_no_tuning_thread_for_the_end_of_fit_to_wait_for():
+    assert not data.training_batches(numbered(4), 2, 1).options().autotune.enabled
+
+
 def test_far_step_is_reached_at_once():
     # The paper's last epoch: no batch before it is made.
     batches = data.training_batches(numbered(60_000), 20, 1, 3279 * 3000 + 2990)
