@@ -172,6 +172,13 @@ def test_streaming_equals_numpy_for_chunks_of_changing_size():
     np.testing.assert_allclose(streaming.mean(), want, rtol=1e-12)
 
 
+def test_streaming_counts_samples_of_no_weight():
+    log_w = np.array([[-np.inf, 0.0, -np.inf], [-np.inf, -np.inf, -3.0]])
+    expected = [-np.inf, -np.log(2), -3 - np.log(2)]
+    for chunk in (1, 2):
+        np.testing.assert_allclose(stream(log_w, 2, chunk), expected, rtol=1e-12)
+
+
 def test_streaming_without_a_complete_group_is_refused():
     streaming = weights.StreamingLogMeanExp(5)
     rule = "group_size: 5 samples make a group, got "
