@@ -18,7 +18,7 @@ import tensorflow_probability as tfp
 
 from iwae_tf import batches, randomness
 from iwae_tf.config import AIS_SCHEDULES, AIS_STARTS
-from iwae_tf.errors import UsageError
+from iwae_tf.errors import UsageError, check_at_least
 from iwae_tf.posteriors import GaussianChain, flatten
 from iwae_tf.weights import effective_sample_size, log_mean_exp
 
@@ -48,8 +48,7 @@ def temperatures(n: int, schedule: str = "linear") -> np.ndarray:
         raise UsageError(
             f"schedule: must be one of {', '.join(AIS_SCHEDULES)}, got {schedule!r}"
         )
-    if n < 1:
-        raise UsageError(f"n_temperatures: must be at least 1, got {n}")
+    check_at_least(1, n_temperatures=n)
     t = np.linspace(0, 1, n + 1)
     if schedule == "linear":
         return t
@@ -147,9 +146,7 @@ class Annealer:
             raise UsageError(
                 f"start: must be one of {', '.join(AIS_STARTS)}, got {start!r}"
             )
-        for name, value in (("n_chains", n_chains), ("n_leapfrog", n_leapfrog)):
-            if value < 1:
-                raise UsageError(f"{name}: must be at least 1, got {value}")
+        check_at_least(1, n_chains=n_chains, n_leapfrog=n_leapfrog)
         if not 0 < acceptance < 1:
             raise UsageError(f"acceptance: must be between 0 and 1, got {acceptance}")
         self.model, self.start = model, start
@@ -429,8 +426,7 @@ def certify(
     Reference:
       Grosse et al. 2015, arXiv:1511.02543.
     """
-    if n_images < 1:
-        raise UsageError(f"n_images: must be at least 1, got {n_images}")
+    check_at_least(1, n_images=n_images)
     model, seed = annealer.model, randomness.seed_of(seed, randomness.ANNEAL)
     x = model.sample(n_images, seed, context)[0].numpy()
     # The latents of these images: one seed, one noise.
@@ -443,9 +439,6 @@ def certify(
 
 def _stream(annealer, x, zs, batch_size, seed, context, directory, on_progress):
     """Forward chains of every image and, where there are zs, those in reverse."""
-    for name, value in (("batch_size", batch_size), ("number of images", len(x))):
-        if value < 1:
-            raise UsageError(f"{name}: must be at least 1, got {value}")
 
     def anneal(first, n_own, places):
         directions = _anneal_batch(

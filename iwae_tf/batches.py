@@ -5,6 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from iwae_tf.errors import check_at_least
+from iwae_tf.records import written_whole
+
 
 def run(
     n: int,
@@ -24,7 +27,11 @@ def run(
 
     Returns:
       values: named, [..., n].
+
+    Raises:
+      UsageError: without images, or for batches without any.
     """
+    check_at_least(1, **{"number of images": n}, batch_size=batch_size)
     batch_size = min(batch_size, n)
     if directory is not None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -39,10 +46,8 @@ def run(
         part = compute(first, min(batch_size, n - first), places)
         parts.append(part)
         if path:
-            unfinished = path.with_suffix(".part")
-            with unfinished.open("wb") as file:
-                np.savez(file, **part)
-            unfinished.replace(path)
+            with written_whole(path) as unfinished:
+                np.savez(unfinished, **part)
     return {
         name: np.concatenate([part[name] for part in parts], axis=-1)
         for name in parts[0]

@@ -7,7 +7,7 @@ The command line makes its flags from these fields; `iwae_tf.experiment.run` tak
 import dataclasses
 import math
 
-from iwae_tf.errors import UsageError
+from iwae_tf.errors import UsageError, check_at_least
 
 MODELS = ("burda", "vae60", "tvae_affine", "tvae_tps", "dense", "gated", "resnet")
 CONVOLUTIONAL = ("gated", "resnet")
@@ -413,8 +413,7 @@ def check_objective(
     Raises:
       UsageError: if not.
     """
-    if n_groups < 1:
-        raise UsageError(f"n_groups: must be at least 1, got {n_groups}")
+    check_at_least(1, n_groups=n_groups)
     if combination_beta is not None and not 0 <= combination_beta <= 1:
         raise UsageError(
             f"combination_beta: must be from 0 to 1, got {combination_beta}"

@@ -8,5 +8,16 @@ class UsageError(ValueError):
     """
 
 
+def check_at_least(least: int, **values: int) -> None:
+    """Checks named numbers.
+
+    Raises:
+      UsageError: for the first that is less.
+    """
+    for name, value in values.items():
+        if value < least:
+            raise UsageError(f"{name}: must be at least {least}, got {value}")
+
+
 class Diverged(ArithmeticError):
     """A loss was not finite; the message says where, and what is left."""

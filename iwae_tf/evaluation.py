@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from iwae_tf import batches, randomness
-from iwae_tf.errors import UsageError
+from iwae_tf.errors import UsageError, check_at_least
 from iwae_tf.objectives import Objective, row, value_and_gradients
 from iwae_tf.weights import StreamingLogMeanExp, jackknife
 
@@ -113,14 +113,7 @@ def log_likelihood(
     Reference:
       Burda et al. 2016, section 5, arXiv:1509.00519.
     """
-    for name, value in (
-        ("n_samples", n_samples),
-        ("chunk", chunk),
-        ("batch_size", batch_size),
-        ("number of images", len(x)),
-    ):
-        if value < 1:
-            raise UsageError(f"{name}: must be at least 1, got {value}")
+    check_at_least(1, n_samples=n_samples, chunk=chunk)
     if with_jackknife and n_samples < 3:
         raise UsageError(
             f"n_samples: must be at least 3 for the jackknife, got {n_samples}"
@@ -261,9 +254,8 @@ def gradient_statistics(
     """
     if isinstance(objective, str):
         objective = row(objective)
-    for name, value, least in (("n_samples", n_samples, 1), ("n_draws", n_draws, 2)):
-        if value < least:
-            raise UsageError(f"{name}: must be at least {least}, got {value}")
+    check_at_least(1, n_samples=n_samples)
+    check_at_least(2, n_draws=n_draws)
     networks = {
         "posterior": model.posterior.trainable_variables,
         "generator": model.generator.trainable_variables,

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from iwae_tf import randomness, weights
+from iwae_tf import batches, randomness, weights
 from iwae_tf.draws import Draws
-from iwae_tf.errors import UsageError
+from iwae_tf.errors import check_at_least
 
 Limits = tuple[tuple[float, float], tuple[float, float]]
 
@@ -97,31 +97,28 @@ def posterior_means(
     Raises:
       UsageError: without samples or images.
     """
-    for name, value in (("n_samples", n_samples), ("number of images", len(x))):
-        if value < 1:
-            raise UsageError(f"{name}: must be at least 1, got {value}")
+    check_at_least(1, n_samples=n_samples)
 
     @tf.function(jit_compile=jit_compile)
     def means_of(images, contexts, batch_seed):
         draws = model.draw(images, n_samples, batch_seed, contexts)
         return snis_mean(draws), weights.effective_sample_size(draws.log_w())
 
-    parts = []
-    batch_size = min(batch_size, len(x))
-    for first in range(0, len(x), batch_size):
-        # The last batch is filled up, so that one shape is compiled.
-        places = np.minimum(np.arange(first, first + batch_size), len(x) - 1)
+    def look(first, n_own, places):
         images, contexts = (
             None if part is None else tf.constant(np.asarray(part)[places], tf.float32)
             for part in (x, context)
         )
         batch_seed = randomness.seed_of(seed, randomness.INSPECT, first)
-        parts.append(means_of(images, contexts, batch_seed))
-        on_progress(min(first + batch_size, len(x)))
-    means, ess = tf.nest.map_structure(
-        lambda *batches: np.concatenate(batches)[: len(x)], *parts
-    )
-    return means, ess
+        means, ess = means_of(images, contexts, batch_seed)
+        on_progress(first + n_own)
+        of_layers = {f"z{i}": tf.transpose(mean) for i, mean in enumerate(means)}
+        values = {"ess": ess, **of_layers}
+        return {name: part[..., :n_own].numpy() for name, part in values.items()}
+
+    values = batches.run(len(x), batch_size, look)
+    ess = values.pop("ess")
+    return tuple(mean.T for mean in values.values()), ess
 
 
 def sir(draws: Draws, n: int, seed: tf.Tensor) -> tuple[tf.Tensor, ...]:

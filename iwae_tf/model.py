@@ -7,7 +7,7 @@ import tensorflow_probability as tfp
 from iwae_tf import networks, randomness
 from iwae_tf.config import check_objective
 from iwae_tf.draws import Draws
-from iwae_tf.errors import UsageError
+from iwae_tf.errors import UsageError, check_at_least
 from iwae_tf.objectives import (
     Objective,
     iwae_elbo,
@@ -96,10 +96,8 @@ class IWAE(keras.Model):
         """
         if isinstance(objective, str):
             objective = self._row(objective, n_groups, combination_beta)
-        if n_samples < 1:
-            raise UsageError(f"n_samples: must be at least 1, got {n_samples}")
-        if warmup_steps < 0:
-            raise UsageError(f"warmup_steps: must be at least 0, got {warmup_steps}")
+        check_at_least(1, n_samples=n_samples)
+        check_at_least(0, warmup_steps=warmup_steps)
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
         self.objective: Objective = objective
         self.n_samples = self.train_samples = n_samples

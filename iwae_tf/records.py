@@ -1,11 +1,13 @@
 """What a run leaves on record: its name, its configuration, its data, its code."""
 
+import contextlib
 import hashlib
 import json
+import os
 import platform
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -106,7 +108,7 @@ def claim(run_dir: Path, record: dict) -> None:
     path = run_dir / "config.json"
     if not path.exists():
         # A part of config.json is what a kill leaves.
-        if run_dir.exists() and {p.name for p in run_dir.iterdir()} - {"config.part"}:
+        if run_dir.exists() and {p.name for p in run_dir.iterdir()} - {"part.json"}:
             raise UsageError(
                 f"run_dir: must be new, empty or a run, got {str(run_dir)!r}"
             )
@@ -170,11 +172,20 @@ def commit() -> str | None:
         return None
 
 
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Yields where to write what `path` is to hold, which then gets it all at once."""
+    unfinished = path.with_name("part" + "".join(path.suffixes))
+    yield unfinished
+    with unfinished.open("rb") as file:
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+
+
 def write_json(path: Path, value: dict) -> None:
     """Writes a file whole or not at all."""
-    part = path.with_suffix(".part")
     text = json.dumps(value, indent=2)
     # Lists of numbers on one line.
     text = re.sub(r'\[[^][{}"]*\]', lambda found: " ".join(found[0].split()), text)
-    part.write_text(text + "\n")
-    part.replace(path)
+    with written_whole(path) as unfinished:
+        unfinished.write_text(text + "\n")

@@ -18,6 +18,7 @@ from iwae_tf import data
 from iwae_tf.errors import Diverged, UsageError
 from iwae_tf.model import IWAE
 from iwae_tf.progress import Progress
+from iwae_tf.records import written_whole
 from iwae_tf.schedules import learning_rate_at
 from iwae_tf.units import Units
 
@@ -125,11 +126,8 @@ class Checkpoints(keras.callbacks.Callback):
         if path.exists():
             return
         self.directory.mkdir(parents=True, exist_ok=True)
-        part = self.directory / "part.weights.h5"
-        self.model.save_weights(part)
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
+        with written_whole(path) as unfinished:
+            self.model.save_weights(unfinished)
         for old in self.paths()[:-2]:
             old.unlink()
 
@@ -298,12 +296,13 @@ class Metrics(keras.callbacks.Callback):
         rows = [
             row for row in read_metrics(self.path) if int(row["step"]) <= first_step
         ]
-        part = self.path.with_suffix(".part")
-        with part.open("w", newline="") as file:
+        with (
+            written_whole(self.path) as unfinished,
+            unfinished.open("w", newline="") as file,
+        ):
             writer = csv.DictWriter(file, self.COLUMNS)
             writer.writeheader()
             writer.writerows(rows)
-        part.replace(self.path)
         seconds_before = float(rows[-1]["seconds"]) if rows else 0.0
         self._start = time.monotonic() - seconds_before
         self._writers = {

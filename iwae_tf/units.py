@@ -13,7 +13,7 @@ import tensorflow_probability as tfp
 
 from iwae_tf import randomness
 from iwae_tf.draws import Draws
-from iwae_tf.errors import UsageError
+from iwae_tf.errors import UsageError, check_at_least
 from iwae_tf.posteriors import flatten, reparameterised
 
 ACTIVE_ABOVE = 0.01
@@ -76,12 +76,8 @@ def statistics(
     """
     n_layers, n_flows = len(model.posterior.n_latent), model.posterior.n_flows
     least = 1 if n_layers == 1 and not n_flows else 2
-    for name, value, rule in (
-        ("number of images", len(x), 2),
-        ("n_samples", n_samples, least),
-    ):
-        if value < rule:
-            raise UsageError(f"{name}: must be at least {rule}, got {value}")
+    check_at_least(2, **{"number of images": len(x)})
+    check_at_least(least, n_samples=n_samples)
     k = 1 if least == 1 else n_samples
 
     @tf.function
