@@ -310,6 +310,20 @@ def _objective(config):
     return text
 
 
+def _schedule(config):
+    """The schedule, and what was not its own choice."""
+    own = SCHEDULES[config["schedule"]]
+    given = {name: config.get(name, value) for name, value in own.items()}
+    text = config["schedule"]
+    if given["optimizer"] != own["optimizer"]:
+        text += f", {given['optimizer']}"
+    if given["batch_size"] != own["batch_size"]:
+        text += f", batches of {given['batch_size']}"
+    if given["grow_samples"] != own["grow_samples"]:
+        text += ", k grows" if given["grow_samples"] else ", k from the start"
+    return text
+
+
 def _start(report):
     init = report.get("init")
     return f" after `{init['objective']}` k = {init['n_samples']}" if init else ""
@@ -324,7 +338,7 @@ def _row(report):
         config["stochastic_layers"],
         config["n_samples"],
         report["epochs"],
-        config["schedule"],
+        _schedule(config),
         config["seed"],
         f"{estimate(report)} (k = {test['n_samples']}, {test['n_images']:,} images)",
         "—" if paper is None else f"{paper:.2f}",

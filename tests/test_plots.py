@@ -569,6 +569,18 @@ def test_line_sheet_leaves_out_what_an_axis_cannot_show():
     assert (linear.get_xscale(), linear.get_yscale()) == ("linear", "linear")
 
 
+@pytest.mark.parametrize(
+    ("xlabel", "first", "place"),
+    [("epoch", 123, "epoch 123"), ("minutes", 0.171, "at 0.17")],
+)
+def test_line_sheet_says_where_what_it_does_not_show_lies(xlabel, first, place):
+    x = np.geomspace(first, 4000, 20)
+    curves = {"a": (x, [-900.0, *np.linspace(-100, -90, 19)])}
+    sheet = plots.line_sheet([[plots.Panel("A", xlabel, "nats", curves, "x")]], TITLE)
+    note = sheet.axes[0].get_title("right")
+    assert note == f"lowest value −900.00 ({place}) not shown"
+
+
 def test_line_sheet_writes_plain_numbers_on_logarithmic_axes(tmp_path):
     curves = {"a": ([1, 2, 4, 8, 16], [0.02, 0.05, 0.1, 0.2, 0.5])}
     figure = plots.line_sheet([[panel(curves, "xy")]], TITLE)

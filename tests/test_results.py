@@ -203,6 +203,24 @@ def test_table_is_ordered_by_data_layers_objective_k_epochs_and_seed():
     assert rows.splitlines()[2:] == singly
 
 
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [
+        ({"schedule": "fast"}, "fast"),
+        ({"schedule": "fast", "optimizer": "adam"}, "fast, adam"),
+        ({"schedule": "fast", "batch_size": 100}, "fast, batches of 100"),
+        ({"schedule": "fast", "grow_samples": False}, "fast, k from the start"),
+        ({"schedule": "constant", "batch_size": 20, "grow_samples": False}, "constant"),
+        (
+            {"optimizer": "muon", "batch_size": 50, "grow_samples": True},
+            "burda, muon, batches of 50, k grows",
+        ),
+    ],
+)
+def test_row_tells_what_was_not_the_schedules_own_choice(config, text):
+    assert f"| 60 | {text} | 123 |" in results.table([report(**config)])
+
+
 def test_collect_starts_a_readme_from_reports_at_any_depth(tmp_path):
     write(tmp_path / "a" / "b", report())
     write(tmp_path / "c", report(dataset="digits"))

@@ -183,5 +183,7 @@ def _bound_axis(axes: Axes, curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> 
     margin = max(0.05 * (high - low), 0.1)
     axes.set_ylim(low - margin, high + margin)
     if y.min() < low - margin:
-        note = f"lowest value {_number(y.min())} (epoch {x[y.argmin()]:.0f}) not shown"
+        at = x[y.argmin()]
+        place = f"epoch {at:.0f}" if axes.get_xlabel() == "epoch" else f"at {at:.2g}"
+        note = f"lowest value {_number(y.min())} ({place}) not shown"
         axes.set_title(note, loc="right", fontsize=8, color="0.35")
