@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 
 from iwae_tf.errors import check_at_least
 from iwae_tf.records import written_whole
@@ -52,3 +53,13 @@ def run(
         name: np.concatenate([part[name] for part in parts], axis=-1)
         for name in parts[0]
     }
+
+
+def at(
+    places: np.ndarray | slice, *arrays: np.ndarray | None
+) -> tuple[tf.Tensor | None, ...]:
+    """Float32 rows of arrays at some places; None stays None."""
+    return tuple(
+        None if whole is None else tf.constant(np.asarray(whole)[places], tf.float32)
+        for whole in arrays
+    )

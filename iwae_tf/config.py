@@ -448,8 +448,8 @@ def _check(name, value, rules):
         )
     if isinstance(value, float) and not math.isfinite(value):
         raise UsageError(f"{name}: must be finite, got {value}")
-    if "minimum" in rules and value < rules["minimum"]:
-        raise UsageError(f"{name}: must be at least {rules['minimum']}, got {value}")
+    if "minimum" in rules:
+        check_at_least(rules["minimum"], **{name: value})
     if "maximum" in rules and value > rules["maximum"]:
         raise UsageError(f"{name}: must be at most {rules['maximum']}, got {value}")
     if "above" in rules and value <= rules["above"]:

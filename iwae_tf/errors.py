@@ -8,7 +8,7 @@ class UsageError(ValueError):
     """
 
 
-def check_at_least(least: int, **values: int) -> None:
+def check_at_least(least: float, /, **values: float) -> None:
     """Checks named numbers.
 
     Raises:

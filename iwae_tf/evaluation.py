@@ -130,10 +130,7 @@ def log_likelihood(
     orders = (1, 2) if with_jackknife else ()
 
     def score(first, n_own, places):
-        images, contexts = (
-            None if part is None else tf.constant(np.asarray(part)[places], tf.float32)
-            for part in (x, context)
-        )
+        images, contexts = batches.at(places, x, context)
         values = _score_batch(
             partial(draw, images, contexts=contexts),
             randomness.seed_of(seed, randomness.SCORE, first),

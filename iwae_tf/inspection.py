@@ -105,10 +105,7 @@ def posterior_means(
         return snis_mean(draws), weights.effective_sample_size(draws.log_w())
 
     def look(first, n_own, places):
-        images, contexts = (
-            None if part is None else tf.constant(np.asarray(part)[places], tf.float32)
-            for part in (x, context)
-        )
+        images, contexts = batches.at(places, x, context)
         batch_seed = randomness.seed_of(seed, randomness.INSPECT, first)
         means, ess = means_of(images, contexts, batch_seed)
         on_progress(first + n_own)
@@ -218,8 +215,7 @@ def posterior_on_grid(
     (low1, high1), (low2, high2) = limits
     if not (low1 < high1 and low2 < high2):
         raise ValueError(f"limits: must rise, got {limits}")
-    if n < 1:
-        raise ValueError(f"n: must be at least 1, got {n}")
+    check_at_least(1, n=n)
     step1, step2 = (high1 - low1) / n, (high2 - low2) / n
     z1 = low1 + step1 * (np.arange(n) + 0.5)
     z2 = low2 + step2 * (np.arange(n) + 0.5)

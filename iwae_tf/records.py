@@ -108,7 +108,7 @@ def claim(run_dir: Path, record: dict) -> None:
     path = run_dir / "config.json"
     if not path.exists():
         # A part of config.json is what a kill leaves.
-        if run_dir.exists() and {p.name for p in run_dir.iterdir()} - {"part.json"}:
+        if run_dir.exists() and {p.name for p in run_dir.iterdir()} - {".part.json"}:
             raise UsageError(
                 f"run_dir: must be new, empty or a run, got {str(run_dir)!r}"
             )
@@ -173,13 +173,17 @@ def commit() -> str | None:
 
 
 @contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Yields where to write what `path` is to hold, which then gets it all at once."""
-    unfinished = path.with_name("part" + "".join(path.suffixes))
-    yield unfinished
-    with unfinished.open("rb") as file:
-        os.fsync(file.fileno())
-    unfinished.replace(path)
+def written_whole(path: str | os.PathLike) -> Iterator[Path]:
+    """A file beside `path` that takes its place once all of it is there."""
+    path = Path(path)
+    unfinished = path.with_name(".part" + "".join(path.suffixes))
+    try:
+        yield unfinished
+        with unfinished.open("rb") as file:
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: dict) -> None:

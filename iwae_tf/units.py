@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from iwae_tf import randomness
+from iwae_tf import batches, randomness
 from iwae_tf.draws import Draws
 from iwae_tf.errors import UsageError, check_at_least
 from iwae_tf.posteriors import flatten, reparameterised
@@ -95,10 +95,7 @@ def statistics(
     parts = []
     for first in range(0, len(x), batch_size):
         batch = slice(first, first + batch_size)
-        images, contexts = (
-            None if part is None else tf.constant(np.asarray(part[batch]), tf.float32)
-            for part in (x, context)
-        )
+        images, contexts = batches.at(batch, x, context)
         batch_seed = randomness.seed_of(seed, randomness.UNITS, first)
         parts.append(
             tf.nest.map_structure(
@@ -107,8 +104,8 @@ def statistics(
             )
         )
     layers = [
-        [np.concatenate(values) for values in zip(*batches, strict=True)]
-        for batches in zip(*parts, strict=True)
+        [np.concatenate(values) for values in zip(*of_layer, strict=True)]
+        for of_layer in zip(*parts, strict=True)
     ]
     return tuple(
         Units(

@@ -8,7 +8,7 @@ and the log-likelihood by 5,000.
 """
 
 from iwae_tf import cli, plots, results
-from iwae_tf.errors import UsageError
+from iwae_tf.errors import check_at_least
 
 BUDGET = 64
 MIXTURE = 0.5  # weight of the ELBO in the combination
@@ -24,9 +24,7 @@ RUNS = [
 
 def main(task):
     """Trains ten models; writes a figure and a table."""
-    eval_samples = task.config.eval_samples
-    if eval_samples < BUDGET:
-        raise UsageError(f"eval_samples: must be at least {BUDGET}, got {eval_samples}")
+    check_at_least(BUDGET, eval_samples=task.config.eval_samples)
     rows, curves = [], {}
     for objective, m, k in RUNS[::3] if task.is_smoke else RUNS:
         run = task.run(

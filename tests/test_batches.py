@@ -38,7 +38,7 @@ def test_stopped_run_goes_on_with_the_batch_it_stopped_in(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         batches.run(7, 2, stopped, tmp_path)
     # What a kill leaves of a file does not count.
-    (tmp_path / "part.npz").write_bytes(b"half")
+    (tmp_path / ".part.npz").write_bytes(b"half")
     values = batches.run(7, 2, again, tmp_path)
     assert [first for first, *_ in stopped.begun] == [0, 2]
     assert [first for first, *_ in again.begun] == [4, 6]

@@ -707,6 +707,7 @@ def test_claim_that_was_killed_can_be_made_again(tmp_path, monkeypatch):
         patch.setattr(Path, "replace", kill)
         with pytest.raises(KeyboardInterrupt):
             records.claim(tmp_path / "run", RECORD)
+    (tmp_path / "run" / ".part.json").write_text("half")
     records.claim(tmp_path / "run", RECORD)
     assert (tmp_path / "run" / "config.json").exists()
 

@@ -129,7 +129,7 @@ def test_only_damaged_checkpoints_are_refused(saved, model):
 
 def test_part_that_was_left_over_is_ignored(saved, model):
     checkpoints, states = saved
-    checkpoints.directory.joinpath("part.weights.h5").write_bytes(b"half")
+    checkpoints.directory.joinpath(".part.weights.h5").write_bytes(b"half")
     assert checkpoints.restore(model) == 120
     go_to(model, 180)
     checkpoints.save()

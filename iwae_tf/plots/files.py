@@ -1,13 +1,13 @@
 """Figures to files, and files to a GIF."""
 
-import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageChops
+
+from iwae_tf.records import written_whole
 
 _GREY_LEVELS = (64, 32, 16, 8, 4, 2)  # of a GIF, the first that stays below _GIF_BYTES
 _COLORS = (255, 128, 64, 32, 16, 8)  # numbers of them, as well
@@ -22,7 +22,7 @@ def save(figure: Figure, path: str | os.PathLike) -> None:
       figure: a figure of this module.
       path: the file to write or to replace, in a folder that exists.
     """
-    with _replacing(path) as temporary:
+    with written_whole(path) as temporary:
         # matplotlib would write its version into the file
         figure.savefig(temporary, format="png", metadata={"Software": None})
 
@@ -60,7 +60,7 @@ def animate(
     milliseconds = [round(1000 * seconds_per_frame)] * len(frames)
     milliseconds[-1] *= 3
     reduced = _colors(frames) if color else _greys(frames)
-    with _replacing(gif_path) as temporary:
+    with written_whole(gif_path) as temporary:
         for first, *others in reduced:
             first.save(
                 temporary,
@@ -104,15 +104,3 @@ def _colors(frames: Sequence[Image.Image]) -> Iterator[list[Image.Image]]:
         palette.putpalette(table.ravel().tolist())
         none = Image.Dither.NONE
         yield [frame.quantize(palette=palette, dither=none) for frame in frames]
-
-
-@contextlib.contextmanager
-def _replacing(path: str | os.PathLike) -> Iterator[Path]:
-    """A file beside `path` that takes its place once it is complete."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
