@@ -213,7 +213,6 @@ class WarpedBernoulli(BernoulliChain):
         n_latent: int,
         n_placing: int,
         warp: str,
-        output_bias: str | keras.initializers.Initializer = "zeros",
         activation: str = "tanh",
     ):
         """Makes the pixel network and W.
@@ -224,12 +223,9 @@ class WarpedBernoulli(BernoulliChain):
           n_latent: size of z and u together.
           n_placing: size of u.
           warp: `affine` or `spline`, see `iwae_tf.warps`.
-          output_bias: initial logits of the upright pixels.
           activation: nonlinearity after every hidden layer.
         """
-        super().__init__(
-            image_shape, [widths], [n_latent], output_bias, activation=activation
-        )
+        super().__init__(image_shape, [widths], [n_latent], activation=activation)
         self.n_placing = n_placing
         self._grid, self._shape, identity = {
             "affine": (warps.affine_grid, (2, 3), np.eye(2, 3)),

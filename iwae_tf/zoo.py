@@ -46,7 +46,7 @@ def build(
     shape, seed = tuple(image_shape), config.seed
     flows = {name: getattr(config, name) for name in ("n_flows", *FLOWS)}
     if config.model in SPATIAL:
-        return spatial(config.model, shape, mean_image, seed, **flows)
+        return spatial(config.model, shape, seed, **flows)
     if config.model in DEEP:
         return deep(
             config.model,
@@ -152,7 +152,6 @@ def deep(
 def spatial(
     name: str,
     image_shape: tuple[int, int, int],
-    mean_image: np.ndarray | None = None,
     seed: int = 123,
     **flows,
 ) -> IWAE:
@@ -160,12 +159,12 @@ def spatial(
 
     Hidden layers are rectified. `vae60` is plain; of `tvae_affine` 6 latents give an
     affine map, of `tvae_tps` 18 give the control points of a thin-plate spline, and
-    their posterior means go through tanh.
+    their posterior means go through tanh. The output bias starts at 0: from the logits
+    of the mean image `vae60` with k = 1 never leaves that image, its KL at 0.
 
     Args:
       name: a key of `SPATIAL`.
       image_shape: height, width, channels.
-      mean_image: see `burda`.
       seed: of the initial weights and of the model's noise.
       **flows: see `burda`.
 
@@ -178,15 +177,12 @@ def spatial(
     n_placing, warp = SPATIAL[name]
     keras.utils.set_random_seed(seed)
     widths, n_latent = (256, 256), 60
-    bias = "zeros" if mean_image is None else constant_logit(mean_image)
     posterior = _posterior(MLP(widths, "relu"), n_latent, n_placing, **flows)
     if warp is None:
-        generator = BernoulliChain(
-            image_shape, [widths], [n_latent], bias, activation="relu"
-        )
+        generator = BernoulliChain(image_shape, [widths], [n_latent], activation="relu")
     else:
         generator = WarpedBernoulli(
-            image_shape, widths, n_latent, n_placing, warp, bias, "relu"
+            image_shape, widths, n_latent, n_placing, warp, "relu"
         )
     return IWAE(posterior, generator, seed)
 
