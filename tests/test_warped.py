@@ -2,13 +2,14 @@
 
 import itertools
 
+import keras
 import numpy as np
 import pytest
 import scipy.special
 import tensorflow as tf
 from test_warps import scipy_warp
 
-from iwae_tf import objectives, randomness, warps, zoo
+from iwae_tf import datasets, objectives, randomness, warps, zoo
 from iwae_tf.config import Config
 from iwae_tf.errors import UsageError
 from iwae_tf.generators import (
@@ -213,6 +214,17 @@ def test_networks_have_the_published_sizes(name, n_parameters):
     assert model.posterior.n_latent == model.generator.n_latent == (60,)
     relu = [layer.activation.__name__ for layer in model.generator.pixels.hidden]
     assert relu == ["relu", "relu"]
+
+
+def test_plain_model_leaves_the_mean_image():
+    """With the logits of the mean image as its output bias the KL ends below 0.01."""
+    digits = datasets.load("digits").x_train[..., 0]
+    mean = np.pad(np.kron(digits, np.ones((3, 3))), ((0, 0), (2, 2), (2, 2)))[..., None]
+    x = (np.random.default_rng(0).random(mean.shape) < mean).astype(np.float32)
+    model = zoo.build(Config(model="vae60"), x.shape[1:], mean_image=mean.mean(axis=0))
+    model.compile(keras.optimizers.Adam(1e-3), "vae_elbo", n_samples=1)
+    model.fit(x, batch_size=128, epochs=12, verbose=0)
+    assert np.mean(model.kl(x[:500])) > 0.5
 
 
 @pytest.mark.parametrize(("name", "n_placing"), [("tvae_affine", 6), ("tvae_tps", 18)])
