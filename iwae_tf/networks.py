@@ -89,12 +89,12 @@ class LocScale(keras.layers.Layer):
 
 
 class Bias(keras.layers.Layer):
-    """Adds a trainable vector."""
+    """Adds a trainable vector, 0 at first."""
 
-    def __init__(self, n: int, initializer: str | keras.initializers.Initializer):
+    def __init__(self, n: int):
         """Makes the vector of n entries."""
         super().__init__()
-        self.bias = self.add_weight(shape=(n,), initializer=initializer, name="bias")
+        self.bias = self.add_weight(shape=(n,), initializer="zeros", name="bias")
 
     def call(self, inputs):
         """Maps [..., n] to [..., n]."""

@@ -26,7 +26,9 @@ def main(task):
     def keep(model, epoch, run_dir):
         means, ess = means_of(model)
         layers = {f"z{level}": mean for level, mean in enumerate(means, 1)}
-        np.savez(run_dir / f"posterior-means-{epoch:06}.npz", ess=ess, **layers)
+        path = run_dir / f"posterior-means-{epoch:06}.npz"
+        with records.written_whole(path) as unfinished:
+            np.savez(unfinished, ess=ess, **layers)
 
     run = task.only_given()
     if run is None:

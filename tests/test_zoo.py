@@ -102,6 +102,14 @@ def test_output_bias_gives_the_training_mean():
     np.testing.assert_allclose(got, np.broadcast_to(want, (3, 4, 3, 1)), rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["vae60", "tvae_affine", "dense", "gated", "resnet"])
+def test_other_networks_do_not_start_from_the_training_mean(name):
+    model = zoo.build(
+        Config(model=name, n_flows=0), (4, 4, 1), mean_image=np.full((4, 4, 1), 0.1)
+    )
+    np.testing.assert_array_equal(model.generator.pixel_logits.bias, np.zeros(16))
+
+
 def test_same_seed_same_weights_other_seed_other_weights():
     def weights(seed):
         model = zoo.burda((2, 2, 1), 2, n_latent=(3, 2), n_hidden=(4, 3), seed=seed)
