@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from iwae_tf.errors import check_at_least
-from iwae_tf.records import written_whole
+from iwae_tf.records import write_arrays
 
 
 def run(
@@ -47,8 +47,7 @@ def run(
         part = compute(first, min(batch_size, n - first), places)
         parts.append(part)
         if path:
-            with written_whole(path) as unfinished:
-                np.savez(unfinished, **part)
+            write_arrays(path, **part)
     return {
         name: np.concatenate([part[name] for part in parts], axis=-1)
         for name in parts[0]

@@ -186,6 +186,12 @@ def written_whole(path: str | os.PathLike) -> Iterator[Path]:
         unfinished.unlink(missing_ok=True)
 
 
+def write_arrays(path: Path, /, **arrays: np.ndarray) -> None:
+    """Writes a file of named arrays whole or not at all."""
+    with written_whole(path) as unfinished:
+        np.savez(unfinished, **arrays)
+
+
 def write_json(path: Path, value: dict) -> None:
     """Writes a file whole or not at all."""
     text = json.dumps(value, indent=2)

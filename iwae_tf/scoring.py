@@ -14,7 +14,7 @@ from iwae_tf.errors import UsageError
 from iwae_tf.evaluation import LADDER, Likelihood, log_likelihood, standard_error
 from iwae_tf.model import IWAE
 from iwae_tf.progress import Progress, say
-from iwae_tf.records import write_json, written_whole
+from iwae_tf.records import write_arrays, write_json
 
 
 def score(model: IWAE, config: Config, sets: data.Sets, run_dir: Path) -> dict:
@@ -50,16 +50,15 @@ def score(model: IWAE, config: Config, sets: data.Sets, run_dir: Path) -> dict:
             context=sets.context_test[places] if sets.n_context else None,
             directory=directory,
         )
-    with written_whole(run_dir / "scores.npz") as unfinished:
-        np.savez(
-            unfinished,
-            log_px=likelihood.log_px,
-            ess=likelihood.ess,
-            log_px_given_z=likelihood.log_px_given_z,
-            kl=likelihood.kl,
-            **{f"bound_{k}": values for k, values in likelihood.bounds.items()},
-            **{f"jackknife_{order}": v for order, v in likelihood.jackknife.items()},
-        )
+    write_arrays(
+        run_dir / "scores.npz",
+        log_px=likelihood.log_px,
+        ess=likelihood.ess,
+        log_px_given_z=likelihood.log_px_given_z,
+        kl=likelihood.kl,
+        **{f"bound_{k}": values for k, values in likelihood.bounds.items()},
+        **{f"jackknife_{order}": v for order, v in likelihood.jackknife.items()},
+    )
     report = {
         "test": summarise(likelihood)
         | {"n_samples": config.eval_samples, "chunk": config.eval_chunk},

@@ -27,8 +27,7 @@ def main(task):
         means, ess = means_of(model)
         layers = {f"z{level}": mean for level, mean in enumerate(means, 1)}
         path = run_dir / f"posterior-means-{epoch:06}.npz"
-        with records.written_whole(path) as unfinished:
-            np.savez(unfinished, ess=ess, **layers)
+        records.write_arrays(path, ess=ess, **layers)
 
     run = task.only_given()
     if run is None:

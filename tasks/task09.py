@@ -67,44 +67,46 @@ def curves(runs, title):
 
 def table(runs, is_annealed, is_published):
     """Bounds and estimates of log p(x), nats."""
-    report = next(iter(runs.values())).report
-    test = report["test"]
-    header = "posterior | train ELBO | test ELBO | "
-    if test["n_samples"] > 1000:
-        header += "1,000 samples | "
-    header += f"{test['n_samples']:,} samples ({test['n_images']:,} images)"
-    if is_annealed:
-        few = f"{report['ais']['n_images']} images"
-        header += f" | the same ({few}) | annealing ({few}) | annealing less the same"
-        header += " | gap"
-    rows = []
-    for name, run in runs.items():
-        test = run.report["test"]
-        row = [
-            name,
-            f"{float(run.metrics[-1]['train_vae_elbo']):.2f}",
-            f"{test['elbo']:.2f}",
-            *([f"{test['bounds']['1000']:.2f}"] if test["n_samples"] > 1000 else []),
-            results.estimate(run.report),
-        ]
-        rows.append(row + (annealed(run.report["ais"]) if is_annealed else []))
+    rows = {name: columns(run, is_annealed) for name, run in runs.items()}
+    test = next(iter(runs.values())).report["test"]
     if is_published:
         elbo, log_px = (f"{value:.2f}" for value in PUBLISHED)
-        row = ["published: 64 maps, 8 flows", "—", elbo, log_px]
-        row[3:3] = ["—"] * (test["n_samples"] > 1000)
-        rows.append(row + ["—"] * (len(rows[0]) - len(row)))
-    return results.markdown(header, "---" + "|--:" * header.count("|"), rows)
+        name = "published: 64 maps, 8 flows"
+        rows[name] = {"test ELBO": elbo, scored(test): log_px}
+    header = list(next(iter(rows.values())))
+    return results.markdown(
+        " | ".join(["posterior", *header]),
+        "---" + "|--:" * len(header),
+        [(name, *(row.get(of, "—") for of in header)) for name, row in rows.items()],
+    )
 
 
-def annealed(ais):
-    """Of some images: both estimates, by how much they differ, and the gap."""
-    certificate = ais["certificate"]
-    return [
-        f"{ais['importance']:.2f}",
-        f"{ais['log_likelihood']:.2f}",
-        f"{ais['difference']:+.2f} ± {ais['difference_error']:.2f}",
-        f"{certificate['gap']:.3f} ± {certificate['gap_error']:.3f}",
-    ]
+def columns(run, is_annealed):
+    """What the table says of a run, by the titles of the columns."""
+    test = run.report["test"]
+    row = {
+        "train ELBO": f"{float(run.metrics[-1]['train_vae_elbo']):.2f}",
+        "test ELBO": f"{test['elbo']:.2f}",
+    }
+    if test["n_samples"] > 1000:
+        row["1,000 samples"] = f"{test['bounds']['1000']:.2f}"
+    row[scored(test)] = results.estimate(run.report)
+    if is_annealed:
+        ais = run.report["ais"]
+        few, gap = f"{ais['n_images']} images", ais["certificate"]
+        row |= {
+            f"the same ({few})": f"{ais['importance']:.2f}",
+            f"annealing ({few})": f"{ais['log_likelihood']:.2f}",
+            "annealing less the same": f"{ais['difference']:+.2f} ± "
+            f"{ais['difference_error']:.2f}",
+            "gap": f"{gap['gap']:.3f} ± {gap['gap_error']:.3f}",
+        }
+    return row
+
+
+def scored(test):
+    """The title of the column of log p(x)."""
+    return f"{test['n_samples']:,} samples ({test['n_images']:,} images)"
 
 
 if __name__ == "__main__":
