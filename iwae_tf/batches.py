@@ -1,13 +1,14 @@
 """Values of images, computed batch by batch and kept on disk as they come."""
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
-from iwae_tf.errors import check_at_least
-from iwae_tf.records import write_arrays
+from iwae_tf.errors import UsageError, check_at_least
+from iwae_tf.records import read_arrays, write_arrays
 
 
 def run(
@@ -24,7 +25,8 @@ def run(
       compute: a function of the place of a batch's first image, of how many images are
         its own, and of the places of all, [batch_size]: the last batch is filled up, so
         that one shape is compiled. It gives named values [..., images of its own].
-      directory: keeps a file for each batch; None keeps nothing.
+      directory: keeps a file for each batch, which counts as none where it is damaged;
+        None keeps nothing.
 
     Returns:
       values: named, [..., n].
@@ -39,10 +41,10 @@ def run(
     parts = []
     for first in range(0, n, batch_size):
         path = directory and directory / f"{first:06}.npz"
-        if path and path.exists():
-            with np.load(path) as file:
-                parts.append(dict(file))
-            continue
+        if path:
+            with contextlib.suppress(UsageError):
+                parts.append(read_arrays(path))
+                continue
         places = np.minimum(np.arange(first, first + batch_size), n - 1)
         part = compute(first, min(batch_size, n - first), places)
         parts.append(part)

@@ -1,7 +1,6 @@
 """One run: data, model, fit, score, figures, and a directory with the evidence."""
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -76,7 +75,7 @@ def run(
     say(f"{caption(config)}: {run_dir}")
     path = run_dir / "report.json"
     if path.exists() and not config.rescore:
-        report = json.loads(path.read_text())
+        report = records.read_report(run_dir)
         say("finished earlier; --rescore scores it again")
         if config.scorer == "ais":
             if not source:
@@ -90,7 +89,7 @@ def run(
     else:
         train(model, config, sets, run_dir, watch)
     report = record | scoring.score(model, config, sets, run_dir)
-    rows = training.read_metrics(run_dir / "metrics.csv")
+    rows = training.read_metrics(run_dir / "metrics.csv", config.epochs)
     report |= {
         "epochs": int(rows[-1]["epoch"]),
         "steps": int(rows[-1]["step"]),
@@ -173,7 +172,7 @@ def load(run_dir: str | Path) -> IWAE:
         raise UsageError(
             f"run_dir: must hold a run with a checkpoint, got {str(run_dir)!r}"
         )
-    record = json.loads(path.read_text())
+    record = records.read_record(run_dir)
     model = zoo.build(
         records.config_of(record),
         record["data"]["image_shape"],
@@ -198,9 +197,7 @@ def start_from(model: IWAE, run_dir: str | Path) -> dict:
     """
     try:
         source = load(run_dir)
-        source_config = json.loads((Path(run_dir) / "config.json").read_text())[
-            "config"
-        ]
+        source_config = records.read_record(run_dir)["config"]
     except UsageError as error:
         raise UsageError(str(error).replace("run_dir", "init_from", 1)) from None
     if not _assign(model, source):
@@ -380,7 +377,7 @@ def draw_figures(model: IWAE, config: Config, sets: data.Sets, run_dir: Path):
     title = f"{caption(config)} · {config.epochs} epochs"
     sheet = plots.reconstruction_sheet(*reconstructions(model, config, sets), title)
     plots.save(sheet, run_dir / "reconstructions.png")
-    rows = training.read_metrics(run_dir / "metrics.csv")
+    rows = training.read_metrics(run_dir / "metrics.csv", config.epochs)
     plots.save(plots.training_curves(rows, title), run_dir / "curves.png")
     frames = sorted((run_dir / "figures").glob("samples-*.png"))
     plots.animate(frames, run_dir / "samples.gif")

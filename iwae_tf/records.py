@@ -86,13 +86,17 @@ def read_report(run_dir: str | Path) -> dict:
     Raises:
       UsageError: if there is none.
     """
-    try:
-        return json.loads((Path(run_dir) / "report.json").read_text())
-    except (OSError, ValueError):
-        raise UsageError(
-            f"run_dir: must hold a finished run, got {str(run_dir)!r} without a "
-            "readable report.json"
-        ) from None
+    path = Path(run_dir) / "report.json"
+    return read_json(path, "config", "data", "test", what="a finished run")
+
+
+def read_record(run_dir: str | Path) -> dict:
+    """What the `config.json` of a run holds.
+
+    Raises:
+      UsageError: if there is none.
+    """
+    return read_json(Path(run_dir) / "config.json", "config", "data")
 
 
 def claim(run_dir: Path, record: dict) -> None:
@@ -115,7 +119,7 @@ def claim(run_dir: Path, record: dict) -> None:
         run_dir.mkdir(parents=True, exist_ok=True)
         write_json(path, record)
         return
-    old, new = json.loads(path.read_text()), json.loads(json.dumps(record))
+    old, new = read_record(run_dir), json.loads(json.dumps(record))
     # A run that was started before an option existed has its default.
     old["config"] = json.loads(json.dumps(config_of(old).of_run()))
     old["start"], new["start"] = ({"init_from": _start(r)} for r in (old, new))
@@ -186,16 +190,61 @@ def written_whole(path: str | os.PathLike) -> Iterator[Path]:
         unfinished.unlink(missing_ok=True)
 
 
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The named arrays of a file.
+
+    Raises:
+      UsageError: if there is no such file, or a damaged one.
+    """
+    try:
+        with path.open("rb") as file, np.load(file) as arrays:
+            return dict(arrays)
+    # A damaged file surfaces as errors of zipfile, zlib, NumPy, the tokenizer, ...
+    except Exception:
+        raise _unreadable(path, "a run") from None
+
+
 def write_arrays(path: Path, /, **arrays: np.ndarray) -> None:
     """Writes a file of named arrays whole or not at all."""
     with written_whole(path) as unfinished:
         np.savez(unfinished, **arrays)
 
 
+def read_json(path: Path, *parts: str, what: str = "a run") -> dict:
+    """The object of a file.
+
+    Args:
+      path: of the file.
+      parts: names that the object must have.
+      what: of which this is a file, for people.
+
+    Raises:
+      UsageError: if there is no such file, or a damaged or another one.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        value = None
+    if not isinstance(value, dict) or not value.keys() >= set(parts):
+        raise _unreadable(path, what)
+    return value
+
+
 def write_json(path: Path, value: dict) -> None:
     """Writes a file whole or not at all."""
-    text = json.dumps(value, indent=2)
-    # Lists of numbers on one line.
-    text = re.sub(r'\[[^][{}"]*\]', lambda found: " ".join(found[0].split()), text)
     with written_whole(path) as unfinished:
-        unfinished.write_text(text + "\n")
+        unfinished.write_text(as_json(value))
+
+
+def as_json(value: dict) -> str:
+    """The text of a file, with lists of numbers on one line."""
+    text = json.dumps(value, indent=2)
+    text = re.sub(r'\[[^][{}"]*\]', lambda found: " ".join(found[0].split()), text)
+    return text + "\n"
+
+
+def _unreadable(path, what):
+    return UsageError(
+        f"run_dir: must hold {what}, got {str(path.parent)!r} without a readable "
+        f"{path.name}"
+    )

@@ -12,7 +12,7 @@ from pathlib import Path
 from iwae_tf.config import BURDA_EPOCHS, SCHEDULES
 from iwae_tf.errors import UsageError
 from iwae_tf.progress import clock
-from iwae_tf.records import config_of
+from iwae_tf.records import config_of, read_report
 
 # Burda et al. 2016, table 1: MNIST, log p(x) by 5,000 samples, nats.
 PAPER = {
@@ -376,7 +376,7 @@ def collect(directory: str | Path) -> Path:
         text += f"\n{BEGIN}{END}"
     before, rest = text.split(BEGIN, 1)
     after = rest.split(END, 1)[1]
-    reports = [json.loads(path.read_text("utf-8")) for path in paths]
+    reports = [read_report(path.parent) for path in paths]
     parts = (f(reports) for f in (table_of_paper, table, table_over_seeds))
     tables = "\n\n".join(filter(None, parts))
     readme.write_text(f"{before}{BEGIN}{tables}\n{END}{after}", "utf-8")

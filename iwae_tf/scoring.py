@@ -1,7 +1,6 @@
 """Scores of a trained model: parts of its run's report, and files beside it."""
 
 import contextlib
-import json
 import shutil
 import time
 from pathlib import Path
@@ -14,7 +13,7 @@ from iwae_tf.errors import UsageError
 from iwae_tf.evaluation import LADDER, Likelihood, log_likelihood, standard_error
 from iwae_tf.model import IWAE
 from iwae_tf.progress import Progress, say
-from iwae_tf.records import write_arrays, write_json
+from iwae_tf.records import as_json, read_arrays, write_arrays, write_json
 
 
 def score(model: IWAE, config: Config, sets: data.Sets, run_dir: Path) -> dict:
@@ -87,16 +86,12 @@ def anneal(model: IWAE, config: Config, sets: data.Sets, run_dir: Path) -> dict:
       report: nats per image, means and standard errors over images.
 
     Raises:
-      UsageError: if the run has no `scores.npz`.
+      UsageError: if the run has no `scores.npz`, or a damaged one.
     """
     try:
-        with np.load(run_dir / "scores.npz") as scores:
-            by_importance = scores["log_px"]
-    except OSError:
-        raise UsageError(
-            f"run_dir: must hold scores.npz for scorer ais, got {str(run_dir)!r} "
-            "without; --rescore makes it"
-        ) from None
+        by_importance = read_arrays(run_dir / "scores.npz")["log_px"]
+    except UsageError as error:
+        raise UsageError(f"{error}; --rescore makes it") from None
     n_scored = len(by_importance)
     chosen = data.spread(n_scored, config.ais_images)
     by_importance = by_importance[chosen]
@@ -154,7 +149,7 @@ def anneal(model: IWAE, config: Config, sets: data.Sets, run_dir: Path) -> dict:
 def _directory(path, settings):
     """A directory for batches, without those of other settings."""
     file = path / "settings.json"
-    if not file.exists() or json.loads(file.read_text()) != settings:
+    if not file.exists() or file.read_bytes() != as_json(settings).encode():
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir()
         write_json(file, settings)

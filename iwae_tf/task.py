@@ -49,7 +49,8 @@ class Run:
     @property
     def metrics(self) -> list[dict[str, str]]:
         """The rows of its `metrics.csv`."""
-        return training.read_metrics(self.directory / "metrics.csv")
+        path = self.directory / "metrics.csv"
+        return training.read_metrics(path, self.report["epochs"])
 
     @property
     def title(self) -> str:

@@ -463,9 +463,32 @@ def steps_done(model: IWAE) -> int:
     return int(model.optimizer.iterations.numpy())
 
 
-def read_metrics(path: Path) -> list[dict[str, str]]:
-    """The complete rows of a `metrics.csv`, none if there is no such file."""
-    if not Path(path).exists():
-        return []
-    with Path(path).open(newline="") as file:
-        return [row for row in csv.DictReader(file) if None not in row.values()]
+def read_metrics(path: Path, epochs: int = 0) -> list[dict[str, str]]:
+    """The complete rows of a `metrics.csv`, none if there is no such file.
+
+    Args:
+      path: of the file.
+      epochs: of which there must be the last, in the last row.
+
+    Raises:
+      UsageError: if there is not.
+    """
+    rows = []
+    if Path(path).exists():
+        with Path(path).open(newline="", errors="replace") as file:
+            rows = [row for row in csv.DictReader(file) if _is_complete(row)]
+    last = int(rows[-1]["epoch"]) if rows else 0
+    if last < epochs:
+        raise UsageError(
+            f"run_dir: must hold a metrics.csv of {epochs} epochs, got {last} in "
+            f"{str(path)!r}"
+        )
+    return rows
+
+
+def _is_complete(row):
+    try:
+        values = {name: float(value) for name, value in row.items()}
+    except (TypeError, ValueError):  # of a line that ends too early or too late
+        return False
+    return values.keys() >= {"epoch", "step", "seconds"}

@@ -7,8 +7,6 @@ its present weights. Only near the optimum has DReG to have the smaller variance
     python tasks/task02.py [--epochs 50] [--smoke]
 """
 
-import json
-
 import iwae_tf
 from iwae_tf import cli, plots, records, results
 
@@ -40,7 +38,7 @@ def main(task):
 
             run = task.run(measure, objective=objective, n_samples=k)
             variances = [
-                json.loads(path.read_text())
+                records.read_json(path)
                 for path in sorted(run.directory.glob("variance-*.json"))
             ]
             runs[k, objective] = run.report, run.metrics, variances

@@ -33,7 +33,7 @@ def main(task):
     if run is None:
         run = task.run(keep, stochastic_layers=2, n_latent=(4, 2))
         paths = sorted(run.directory.glob("posterior-means-*.npz"))
-        found = {int(path.stem[-6:]): dict(np.load(path)) for path in paths}
+        found = {int(path.stem[-6:]): records.read_arrays(path) for path in paths}
     else:
         is_fit = min(run.model.posterior.n_latent) > 1 and not run.model.n_context
         task.require(run, is_fit, "a run with latents of two or more, without labels")

@@ -8,8 +8,6 @@ the inactive units are worth is seen by scoring without them, on the first test 
     python tasks/task10.py [--epochs 50] [--stochastic_layers 1] [--smoke]
 """
 
-import json
-
 import iwae_tf
 from iwae_tf import cli, plots, records, results
 
@@ -98,7 +96,7 @@ def without_inactive(task, run, layers):
         found = {"n_images": len(change), "change": change.mean()}
         found["standard_error"] = iwae_tf.evaluation.standard_error(change)
         records.write_json(path, found)
-    found = json.loads(path.read_text())
+    found = records.read_json(path)
     return (
         f"{found['change']:+.3f} ± {found['standard_error']:.3f} "
         f"({found['n_images']:,} images)"

@@ -10,7 +10,6 @@ same gradient in the encoder, IWAE and DReG in the decoder.
 """
 
 import itertools
-import json
 
 import numpy as np
 
@@ -46,7 +45,7 @@ def main(task):
             )
             found = {n: moments[n].signal_to_noise for n in NETWORKS}
             records.write_json(path, found)
-        for network, ratio in json.loads(path.read_text()).items():
+        for network, ratio in records.read_json(path).items():
             ratios[network][name].append(ratio)
     progress.close()
     title = f"{task.title} · {n_draws} gradients of {N_IMAGES} images"

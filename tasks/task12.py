@@ -9,7 +9,6 @@ trains.
 """
 
 import itertools
-import json
 
 import iwae_tf
 from iwae_tf import cli, plots, records, results
@@ -67,7 +66,7 @@ def seconds_of_training(run):
 def points(run):
     """Epochs, minutes of training and log p(x) wherever it was scored."""
     paths = sorted(run.directory.glob("score-*.json"))
-    scored = [json.loads(path.read_text()) for path in paths][1:]  # 0 is untrained
+    scored = [records.read_json(path) for path in paths][1:]  # 0 is untrained
     seconds = seconds_of_training(run)
     return (
         [point["epoch"] for point in scored],

@@ -45,3 +45,17 @@ def test_stopped_run_goes_on_with_the_batch_it_stopped_in(tmp_path):
     for name, want in batches.run(7, 2, Squares()).items():
         np.testing.assert_array_equal(values[name], want, strict=True)
     assert {path.suffix for path in tmp_path.iterdir()} == {".npz"}
+
+
+@pytest.mark.parametrize("damage", [b"", b"noise", None], ids=str)
+def test_damaged_batch_is_computed_again(damage, tmp_path):
+    want = batches.run(5, 2, Squares(), tmp_path)
+    path = tmp_path / "000002.npz"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2] if damage is None else damage)
+    again = Squares()
+    values = batches.run(5, 2, again, tmp_path)
+    assert [first for first, *_ in again.begun] == [2]
+    for name in want:
+        np.testing.assert_array_equal(values[name], want[name], strict=True)
+    assert path.read_bytes() == whole

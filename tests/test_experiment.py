@@ -479,6 +479,39 @@ def test_interrupted_scoring_goes_on_after_its_last_batch(
     assert changed == {"report.json"} and not (copy / "scoring").exists()
 
 
+@pytest.mark.parametrize("damage", ["half", "other", "noise"])
+@pytest.mark.parametrize(
+    ("file", "options"),
+    [
+        ("config.json", {}),
+        ("report.json", {}),
+        ("report.json", {"scorer": "ais"}),
+        ("metrics.csv", {"rescore": True}),
+        ("scores.npz", {"scorer": "ais"}),
+    ],
+)
+def test_damaged_file_of_a_run_is_refused_in_one_line(
+    runs, tmp_path, file, options, damage
+):
+    copy, config = finished(runs, tmp_path)
+    whole = (copy / file).read_bytes()
+    damaged = {"half": whole[: len(whole) // 2], "other": b"{}", "noise": b"\xff\x00"}
+    (copy / file).write_bytes(damaged[damage])
+    with pytest.raises(UsageError, match=rf"^run_dir: must hold .*{file}") as refused:
+        experiment.run(dataclasses.replace(config, **options))
+    assert str(copy) in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_damaged_settings_are_those_of_another_score(runs, tmp_path):
+    copy, config = finished(runs, tmp_path)
+    report = json.loads((copy / "report.json").read_text())
+    (copy / "scoring").mkdir()
+    (copy / "scoring" / "settings.json").write_bytes(b"\xff")
+    (copy / "scoring" / "000000.npz").write_bytes(b"")
+    again = experiment.run(dataclasses.replace(config, rescore=True))
+    assert again["test"] == report["test"]
+
+
 AIS = {
     "scorer": "ais",
     "ais_images": 60,
@@ -585,7 +618,7 @@ def test_some_images_are_scored_as_they_are_among_all(runs, tmp_path):
 def test_annealing_needs_the_scores_of_its_run(runs, tmp_path):
     copy, config = finished(runs, tmp_path)
     copy.joinpath("scores.npz").unlink()
-    with pytest.raises(UsageError, match="^run_dir: must hold scores.npz for scorer "):
+    with pytest.raises(UsageError, match="^run_dir: .*scores.npz; --rescore makes it"):
         experiment.run(dataclasses.replace(config, **AIS))
 
 

@@ -427,6 +427,27 @@ def test_missing_metrics_are_no_rows(tmp_path):
     assert training.read_metrics(tmp_path / "metrics.csv") == []
 
 
+def test_metrics_that_do_not_reach_the_last_epoch_are_refused(model, tmp_path):
+    metrics = training.Metrics(tmp_path, 1, 0, False)
+    for epoch in (1, 2, 3):
+        end_epoch(metrics, model, epoch, 60 * epoch)
+    path = metrics.path
+    whole = path.read_bytes()
+    assert len(training.read_metrics(path, 3)) == 3
+    header, first, second, third = whole.splitlines(keepends=True)
+    for damaged, n_left in (
+        (whole[:-30], 2),
+        (header + first + b"\xff\x00" + second + third[:9], 1),
+        (b"\xff" + whole, 0),
+        (b"", 0),
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(
+            UsageError, match=f"^run_dir: .* of 3 epochs, got {n_left} in "
+        ):
+            training.read_metrics(path, 3)
+
+
 @pytest.mark.parametrize(
     ("epochs", "expected"),
     [
