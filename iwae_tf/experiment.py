@@ -300,9 +300,7 @@ def train(
             watchers.append(lambda epoch: watch(model, epoch, run_dir))
         callbacks = [
             training.StopWhenDiverged(checkpoints),
-            training.Display(
-                config.epochs, steps_per_epoch, first_step, schedules.samples(config)
-            ),
+            training.Display(schedules.stages(config), steps_per_epoch, first_step),
             metrics,
             *(training.AtEpochs(config.epochs, watcher) for watcher in watchers),
             checkpoints,
@@ -312,10 +310,9 @@ def train(
                 training.fit(
                     model,
                     sets,
-                    epochs=config.epochs,
+                    stages=schedules.stages(config),
                     batch_size=config.batch_size,
                     binarization=config.binarization,
-                    samples=schedules.samples(config),
                     first_step=first_step,
                     callbacks=callbacks,
                 )

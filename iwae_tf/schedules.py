@@ -5,6 +5,7 @@ are in `iwae_tf.config.SCHEDULES`.
 """
 
 import itertools
+from typing import NamedTuple
 
 import keras
 
@@ -63,8 +64,22 @@ def _rate(config, total_steps) -> Rate:
     return config.learning_rate
 
 
-def samples(config: Config) -> list[tuple[int, int]]:
-    """The samples per image of each stage of training: (first epoch, k).
+class Stage(NamedTuple):
+    """Epochs that are trained with the same number of samples.
+
+    Attributes:
+      first: epoch, counted from 0.
+      end: the epoch after the last.
+      n_samples: k, per image and group.
+    """
+
+    first: int
+    end: int
+    n_samples: int
+
+
+def stages(config: Config) -> list[Stage]:
+    """The stages of training, from epoch 0 to the end.
 
     With `grow_samples` k is 1 first, then 5, then `n_samples`, without what is not
     below `n_samples`; the last stage is never empty.
@@ -73,12 +88,12 @@ def samples(config: Config) -> list[tuple[int, int]]:
       config: options of the run.
     """
     if not config.grow_samples:
-        return [(0, config.n_samples)]
+        return [Stage(0, config.epochs, config.n_samples)]
     ks = [k for k in (1, 5) if k < config.n_samples] + [config.n_samples]
-    starts = {1: (0.0,), 2: (0.0, 0.5), 3: (0.0, 0.5, 0.85)}[len(ks)]
-    firsts = [int(start * config.epochs) for start in starts]
-    ends = [*firsts[1:], config.epochs]
-    return [(a, k) for a, b, k in zip(firsts, ends, ks, strict=True) if a < b]
+    ends = {1: (1.0,), 2: (0.5, 1.0), 3: (0.5, 0.85, 1.0)}[len(ks)]
+    ends = [int(end * config.epochs) for end in ends]
+    found = map(Stage, [0, *ends], ends, ks)
+    return [stage for stage in found if stage.first < stage.end]
 
 
 def learning_rate_at(optimizer: keras.optimizers.Optimizer, step: int) -> float:

@@ -19,7 +19,7 @@ from iwae_tf.errors import Diverged, UsageError
 from iwae_tf.model import IWAE
 from iwae_tf.progress import Progress
 from iwae_tf.records import written_whole
-from iwae_tf.schedules import learning_rate_at
+from iwae_tf.schedules import Stage, learning_rate_at
 from iwae_tf.units import Units
 
 SCALARS = ("bound", "vae_elbo", "iwae_elbo", "log_px", "log_pz", "log_qz")
@@ -209,23 +209,21 @@ class Display(keras.callbacks.Callback):
 
     def __init__(
         self,
-        epochs: int,
+        stages: list[Stage],
         steps_per_epoch: int,
         first_step: int,
-        samples: list[tuple[int, int]],
     ):
         """Takes the size of the run.
 
         Args:
-          epochs: of the whole run.
+          stages: of the whole run.
           steps_per_epoch: optimizer steps.
           first_step: steps done by an earlier start.
-          samples: stages of (first epoch, samples per image and group).
         """
         super().__init__()
-        self._epochs, self._steps_per_epoch = epochs, steps_per_epoch
-        self._samples = samples
-        self._progress = Progress(epochs * steps_per_epoch, "steps", first_step)
+        self._stages, self._steps_per_epoch = stages, steps_per_epoch
+        self._epochs = stages[-1].end
+        self._progress = Progress(self._epochs * steps_per_epoch, "steps", first_step)
         self._timed = None  # the samples of the steps that are timed
         self._test = ""
 
@@ -245,16 +243,12 @@ class Display(keras.callbacks.Callback):
 
     def _left(self, step, k):
         """The steps to come, in steps of k samples: one costs as much as k + 2."""
-        ends = [*(first for first, _ in self._samples[1:]), self._epochs]
-        return sum(
-            max(
-                0,
-                end * self._steps_per_epoch - max(step, first * self._steps_per_epoch),
-            )
-            * (n_samples + 2)
-            / (k + 2)
-            for (first, n_samples), end in zip(self._samples, ends, strict=True)
+        n = self._steps_per_epoch
+        costs = (
+            max(0, end * n - max(step, first * n)) * (n_samples + 2)
+            for first, end, n_samples in self._stages
         )
+        return sum(costs) / (k + 2)
 
     def on_epoch_end(self, epoch, logs=None):
         """Keeps the bound on the test batch for display."""
@@ -398,10 +392,9 @@ def fit(
     model: IWAE,
     sets: data.Sets,
     *,
-    epochs: int,
+    stages: list[Stage],
     batch_size: int,
     binarization: str,
-    samples: list[tuple[int, int]],
     first_step: int,
     callbacks: list[keras.callbacks.Callback],
 ) -> None:
@@ -410,10 +403,9 @@ def fit(
     Args:
       model: compiled, with `first_step` steps done.
       sets: training and test images; the first 500 of these at most are watched.
-      epochs: of the whole run.
+      stages: of the whole run.
       batch_size: images per step.
       binarization: see `iwae_tf.data.binarize`.
-      samples: stages of (first epoch, samples per image and group).
       first_step: where to go on.
       callbacks: get epochs counted over the whole run.
     """
@@ -424,10 +416,9 @@ def fit(
     watched = sets.x_test[:n_watched]
     if sets.context_test is not None:
         watched = (watched, sets.context_test[:n_watched])
-    ends = [*(first for first, _ in samples[1:]), epochs]
     spans = [
         (max(first, first_epoch), end, steps_per_epoch, k)
-        for (first, k), end in zip(samples, ends, strict=True)
+        for first, end, k in stages
         if end > first_epoch
     ]
     if n_done and spans:  # the rest of the epoch in which an earlier start stopped

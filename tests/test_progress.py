@@ -152,16 +152,16 @@ def test_closing_without_a_line_prints_nothing(terminal):
 
 
 def test_time_to_go_counts_the_steps_to_come_by_their_samples(now, file):
-    from iwae_tf import training
+    from iwae_tf import schedules, training
 
-    stages = [(0, 1), (2, 5), (4, 50)]  # of 5 epochs
+    stages = [schedules.Stage(*s) for s in ((0, 2, 1), (2, 4, 5), (4, 5, 50))]
     cost = [3] * 20 + [7] * 20 + [52] * 10  # seconds of each of 10 steps an epoch
     done = [0]
     iterations = types.SimpleNamespace(numpy=lambda: done[0])
     model = types.SimpleNamespace(
         optimizer=types.SimpleNamespace(iterations=iterations)
     )
-    display = training.Display(5, 10, 0, stages)
+    display = training.Display(stages, 10, 0)
     display.set_model(model)
     told = {}
     for step, seconds in enumerate(cost, 1):

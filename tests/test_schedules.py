@@ -116,23 +116,23 @@ def test_weights_do_not_decay():
 @pytest.mark.parametrize(
     ("k", "epochs", "want"),
     [
-        (1, 200, [(0, 1)]),
-        (5, 200, [(0, 1), (100, 5)]),
-        (50, 200, [(0, 1), (100, 5), (170, 50)]),
-        (7, 10, [(0, 1), (5, 5), (8, 7)]),
-        (50, 2, [(0, 1), (1, 50)]),
-        (50, 1, [(0, 50)]),
-        (5, 1, [(0, 5)]),
+        (1, 200, [(0, 200, 1)]),
+        (5, 200, [(0, 100, 1), (100, 200, 5)]),
+        (50, 200, [(0, 100, 1), (100, 170, 5), (170, 200, 50)]),
+        (7, 10, [(0, 5, 1), (5, 8, 5), (8, 10, 7)]),
+        (50, 2, [(0, 1, 1), (1, 2, 50)]),
+        (50, 1, [(0, 1, 50)]),
+        (5, 1, [(0, 1, 5)]),
     ],
 )
 def test_samples_grow_to_k_in_stages_of_whole_epochs(k, epochs, want):
     config = Config(schedule="fast", n_samples=k, epochs=epochs)
-    assert schedules.samples(config) == want
+    assert schedules.stages(config) == want
 
 
 @pytest.mark.parametrize("schedule", ["burda", "constant", "fast"])
 def test_samples_stay_where_they_do_not_grow(schedule):
-    config = Config(schedule=schedule, n_samples=50, grow_samples=False)
-    assert schedules.samples(config) == [(0, 50)]
+    config = Config(schedule=schedule, n_samples=50, epochs=9, grow_samples=False)
+    assert schedules.stages(config) == [(0, 9, 50)]
     grown = Config(schedule=schedule, n_samples=50)
-    assert (len(schedules.samples(grown)) == 3) == (schedule == "fast")
+    assert (len(schedules.stages(grown)) == 3) == (schedule == "fast")

@@ -201,10 +201,9 @@ def fit(config, sets, callbacks, first_step=0, model=None):
     training.fit(
         model,
         sets,
-        epochs=config.epochs,
+        stages=schedules.stages(config),
         batch_size=config.batch_size,
         binarization=config.binarization,
-        samples=schedules.samples(config),
         first_step=first_step,
         callbacks=callbacks,
     )
