@@ -24,6 +24,7 @@ REPORT = {
         "schedule": "burda",
         "seed": 123,
     },
+    "data": {"name": "mnist"},
     "test": {
         "n_images": 10000,
         "log_likelihood": -88.1266,
