@@ -22,7 +22,7 @@ SHA256 = {
         "b0632f3142d7fdf6fa1b3e6f96eaff4942cebfb574001ac58ef0c63ab0389b25"
     ),
     "mnist_iwae_2l_k50": (
-        "b8a263c89f34759e25fee5ae7c34de115ca2ca9e5d4b0d4169ad0512a8cd9357"
+        "92a2ebcfff5bd223fb5e53cad41b96f38e04813d61b7a138771ddaa9ac3235ac"
     ),
     "mnist_iwae_2l_z42_k5": (
         "4e289477a0051fb22481de0be1d9ecfcf9845afd92f52ca3ae9f05de49a970ef"

@@ -252,6 +252,16 @@ def test_curves_leave_out_values_that_are_not_finite_numbers(tmp_path):
     plots.save(figure, tmp_path / "a.png")
 
 
+def test_curves_mark_where_training_takes_more_samples():
+    rows = rows_of([-100, -99, -95, -94, -90])
+    for row, k in zip(rows, ("1", "1", "5", "5", "50"), strict=True):
+        row["train_samples"] = k
+    axes = plots.training_curves(rows, TITLE).axes[0]
+    texts = {text.get_position()[0]: text.get_text().strip() for text in axes.texts}
+    assert texts == {3: "training with k = 5", 5: "training with k = 50"}
+    assert [line.get_xdata()[0] for line in axes.lines[2:]] == [3, 5]
+
+
 def test_curves_without_any_value_still_make_a_figure(tmp_path):
     figure = plots.training_curves([{"epoch": 1}], TITLE)
     plots.save(figure, tmp_path / "a.png")

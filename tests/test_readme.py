@@ -61,6 +61,21 @@ def test_python_example_runs(readme, tmp_path, monkeypatch):
     assert names["of_encoder"].signal_to_noise >= 0
 
 
+def test_table_of_the_paper_is_that_of_the_results(readme):
+    rows = dict.fromkeys("12")
+    for row in readme.split("## Results")[1].split("\n\n")[2].splitlines()[2:]:
+        layers, *cells = row.strip("| ").split(" | ")
+        rows[layers] = [re.findall(r"-\d+\.\d\d", cell) for cell in cells]
+    kinds = ("vae, iwae | 1", "vae | 5", "vae | 50", "iwae | 5", "iwae | 50")
+    made = (ROOT / "results" / "README.md").read_text("utf-8").splitlines()
+    for layers, cells in rows.items():
+        for kind, (found, paper) in zip(kinds, cells, strict=True):
+            (row,) = (r for r in made if r.startswith(f"| {layers} | {kind} | "))
+            of_paper, _, ours, error, *_ = row.split(" | ")[3:]
+            assert (found, paper) == (ours, of_paper)
+            assert float(ours) > float(of_paper) and error in ("0.22", "0.23")
+
+
 def test_version_is_told_alike_everywhere():
     citation = (ROOT / "CITATION.cff").read_text("utf-8")
     assert f"\nversion: {iwae_tf.__version__}\n" in citation

@@ -32,7 +32,8 @@ def training_curves(rows: Sequence[Mapping[str, object]], title: str) -> Figure:
     Args:
       rows: one mapping per epoch, as `csv.DictReader` reads metrics.csv: "epoch",
           and "train_bound" and "test_bound" in nats per image, each a number or
-          its text; missing, empty and non-finite values are not drawn.
+          its text; missing, empty and non-finite values are not drawn. Where
+          "train_samples", k of the training bound, grows, a line says so.
       title: what the run is.
 
     Returns:
@@ -61,6 +62,7 @@ def training_curves(rows: Sequence[Mapping[str, object]], title: str) -> Figure:
         if len(x):
             curves.append((x, y))
     _bound_axis(axes, curves)
+    _mark_growth(axes, epochs, _column(rows, "train_samples"))
     axes.legend(loc="lower right")
     return figure
 
@@ -166,6 +168,16 @@ def _epoch_axis(axes: Axes, epochs: np.ndarray) -> None:
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _mark_growth(axes: Axes, epochs: np.ndarray, samples: np.ndarray) -> None:
+    of_axes = axes.get_xaxis_transform()
+    color = "0.35"
+    for place in 1 + np.flatnonzero(samples[1:] > samples[:-1]):
+        x, name = epochs[place], f"training with k = {samples[place]:.0f} "
+        axes.axvline(x, color=color, linewidth=0.8, linestyle=":")
+        style = {"rotation": 90, "va": "center", "fontsize": 8, "color": color}
+        axes.text(x, 0.5, name, transform=of_axes, ha="right", **style)
 
 
 def _bound_axis(axes: Axes, curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
