@@ -19,7 +19,7 @@ SHA256 = {
         "0477d2f27e5f62e58de43ddd4e3de6f2b06346a01beb04871ea7d5f70e4cf1b0"
     ),
     "mnist_iwae_1l_z2_k50": (
-        "b0632f3142d7fdf6fa1b3e6f96eaff4942cebfb574001ac58ef0c63ab0389b25"
+        "077ad366535e03254985da2281f99641201d4cf122709cb574120c3cba0d25b4"
     ),
     "mnist_iwae_2l_k50": (
         "92a2ebcfff5bd223fb5e53cad41b96f38e04813d61b7a138771ddaa9ac3235ac"
