@@ -171,13 +171,20 @@ def _epoch_axis(axes: Axes, epochs: np.ndarray) -> None:
 
 
 def _mark_growth(axes: Axes, epochs: np.ndarray, samples: np.ndarray) -> None:
-    of_axes = axes.get_xaxis_transform()
-    color = "0.35"
     for place in 1 + np.flatnonzero(samples[1:] > samples[:-1]):
-        x, name = epochs[place], f"training with k = {samples[place]:.0f} "
-        axes.axvline(x, color=color, linewidth=0.8, linestyle=":")
-        style = {"rotation": 90, "va": "center", "fontsize": 8, "color": color}
-        axes.text(x, 0.5, name, transform=of_axes, ha="right", **style)
+        x = epochs[place]
+        axes.axvline(x, color="0.35", linewidth=0.8, linestyle=":")
+        axes.text(
+            x,
+            0.5,
+            f"training with k = {samples[place]:.0f} ",
+            transform=axes.get_xaxis_transform(),
+            rotation=90,
+            ha="right",
+            va="center",
+            fontsize=8,
+            color="0.35",
+        )
 
 
 def _bound_axis(axes: Axes, curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
