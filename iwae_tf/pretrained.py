@@ -25,7 +25,7 @@ SHA256 = {
         "92a2ebcfff5bd223fb5e53cad41b96f38e04813d61b7a138771ddaa9ac3235ac"
     ),
     "mnist_iwae_2l_z42_k5": (
-        "4e289477a0051fb22481de0be1d9ecfcf9845afd92f52ca3ae9f05de49a970ef"
+        "283879cb522d372de942a2e1e7623081c56180364e06d31c4b1ec818d76cbed5"
     ),
 }
 
