@@ -21,6 +21,7 @@ from iwae_tf import (
 )
 from iwae_tf.config import Config
 from iwae_tf.errors import UsageError
+from iwae_tf.metrics import Metrics, read_metrics
 from iwae_tf.model import IWAE
 from iwae_tf.progress import say
 from iwae_tf.records import caption
@@ -89,7 +90,7 @@ def run(
     else:
         train(model, config, sets, run_dir, watch)
     report = record | scoring.score(model, config, sets, run_dir)
-    rows = training.read_metrics(run_dir / "metrics.csv", config.epochs)
+    rows = read_metrics(run_dir / "metrics.csv", config.epochs)
     report |= {
         "epochs": int(rows[-1]["epoch"]),
         "steps": int(rows[-1]["step"]),
@@ -166,13 +167,12 @@ def load(run_dir: str | Path) -> IWAE:
     Raises:
       UsageError: if there is no such run or it has no checkpoint.
     """
-    path = Path(run_dir) / "config.json"
+    record = records.read_record(run_dir)
     checkpoints = training.Checkpoints(Path(run_dir) / "checkpoints")
-    if not path.exists() or not checkpoints.paths():
+    if not checkpoints.paths():
         raise UsageError(
             f"run_dir: must hold a run with a checkpoint, got {str(run_dir)!r}"
         )
-    record = records.read_record(run_dir)
     model = zoo.build(
         records.config_of(record),
         record["data"]["image_shape"],
@@ -260,7 +260,7 @@ def picture(
     shutil.copy(source / "metrics.csv", run_dir)
     steps_per_epoch, _ = data.steps_of_epoch(len(sets.x_train), config.batch_size)
     last_step = config.epochs * steps_per_epoch
-    metrics = training.Metrics(run_dir, config.batch_size, last_step, False)
+    metrics = Metrics(run_dir, config.batch_size, last_step, False)
     metrics.set_model(model)
     painter(model, config, sets, run_dir, metrics)(config.epochs)
     metrics.on_train_end()
@@ -292,9 +292,7 @@ def train(
     if first_step:
         say(f"goes on at step {first_step} of {config.epochs * steps_per_epoch}")
     if first_step < config.epochs * steps_per_epoch:
-        metrics = training.Metrics(
-            run_dir, config.batch_size, first_step, config.histograms
-        )
+        metrics = Metrics(run_dir, config.batch_size, first_step, config.histograms)
         watchers = [painter(model, config, sets, run_dir, metrics)]
         if watch is not None:
             watchers.append(lambda epoch: watch(model, epoch, run_dir))
@@ -331,7 +329,7 @@ def painter(
     config: Config,
     sets: data.Sets,
     run_dir: Path,
-    metrics: training.Metrics,
+    metrics: Metrics,
 ) -> Callable[[int], None]:
     """A function that pictures the model after a number of epochs."""
     seed = randomness.seed_of(config.seed, randomness.FIGURES)
@@ -374,7 +372,7 @@ def draw_figures(model: IWAE, config: Config, sets: data.Sets, run_dir: Path):
     title = f"{caption(config)} · {config.epochs} epochs"
     sheet = plots.reconstruction_sheet(*reconstructions(model, config, sets), title)
     plots.save(sheet, run_dir / "reconstructions.png")
-    rows = training.read_metrics(run_dir / "metrics.csv", config.epochs)
+    rows = read_metrics(run_dir / "metrics.csv", config.epochs)
     plots.save(plots.training_curves(rows, title), run_dir / "curves.png")
     frames = sorted((run_dir / "figures").glob("samples-*.png"))
     plots.animate(frames, run_dir / "samples.gif")

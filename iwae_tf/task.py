@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from iwae_tf import data, datasets, experiment, plots, randomness, records, training
 from iwae_tf.config import Config
 from iwae_tf.errors import UsageError
+from iwae_tf.metrics import read_metrics
 from iwae_tf.model import IWAE
 
 
@@ -50,7 +51,7 @@ class Run:
     def metrics(self) -> list[dict[str, str]]:
         """The rows of its `metrics.csv`."""
         path = self.directory / "metrics.csv"
-        return training.read_metrics(path, self.report["epochs"])
+        return read_metrics(path, self.report["epochs"])
 
     @property
     def title(self) -> str:

@@ -1,7 +1,6 @@
 """Device, checkpoints and callbacks: what a resumable `fit` needs."""
 
 import contextlib
-import csv
 import os
 import signal
 import threading
@@ -20,9 +19,6 @@ from iwae_tf.model import IWAE
 from iwae_tf.progress import Progress
 from iwae_tf.records import written_whole
 from iwae_tf.schedules import Stage, learning_rate_at
-from iwae_tf.units import Units
-
-SCALARS = ("bound", "vae_elbo", "iwae_elbo", "log_px", "log_pz", "log_qz")
 
 
 def use_device(name: str) -> str:
@@ -50,11 +46,18 @@ def use_device(name: str) -> str:
         )
     if kind == "cpu" or not gpus:
         tf.config.set_visible_devices([], "GPU")
-        return f"CPU with {os.cpu_count()} cores"
+        return f"CPU with {_n_cores()}"
     gpu = gpus[int(index or 0)]
     tf.config.set_visible_devices([gpu], "GPU")
     tf.config.experimental.set_memory_growth(gpu, True)
     return tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
+
+
+def _n_cores():
+    """The cores that this process may use; only Linux tells if not all."""
+    is_told = hasattr(os, "sched_getaffinity")
+    n = len(os.sched_getaffinity(0)) if is_told else os.cpu_count()
+    return f"{n} {'core' if n == 1 else 'cores'}"
 
 
 class Checkpoints(keras.callbacks.Callback):
@@ -259,110 +262,6 @@ class Display(keras.callbacks.Callback):
         self._progress.close()
 
 
-class Metrics(keras.callbacks.Callback):
-    """Writes `metrics.csv` and TensorBoard's scalars and histograms, once an epoch."""
-
-    COLUMNS = (
-        "epoch",
-        "step",
-        "seconds",
-        "learning_rate",
-        "images_per_second",
-        "train_samples",
-        *(f"train_{name}" for name in SCALARS),
-        *(f"test_{name}" for name in SCALARS),
-    )
-
-    def __init__(
-        self, run_dir: Path, batch_size: int, first_step: int, histograms: bool
-    ):
-        """Opens the files and drops what a lost part of the run had written.
-
-        Args:
-          run_dir: gets `metrics.csv` and `tensorboard`.
-          batch_size: images per step.
-          first_step: steps done by an earlier start.
-          histograms: whether to write histograms of the weights.
-        """
-        super().__init__()
-        self.path = Path(run_dir) / "metrics.csv"
-        self._batch_size, self._histograms = batch_size, histograms
-        rows = [
-            row for row in read_metrics(self.path) if int(row["step"]) <= first_step
-        ]
-        with (
-            written_whole(self.path) as unfinished,
-            unfinished.open("w", newline="") as file,
-        ):
-            writer = csv.DictWriter(file, self.COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
-        seconds_before = float(rows[-1]["seconds"]) if rows else 0.0
-        self._start = time.monotonic() - seconds_before
-        self._writers = {
-            part: tf.summary.create_file_writer(
-                str(Path(run_dir) / "tensorboard" / part)
-            )
-            for part in ("train", "test")
-        }
-
-    def on_epoch_begin(self, epoch, logs=None):
-        """Starts the clock of the rate."""
-        self._epoch_start = (time.monotonic(), steps_done(self.model))
-
-    def on_epoch_end(self, epoch, logs=None):
-        """Writes a row."""
-        now, step = time.monotonic(), steps_done(self.model)
-        started, first_step = self._epoch_start
-        rate = (step - first_step) * self._batch_size / (now - started)
-        train = {name: logs[name] for name in SCALARS}
-        test = {name: logs[f"val_{name}"] for name in SCALARS}
-        rates = {
-            "learning_rate": learning_rate_at(self.model.optimizer, step - 1),
-            "images_per_second": rate,
-        }
-        row = {
-            "epoch": epoch + 1,
-            "step": step,
-            "seconds": round(now - self._start, 3),
-            **{name: f"{value:.7g}" for name, value in rates.items()},
-            "train_samples": self.model.train_samples,
-            **{f"train_{name}": f"{value:.4f}" for name, value in train.items()},
-            **{f"test_{name}": f"{value:.4f}" for name, value in test.items()},
-        }
-        with self.path.open("a", newline="") as file:
-            csv.DictWriter(file, self.COLUMNS).writerow(row)
-        for part, values in (("train", train | rates), ("test", test)):
-            with self._writers[part].as_default(step):
-                for name, value in values.items():
-                    tf.summary.scalar(name, value)
-        if self._histograms:
-            with self._writers["train"].as_default(step):
-                for variable in self.model.trainable_variables:
-                    tf.summary.histogram(variable.path, variable)
-
-    def write_images(self, name: str, images: np.ndarray) -> None:
-        """Sends one picture [height, width, channels] to TensorBoard."""
-        with self._writers["test"].as_default(steps_done(self.model)):
-            tf.summary.image(name, images[None])
-
-    def write_units(self, layers: tuple[Units, ...]) -> None:
-        """Sends statistics of latent units to TensorBoard, layer by layer."""
-        with self._writers["test"].as_default(steps_done(self.model)):
-            for level, layer in enumerate(layers, 1):
-                tf.summary.scalar(f"active_units/z{level}", layer.active.sum())
-                activity = np.log10(np.maximum(layer.activity, 1e-6))
-                tf.summary.histogram(f"log10_activity/z{level}", activity)
-                if layer.kl is not None:
-                    tf.summary.scalar(f"kl/z{level}", layer.kl.sum())
-                    tf.summary.histogram(f"kl_per_unit/z{level}", layer.kl)
-
-    def on_train_end(self, logs=None):
-        """Leaves everything on disk."""
-        for writer in self._writers.values():
-            writer.flush()
-
-
 class AtEpochs(keras.callbacks.Callback):
     """Calls a function at epochs 0, 1, 2, 4, 8, ... and at the last."""
 
@@ -452,34 +351,3 @@ def fit(
 def steps_done(model: IWAE) -> int:
     """The optimizer steps that a compiled model has done."""
     return int(model.optimizer.iterations.numpy())
-
-
-def read_metrics(path: Path, epochs: int = 0) -> list[dict[str, str]]:
-    """The complete rows of a `metrics.csv`, none if there is no such file.
-
-    Args:
-      path: of the file.
-      epochs: of which there must be the last, in the last row.
-
-    Raises:
-      UsageError: if there is not.
-    """
-    rows = []
-    if Path(path).exists():
-        with Path(path).open(newline="", errors="replace") as file:
-            rows = [row for row in csv.DictReader(file) if _is_complete(row)]
-    last = int(rows[-1]["epoch"]) if rows else 0
-    if last < epochs:
-        raise UsageError(
-            f"run_dir: must hold a metrics.csv of {epochs} epochs, got {last} in "
-            f"{str(path)!r}"
-        )
-    return rows
-
-
-def _is_complete(row):
-    try:
-        values = {name: float(value) for name, value in row.items()}
-    except (TypeError, ValueError):  # of a line that ends too early or too late
-        return False
-    return values.keys() >= {"epoch", "step", "seconds"}

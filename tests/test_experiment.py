@@ -24,9 +24,9 @@ from iwae_tf.config import Config
 from iwae_tf.draws import Draws
 from iwae_tf.errors import UsageError
 from iwae_tf.evaluation import log_likelihood
+from iwae_tf.metrics import SCALARS, Metrics
 
 ROOT = Path(__file__).resolve().parents[1]
-SCALARS = ("bound", "vae_elbo", "iwae_elbo", "log_px", "log_pz", "log_qz")
 # 1,437 digits in batches of 10: 141 steps an epoch, in three executions of 47.
 DIGITS = (
     "--n_hidden=8 --n_latent=2 --n_samples=2 --batch_size=10 --epochs=6 "
@@ -907,8 +907,8 @@ def ctrl_c():
     signal.raise_signal(signal.SIGINT)
 
 
-AFTER_A_FIGURE = (training.Metrics, "write_images")
-BEFORE_A_ROW = (training.Metrics, "on_epoch_end")
+AFTER_A_FIGURE = (Metrics, "write_images")
+BEFORE_A_ROW = (Metrics, "on_epoch_end")
 IN_VALIDATION = (experiment.IWAE, "evaluate")
 AFTER_AN_EXECUTION = (training.StopWhenDiverged, "on_train_batch_end")
 WHILE_SAVING = (training.os, "fsync")
@@ -1012,7 +1012,7 @@ def test_conditional_run_that_was_killed_ends_bit_for_bit_the_same(
     run_dir, config, _ = given_labels
     config = dataclasses.replace(config, run_dir=str(tmp_path / "run"))
     with monkeypatch.context() as patch:
-        patch.setattr(training.Metrics, "write_units", lambda *_: kill())
+        patch.setattr(Metrics, "write_units", lambda *_: kill())
         with pytest.raises(Killed):
             experiment.run(config, labelled)
     experiment.run(config, labelled)
@@ -1035,7 +1035,7 @@ def test_run_with_flows_that_was_killed_ends_bit_for_bit_the_same(
     )
     report = experiment.run(whole, noise)
     assert "kl" not in report["units"][0]
-    calls, real = [], training.Metrics.write_units
+    calls, real = [], Metrics.write_units
 
     def third(*args):
         calls.append(None)
@@ -1044,7 +1044,7 @@ def test_run_with_flows_that_was_killed_ends_bit_for_bit_the_same(
             kill()
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.Metrics, "write_units", third)
+        patch.setattr(Metrics, "write_units", third)
         with pytest.raises(Killed):
             experiment.run(again, noise)
     assert steps(tmp_path / "again")[-1] > 0
@@ -1110,8 +1110,15 @@ def test_run_starts_from_the_weights_of_another_and_a_new_optimizer(
 
 
 def test_start_from_what_does_not_fit_is_refused(tmp_path, noise, undisturbed):
+    unstarted = tmp_path / "unstarted"
+    unstarted.mkdir()
+    shutil.copy(undisturbed / "config.json", unstarted)
     for options, says in (
-        ({"init_from": str(tmp_path)}, "init_from: must hold a run with a checkpoint"),
+        (
+            {"init_from": str(tmp_path)},
+            r"init_from: .* without a readable config\.json",
+        ),
+        ({"init_from": str(unstarted)}, "init_from: must hold a run with a checkpoint"),
         (
             {"init_from": str(undisturbed), "n_latent": (3,)},
             r"init_from: must be a run with the same networks .* \(2,\) for \(3,\)",
