@@ -157,9 +157,11 @@ class Task:
         if self.given:
             s = "s" * (len(self.given) > 1)
             return f"{self.images.name} · {len(self.given)} given run{s}"
+        start = self.config.init_from
         return (
             f"{self.images.name} · {_epochs(self.config.epochs)} · "
             f"{records.schedule(self.config)}seed {self.config.seed}"
+            f"{f' · from {Path(start).name}' if start else ''}"
         )
 
     def path(self, suffix: str) -> Path:

@@ -1,5 +1,6 @@
 """Tests of tasks/: each runs in another directory, on digits, in seconds."""
 
+import json
 import os
 import re
 import subprocess
@@ -142,6 +143,16 @@ def test_smoke_makes_a_figure_and_a_table_and_a_second_start_trains_nothing(
             refused = start(other, *given, cwd=tmp_path)
             assert refused.returncode == 2
             assert refused.stderr.splitlines()[-1].startswith(f"error: run_dir: {rule}")
+    if name == "task07":
+        run, *_ = sorted(directory.glob("digits-*/"))
+        given = ("--smoke", "--schedule=fast", f"--init_from={run}", "--task_dir=from")
+        again = start(name, *given, cwd=tmp_path)
+        assert f" · fast rate 0.012 · seed 123 · from {run.name}\n" in again.stdout
+        for path in (tmp_path / "from").glob("digits-*/report.json"):
+            report = json.loads(path.read_text())
+            assert report["init"]["run"] == run.name
+            # Growing samples are another budget for each split of it.
+            assert not report["config"]["grow_samples"]
     if name == "task09":
         again = start(name, "--smoke", "--scorer=importance", cwd=tmp_path)
         assert again.stdout.count("finished earlier") == 2
