@@ -46,14 +46,14 @@ def use_device(name: str) -> str:
         )
     if kind == "cpu" or not gpus:
         tf.config.set_visible_devices([], "GPU")
-        return f"CPU with {_n_cores()}"
+        return f"CPU with {_own_cores()}"
     gpu = gpus[int(index or 0)]
     tf.config.set_visible_devices([gpu], "GPU")
     tf.config.experimental.set_memory_growth(gpu, True)
     return tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
 
 
-def _n_cores():
+def _own_cores():
     """The cores that this process may use; only Linux tells if not all."""
     is_told = hasattr(os, "sched_getaffinity")
     n = len(os.sched_getaffinity(0)) if is_told else os.cpu_count()

@@ -148,7 +148,9 @@ def test_smoke_makes_a_figure_and_a_table_and_a_second_start_trains_nothing(
         given = ("--smoke", "--schedule=fast", f"--init_from={run}", "--task_dir=from")
         again = start(name, *given, cwd=tmp_path)
         assert f" · fast rate 0.012 · seed 123 · from {run.name}\n" in again.stdout
-        for path in (tmp_path / "from").glob("digits-*/report.json"):
+        reports = [*(tmp_path / "from").glob("digits-*/report.json")]
+        assert len(reports) == len(ROWS[name])
+        for path in reports:
             report = json.loads(path.read_text())
             assert report["init"]["run"] == run.name
             # Growing samples are another budget for each split of it.

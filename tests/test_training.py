@@ -348,7 +348,7 @@ def test_step_of_divergence_is_that_of_a_run_step_by_step(tmp_path):
         assert all(np.isfinite(value).all() for value in state(model))
 
 
-# Figures ------------------------------------------------------------------------------
+# Figures -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
