@@ -78,7 +78,7 @@ class InverseAutoregressiveFlow(keras.layers.Layer):
         self,
         d: int,
         n_steps: int,
-        widths: Sequence[int] = (256, 256),
+        widths: Sequence[int],
         n_context: int = 0,
         normalisation: str = "none",
         forget_bias: float = 5.0,

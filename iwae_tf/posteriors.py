@@ -162,8 +162,8 @@ class FlowPosterior(GaussianChain):
         network: keras.layers.Layer,
         d: int,
         n_flows: int,
-        widths: Sequence[int] = (256, 256),
-        n_features: int = 64,
+        widths: Sequence[int],
+        n_features: int,
         normalisation: str = "none",
         n_bounded: int = 0,
     ):
