@@ -73,42 +73,44 @@ def run(
     if source:
         record |= take(model, source, record)
     records.claim(run_dir, record)
-    say(f"{caption(config)}: {run_dir}")
-    path = run_dir / "report.json"
-    if path.exists() and not config.rescore:
-        report = records.read_report(run_dir)
-        say("finished earlier; --rescore scores it again")
+    with records.locked(run_dir):
+        say(f"{caption(config)}: {run_dir}")
+        path = run_dir / "report.json"
+        if path.exists() and not config.rescore:
+            report = records.read_report(run_dir)
+            say("finished earlier; --rescore scores it again")
+            if config.scorer == "ais":
+                if not source:
+                    training.Checkpoints(run_dir / "checkpoints").restore_newest(model)
+                _anneal(report, model, config, sets, run_dir)
+            say(summary(report))
+            return report
+        compiled = "compiled by XLA" if config.jit else "not compiled (--nojit)"
+        say(f"{device}, {compiled}")
+        if source:
+            picture(model, config, sets, run_dir, source)
+        else:
+            train(model, config, sets, run_dir, watch)
+        report = record | scoring.score(model, config, sets, run_dir)
+        rows = read_metrics(run_dir / "metrics.csv", config.epochs)
+        report |= {
+            "epochs": int(rows[-1]["epoch"]),
+            "steps": int(rows[-1]["step"]),
+            "train_seconds": float(rows[-1]["seconds"]),
+            "device": device,
+            "versions": records.versions(),
+            "commit": records.commit(),
+        }
+        records.write_json(path, report)
         if config.scorer == "ais":
-            if not source:
-                training.Checkpoints(run_dir / "checkpoints").restore(model)
             _anneal(report, model, config, sets, run_dir)
         say(summary(report))
         return report
-    say(f"{device}, {'compiled by XLA' if config.jit else 'not compiled (--nojit)'}")
-    if source:
-        picture(model, config, sets, run_dir, source)
-    else:
-        train(model, config, sets, run_dir, watch)
-    report = record | scoring.score(model, config, sets, run_dir)
-    rows = read_metrics(run_dir / "metrics.csv", config.epochs)
-    report |= {
-        "epochs": int(rows[-1]["epoch"]),
-        "steps": int(rows[-1]["step"]),
-        "train_seconds": float(rows[-1]["seconds"]),
-        "device": device,
-        "versions": records.versions(),
-        "commit": records.commit(),
-    }
-    records.write_json(path, report)
-    if config.scorer == "ais":
-        _anneal(report, model, config, sets, run_dir)
-    say(summary(report))
-    return report
 
 
 def _anneal(report, model, config, sets, run_dir):
     """Adds to a report, and to its file, what annealing finds."""
-    report["ais"] = scoring.anneal(model, config, sets, run_dir)
+    report["ais"] = scoring.anneal(model, config, sets, run_dir, report["test"])
     records.write_json(run_dir / "report.json", report)
 
 
@@ -165,21 +167,21 @@ def load(run_dir: str | Path) -> IWAE:
     """The model of a run directory, with the weights of its newest checkpoint.
 
     Raises:
-      UsageError: if there is no such run or it has no checkpoint.
+      UsageError: if there is no such run or its newest checkpoint cannot be read.
     """
+    return _load(run_dir)[0]
+
+
+def _load(run_dir):
+    """The model, and the checkpoint it is of."""
     record = records.read_record(run_dir)
-    checkpoints = training.Checkpoints(Path(run_dir) / "checkpoints")
-    if not checkpoints.paths():
-        raise UsageError(
-            f"run_dir: must hold a run with a checkpoint, got {str(run_dir)!r}"
-        )
     model = zoo.build(
         records.config_of(record),
         record["data"]["image_shape"],
         len(record["data"].get("classes", ())),
     )
-    checkpoints.restore(model)
-    return model
+    path = training.Checkpoints(Path(run_dir) / "checkpoints").restore_newest(model)
+    return model, path
 
 
 def start_from(model: IWAE, run_dir: str | Path) -> dict:
@@ -196,7 +198,7 @@ def start_from(model: IWAE, run_dir: str | Path) -> dict:
       UsageError: if there is no such run, or its networks are others.
     """
     try:
-        source = load(run_dir)
+        source, newest = _load(run_dir)
         source_config = records.read_record(run_dir)["config"]
     except UsageError as error:
         raise UsageError(str(error).replace("run_dir", "init_from", 1)) from None
@@ -206,11 +208,10 @@ def start_from(model: IWAE, run_dir: str | Path) -> dict:
             f"{str(run_dir)!r} with latents {source.posterior.n_latent} for "
             f"{model.posterior.n_latent}"
         )
-    newest = training.Checkpoints(Path(run_dir) / "checkpoints").paths()[-1]
     return {
         "run": Path(run_dir).resolve().name,
         **{name: source_config[name] for name in ("objective", "n_samples")},
-        "step": training.Checkpoints(newest.parent).newest_step(),
+        "step": training.step_of(newest),
         "weights_sha256": records.sha256_of_file(newest),
     }
 

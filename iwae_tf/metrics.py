@@ -1,6 +1,7 @@
 """What is measured while a model trains: `metrics.csv`, and the same in TensorBoard."""
 
 import csv
+import os
 import time
 from pathlib import Path
 
@@ -90,6 +91,8 @@ class Metrics(keras.callbacks.Callback):
         }
         with self.path.open("a", newline="") as file:
             csv.DictWriter(file, self.COLUMNS).writerow(row)
+            file.flush()
+            os.fsync(file.fileno())  # before any checkpoint that counts on it
         for part, values in (("train", train | rates), ("test", test)):
             with self._writers[part].as_default(step):
                 for name, value in values.items():

@@ -16,6 +16,11 @@ import numpy as np
 from iwae_tf.config import Config
 from iwae_tf.errors import UsageError
 
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None
+
 
 def run_name(config: Config) -> str:
     """What a run is, as the name of a directory."""
@@ -131,6 +136,32 @@ def claim(run_dir: Path, record: dict) -> None:
                     f"{name}: must be {was.get(name)!r} to go on with {run_dir}, "
                     f"got {now.get(name)!r}; choose another --run_dir for another run"
                 )
+
+
+@contextlib.contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Keeps other processes out of a run directory, where the system has such locks.
+
+    Raises:
+      UsageError: if another process is at work in it.
+    """
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(run_dir, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"run_dir: must be used by one process at a time, got {str(run_dir)!r} "
+                "in use"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(handle)
 
 
 def _start(record):

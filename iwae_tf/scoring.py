@@ -49,6 +49,7 @@ def score(model: IWAE, config: Config, sets: data.Sets, run_dir: Path) -> dict:
             context=sets.context_test[places] if sets.n_context else None,
             directory=directory,
         )
+    layers = unit_statistics(model, config, sets)
     write_arrays(
         run_dir / "scores.npz",
         log_px=likelihood.log_px,
@@ -61,16 +62,16 @@ def score(model: IWAE, config: Config, sets: data.Sets, run_dir: Path) -> dict:
     report = {
         "test": summarise(likelihood)
         | {"n_samples": config.eval_samples, "chunk": config.eval_chunk},
-        "units": [
-            describe_units(layer) for layer in unit_statistics(model, config, sets)
-        ],
+        "units": [describe_units(layer) for layer in layers],
         "score_seconds": round(time.monotonic() - start, 3),
     }
     shutil.rmtree(directory)
     return report
 
 
-def anneal(model: IWAE, config: Config, sets: data.Sets, run_dir: Path) -> dict:
+def anneal(
+    model: IWAE, config: Config, sets: data.Sets, run_dir: Path, test: dict
+) -> dict:
     """Anneals some of the images that were scored, and as many simulated ones.
 
     What is done of them is kept in the directory `annealing` of the run, and another
@@ -81,18 +82,28 @@ def anneal(model: IWAE, config: Config, sets: data.Sets, run_dir: Path) -> dict:
       config: options of the run.
       sets: with the images.
       run_dir: of a scored run.
+      test: that part of its report.
 
     Returns:
       report: nats per image, means and standard errors over images.
 
     Raises:
-      UsageError: if the run has no `scores.npz`, or a damaged one.
+      UsageError: if the run has no `scores.npz`, a damaged one, or that of a scoring
+        that was stopped before its report.
     """
     try:
         by_importance = read_arrays(run_dir / "scores.npz")["log_px"]
     except UsageError as error:
         raise UsageError(f"{error}; --rescore makes it") from None
     n_scored = len(by_importance)
+    found = (n_scored, round(float(by_importance.mean()), 4))
+    reported = (test["n_images"], test["log_likelihood"])
+    if found != reported:
+        raise UsageError(
+            f"run_dir: scores.npz must have the log p(x) of report.json, {reported[1]} "
+            f"for {reported[0]} images, got {found[1]} for {found[0]} in "
+            f"{str(run_dir)!r}; --rescore makes both"
+        )
     chosen = data.spread(n_scored, config.ais_images)
     by_importance = by_importance[chosen]
     places = data.spread(len(sets.x_test), n_scored)[chosen]

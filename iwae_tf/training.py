@@ -80,6 +80,7 @@ class Checkpoints(keras.callbacks.Callback):
         self._seconds, self._steps_per_epoch = seconds, steps_per_epoch
         self._is_interrupted = False
         self._last = time.monotonic()
+        self._whole = None  # the checkpoint that was read or written last
 
     def paths(self) -> list[Path]:
         """The checkpoints there are, oldest first."""
@@ -87,7 +88,7 @@ class Checkpoints(keras.callbacks.Callback):
 
     def newest_step(self) -> int:
         """The step of the newest checkpoint, 0 if there is none."""
-        return max(map(_step_of, self.paths()), default=0)
+        return max(map(step_of, self.paths()), default=0)
 
     def restore(self, model: IWAE) -> int:
         """Loads the newest checkpoint that can be read.
@@ -103,20 +104,50 @@ class Checkpoints(keras.callbacks.Callback):
         """
         paths = self.paths()
         for path in reversed(paths):
-            try:
-                model.load_weights(path)
-            except (OSError, KeyError, ValueError) as error:
-                logging.warning(
-                    "%s cannot be read: %s", path, str(error).split("\n")[0]
-                )
-                continue
-            return _step_of(path)
+            error = self._read(model, path)
+            if error is None:
+                return step_of(path)
+            logging.warning("%s cannot be read: %s", path, str(error).split("\n")[0])
         if paths:
             raise UsageError(
                 f"run_dir: a checkpoint must be readable, got {len(paths)} damaged "
                 f"ones in {self.directory}; remove the folder to start over"
             )
         return 0
+
+    def restore_newest(self, model: IWAE) -> Path:
+        """Loads the newest checkpoint and no other.
+
+        Args:
+          model: see `restore`.
+
+        Returns:
+          path: of the checkpoint.
+
+        Raises:
+          UsageError: if there is none, or it cannot be read.
+        """
+        path = max(self.paths(), default=None)
+        if path is None:
+            raise UsageError(
+                "run_dir: must hold a run with a checkpoint, got "
+                f"{str(self.directory.parent)!r}"
+            )
+        if self._read(model, path) is not None:
+            raise UsageError(
+                f"run_dir: the newest checkpoint must be readable, got {str(path)!r}; "
+                "the command of the run, with --rescore, makes it anew"
+            )
+        return path
+
+    def _read(self, model, path):
+        """What is wrong with a checkpoint, if anything."""
+        try:
+            model.load_weights(path)
+        except Exception as error:  # of HDF5, zlib, Keras, ..., whatever the damage
+            return error
+        self._whole = path
+        return None
 
     def save(self) -> None:
         """Writes the present state, unless there or not finite."""
@@ -126,13 +157,16 @@ class Checkpoints(keras.callbacks.Callback):
         step = steps_done(self.model)
         path = self.directory / f"step-{step:010}.weights.h5"
         self._last = time.monotonic()
-        if path.exists():
+        if path == self._whole:
             return
         self.directory.mkdir(parents=True, exist_ok=True)
         with written_whole(path) as unfinished:
             self.model.save_weights(unfinished)
-        for old in self.paths()[:-2]:
-            old.unlink()
+        self._whole = path
+        before = [other for other in self.paths() if other < path]
+        after = [other for other in self.paths() if other > path]  # not readable
+        for other in before[:-1] + after:
+            other.unlink()
 
     @contextlib.contextmanager
     def guard(self):
@@ -178,7 +212,8 @@ class Checkpoints(keras.callbacks.Callback):
         self._save_if_due()
 
 
-def _step_of(path):
+def step_of(path: Path) -> int:
+    """The optimizer steps that a checkpoint has done, by its name."""
     return int(path.name.removeprefix("step-").partition(".")[0])
 
 

@@ -503,6 +503,45 @@ def test_damaged_file_of_a_run_is_refused_in_one_line(
     assert str(copy) in str(refused.value) and "\n" not in str(refused.value)
 
 
+def test_run_directory_is_for_one_process_at_a_time(runs, tmp_path):
+    copy, config = finished(runs, tmp_path)
+    with records.locked(copy):
+        for options in ({}, {"rescore": True}):
+            with pytest.raises(
+                UsageError, match="^run_dir: must be used by one process at a time"
+            ):
+                experiment.run(dataclasses.replace(config, **options))
+    experiment.run(config)
+
+
+def test_damaged_newest_checkpoint_of_a_finished_run_is_told_and_made_anew(
+    runs, tmp_path
+):
+    copy, config = finished(runs, tmp_path)
+    weights = [w.numpy() for w in experiment.load(copy).weights]
+    (*_, newest) = sorted(copy.glob("checkpoints/*"))
+    newest.write_bytes(newest.read_bytes()[:3000])
+    for look in (
+        lambda: experiment.load(copy),
+        lambda: experiment.run(dataclasses.replace(config, **AIS)),
+    ):
+        with pytest.raises(UsageError, match="^run_dir: the newest .* --rescore, make"):
+            look()
+    experiment.run(dataclasses.replace(config, rescore=True))
+    for own, other in zip(experiment.load(copy).weights, weights, strict=True):
+        np.testing.assert_array_equal(own, other)
+
+
+def test_scores_of_another_scoring_than_the_reports_are_not_annealed(runs, tmp_path):
+    copy, config = finished(runs, tmp_path)
+    with np.load(copy / "scores.npz") as scores:
+        np.savez(copy / "scores.npz", log_px=scores["log_px"][:50])
+    with pytest.raises(
+        UsageError, match=r"^run_dir: scores\.npz must .* for 50 in "
+    ):
+        experiment.run(dataclasses.replace(config, **AIS))
+
+
 def test_damaged_settings_are_those_of_another_score(runs, tmp_path):
     copy, config = finished(runs, tmp_path)
     report = json.loads((copy / "report.json").read_text())

@@ -132,6 +132,44 @@ def test_truncated_newest_checkpoint_costs_the_step_to_the_one_before(
     assert_same(state(model), states[60])
 
 
+@pytest.mark.parametrize("first", range(0, 16384, 2048))
+@pytest.mark.parametrize("length", [512, None], ids=["block", "tail"])
+def test_zeroed_newest_checkpoint_costs_the_step_to_the_one_before(
+    saved, model, first, length
+):
+    checkpoints, states = saved
+    newest = checkpoints.paths()[-1]
+    whole = bytearray(newest.read_bytes())
+    assert len(whole) > 16384
+    zeroed = slice(first, first + length if length else None)
+    whole[zeroed] = bytes(len(whole[zeroed]))
+    newest.write_bytes(whole)
+    step = checkpoints.restore(model)
+    if length is None:  # a block of numbers can be zeroed and nobody sees
+        assert step == 60
+    if step == 60:
+        assert_same(state(model), states[60])
+        with pytest.raises(UsageError, match="^run_dir: the newest checkpoint must be"):
+            checkpoints.restore_newest(model)
+
+
+@pytest.mark.parametrize("step", [90, 120])
+def test_damaged_newest_checkpoint_is_replaced(saved, model, step):
+    checkpoints, _ = saved
+    newest = checkpoints.paths()[-1]
+    newest.write_bytes(newest.read_bytes()[:3000])
+    again = training.Checkpoints(checkpoints.directory)
+    again.set_model(model)
+    assert again.restore(model) == 60
+    go_to(model, step)
+    again.save()
+    assert [training.step_of(path) for path in again.paths()] == [60, step]
+    want = state(model)
+    go_to(model, 999)
+    assert training.step_of(again.restore_newest(model)) == step
+    assert_same(state(model), want)
+
+
 def test_only_damaged_checkpoints_are_refused(saved, model):
     checkpoints, _ = saved
     for path in checkpoints.paths():
