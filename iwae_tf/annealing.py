@@ -388,9 +388,9 @@ def log_likelihood(
       annealed: of n images.
 
     Raises:
-      UsageError: for a number out of range.
+      UsageError: for a number out of range; see `batches.checked` too.
     """
-    x = np.asarray(x, np.float32)
+    x, context = batches.checked(x, context)
     (forward,) = _stream(
         annealer, x, None, batch_size, seed, context, directory, on_progress
     )
@@ -441,12 +441,13 @@ def _stream(annealer, x, zs, batch_size, seed, context, directory, on_progress):
     """Forward chains of every image and, where there are zs, those in reverse."""
 
     def anneal(first, n_own, places):
+        images, contexts = batches.at(places, x, context)
         directions = _anneal_batch(
             annealer,
-            x[places],
+            images,
             zs and [z[places] for z in zs],
             randomness.seed_of(seed, randomness.ANNEAL, first),
-            None if context is None else np.asarray(context, np.float32)[places],
+            contexts,
             lambda share: on_progress(first + share * n_own),
         )
         parts = (np.stack(part)[..., :n_own] for part in zip(*directions, strict=True))

@@ -56,6 +56,31 @@ def run(
     }
 
 
+def checked(
+    x: np.ndarray, context: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Images and their contexts, as arrays.
+
+    Args:
+      x: images [n, height, width, channels].
+      context: y of every image, [n, c], or None.
+
+    Raises:
+      UsageError: for values outside 0..1, or other than one context for each image.
+    """
+    x = np.asarray(x)
+    if x.size and not (x.min() >= 0 and x.max() <= 1):
+        raise UsageError(f"x: must be in 0..1, got {x.min():g} to {x.max():g}")
+    if context is None:
+        return x, None
+    context = np.asarray(context)
+    if len(context) != len(x):
+        raise UsageError(
+            f"context: must be one for each of {len(x)} images, got {len(context)}"
+        )
+    return x, context
+
+
 def at(
     places: np.ndarray | slice, *arrays: np.ndarray | None
 ) -> tuple[tf.Tensor | None, ...]:

@@ -108,12 +108,13 @@ def log_likelihood(
       likelihood: per image, nats.
 
     Raises:
-      UsageError: for a number out of range or without images.
+      UsageError: for a number out of range, without images, or see `batches.checked`.
 
     Reference:
       Burda et al. 2016, section 5, arXiv:1509.00519.
     """
     check_at_least(1, n_samples=n_samples, chunk=chunk)
+    x, context = batches.checked(x, context)
     if with_jackknife and n_samples < 3:
         raise UsageError(
             f"n_samples: must be at least 3 for the jackknife, got {n_samples}"

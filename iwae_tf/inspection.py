@@ -95,9 +95,10 @@ def posterior_means(
       ess: effective sample sizes, [n].
 
     Raises:
-      UsageError: without samples or images.
+      UsageError: without samples or images, or see `batches.checked`.
     """
     check_at_least(1, n_samples=n_samples)
+    x, context = batches.checked(x, context)
 
     @tf.function(jit_compile=jit_compile)
     def means_of(images, contexts, batch_seed):
@@ -118,7 +119,7 @@ def posterior_means(
     return tuple(mean.T for mean in values.values()), ess
 
 
-def sir(draws: Draws, n: int, seed: tf.Tensor) -> tuple[tf.Tensor, ...]:
+def sir(draws: Draws, n: int, seed: int | tf.Tensor) -> tuple[tf.Tensor, ...]:
     """Samples of the posterior by sampling importance resampling, with replacement.
 
     All latents of a sample come from the same draw. The samples are of q(z|x)
@@ -127,7 +128,7 @@ def sir(draws: Draws, n: int, seed: tf.Tensor) -> tuple[tf.Tensor, ...]:
     Args:
       draws: of b images, k samples each.
       n: samples per image.
-      seed: [2].
+      seed: an integer, or [2].
 
     Returns:
       zs: of every latent, bottom-up, [n, b, d].

@@ -1,10 +1,11 @@
 """The Keras model: a posterior and a generator."""
 
 import keras
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from iwae_tf import networks, randomness
+from iwae_tf import batches, networks, randomness
 from iwae_tf.config import check_objective
 from iwae_tf.draws import Draws
 from iwae_tf.errors import UsageError, check_at_least
@@ -96,6 +97,11 @@ class IWAE(keras.Model):
         """
         if isinstance(objective, str):
             objective = self._row(objective, n_groups, combination_beta)
+        elif n_groups != 1 or combination_beta is not None:
+            raise UsageError(
+                "objective: must be a name to go with n_groups or combination_beta, "
+                f"got a row of {objective.n_groups} groups"
+            )
         check_at_least(1, n_samples=n_samples)
         check_at_least(0, warmup_steps=warmup_steps)
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
@@ -128,6 +134,18 @@ class IWAE(keras.Model):
             self.train_samples = n_samples
             self.train_function = None  # Keras traces it anew
 
+    def fit(self, x=None, *args, **kwargs):
+        """As Keras has it.
+
+        Raises:
+          UsageError: for an array of images with values outside 0..1, or weights of
+            images.
+        """
+        if isinstance(x, np.ndarray | tf.Tensor):
+            batches.checked(x)
+        _unpacked((x, None, kwargs.get("sample_weight")))
+        return super().fit(x, *args, **kwargs)
+
     def _row(self, name, n_groups, combination_beta):
         found = row(name, n_groups, combination_beta)
         n_layers = len(self.posterior.n_latent)
@@ -144,7 +162,7 @@ class IWAE(keras.Model):
         self,
         x: tf.Tensor,
         k: int,
-        seed: tf.Tensor,
+        seed: int | tf.Tensor,
         context: tf.Tensor | None = None,
         with_kl: bool = False,
     ) -> Draws:
@@ -153,7 +171,7 @@ class IWAE(keras.Model):
         Args:
           x: images [b, height, width, channels].
           k: samples per image.
-          seed: [2].
+          seed: an integer, or [2].
           context: [b, c], of a conditional model.
           with_kl: whether to fill in `kl`; one stochastic layer only.
 
@@ -161,9 +179,9 @@ class IWAE(keras.Model):
           draws: of b images, k samples each.
 
         Raises:
-          UsageError: if the model needs another context.
+          UsageError: if the model needs images of another size, or another context.
         """
-        x, context = tf.cast(x, tf.float32), self._check_context(context)
+        x, context = self._check(x, context)
         zs, log_qz = self.posterior.draw(x, k, seed, context)
         log_px, log_pz = self.generator.log_joint(x, zs, context)
         kl = self.kl(x, context) if with_kl else None
@@ -184,9 +202,12 @@ class IWAE(keras.Model):
 
         Returns:
           log_joint: [k, b], nats.
+
+        Raises:
+          UsageError: see `draw`.
         """
-        context = self._check_context(context)
-        log_px, log_pz = self.generator.log_joint(tf.cast(x, tf.float32), zs, context)
+        x, context = self._check(x, context)
+        log_px, log_pz = self.generator.log_joint(x, zs, context)
         return log_px + log_pz
 
     def weigh(
@@ -206,18 +227,30 @@ class IWAE(keras.Model):
           draws: of b images, k samples each.
 
         Raises:
-          UsageError: if the model needs another context.
+          UsageError: see `draw`.
         """
-        x, context = tf.cast(x, tf.float32), self._check_context(context)
+        x, context = self._check(x, context)
         log_px, log_pz = self.generator.log_joint(x, zs, context)
         return Draws(zs, log_px, log_pz, self.posterior.log_prob(zs, x, context))
 
-    def _check_context(self, context):
+    def _check(self, x, context):
+        x = tf.cast(x, tf.float32)
+        size = self.generator.image_shape
+        if not x.shape.is_compatible_with([None, *size]):
+            raise UsageError(f"x: must be of shape {['b', *size]}, got {x.shape}")
+        return x, self._check_context(context, x.shape[0])
+
+    def _check_context(self, context, n):
         if context is None and not self.n_context:
             return None
         shape = None if context is None else tf.convert_to_tensor(context).shape
-        if shape is None or len(shape) != 2 or shape[1] != self.n_context:
-            rule = f"of shape [b, {self.n_context}]" if self.n_context else "None"
+        if (
+            shape is None
+            or not self.n_context
+            or not shape.is_compatible_with([n, self.n_context])
+        ):
+            b = "b" if n is None else n
+            rule = f"of shape [{b}, {self.n_context}]" if self.n_context else "None"
             raise UsageError(f"context: must be {rule} for this model, got {shape}")
         return tf.cast(context, tf.float32)
 
@@ -232,7 +265,7 @@ class IWAE(keras.Model):
           kl: [b], nats.
 
         Raises:
-          UsageError: if there are more layers, or flows.
+          UsageError: if there are more layers, or flows; see `draw` too.
         """
         n_layers, n_flows = len(self.posterior.n_latent), self.posterior.n_flows
         if n_layers > 1 or n_flows:
@@ -240,8 +273,8 @@ class IWAE(keras.Model):
                 "kl: has a closed form for one stochastic layer without flows only, "
                 f"got {n_layers} layers, {n_flows} flows"
             )
-        context = self._check_context(context)
-        q = self.posterior.conditional(0, flatten(tf.cast(x, tf.float32)), context)
+        x, context = self._check(x, context)
+        q = self.posterior.conditional(0, flatten(x), context)
         return tfp.distributions.kl_divergence(q, self.generator.prior(context))
 
     def call(self, inputs):
@@ -251,37 +284,37 @@ class IWAE(keras.Model):
         return self.reconstruct(x, seed, context)
 
     def reconstruct(
-        self, x: tf.Tensor, seed: tf.Tensor, context: tf.Tensor | None = None
+        self, x: tf.Tensor, seed: int | tf.Tensor, context: tf.Tensor | None = None
     ) -> tf.Tensor:
         """E[x|z] for one z drawn from q(z|x).
 
         Args:
           x: images [b, height, width, channels].
-          seed: [2].
+          seed: an integer, or [2].
           context: [b, c], of a conditional model.
 
         Returns:
           mean: pixel probabilities [b, height, width, channels].
         """
-        context = self._check_context(context)
-        zs, _ = self.posterior.draw(tf.cast(x, tf.float32), 1, seed, context)
+        x, context = self._check(x, context)
+        zs, _ = self.posterior.draw(x, 1, seed, context)
         return self.generator.mean_image(zs, context)[0]
 
     def sample(
-        self, n: int, seed: tf.Tensor, context: tf.Tensor | None = None
+        self, n: int, seed: int | tf.Tensor, context: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Images from the prior.
 
         Args:
           n: number of images.
-          seed: [2]; the same seed gives the same latent noise whatever the weights.
+          seed: an integer, or [2]; it gives the same latent noise whatever the weights.
           context: [n, c], of a conditional model.
 
         Returns:
           samples: binary images drawn from p(x|z), [n, height, width, channels].
           mean: pixel probabilities E[x|z] of the same latents, same shape.
         """
-        context = self._check_context(context)
+        context = self._check_context(context, n)
         zs = self.generator.sample_latents(n, seed, context)
         mean = self.generator.mean_image(zs, context)
         threshold = randomness.uniform(tf.shape(mean), randomness.seed_of(seed, -1))
@@ -289,7 +322,7 @@ class IWAE(keras.Model):
 
     def train_step(self, data):
         """One optimizer step on a batch of images."""
-        x, context, _ = keras.utils.unpack_x_y_sample_weight(data)
+        x, context = _unpacked(data)
         step = tf.cast(self.optimizer.iterations, tf.int32)
         with networks.training():
             loss, gradients, draws = value_and_gradients(
@@ -310,7 +343,7 @@ class IWAE(keras.Model):
 
     def test_step(self, data):
         """The bounds on a batch of images; the noise depends on its place only."""
-        x, context, _ = keras.utils.unpack_x_y_sample_weight(data)
+        x, context = _unpacked(data)
         seed = randomness.seed_of(
             self.seed, randomness.TEST, self._means["bound"].count
         )
@@ -329,8 +362,9 @@ class IWAE(keras.Model):
         )
 
     def _log(self, loss, draws):
+        # The mean over images, as the others are, where batches differ in size.
+        self._means["loss"].update_state(loss, tf.shape(draws.log_px)[1])
         values = {
-            "loss": loss,
             "bound": self.objective.bound(draws, 1.0),
             "vae_elbo": vae_elbo(draws),
             "iwae_elbo": iwae_elbo(draws),
@@ -341,3 +375,10 @@ class IWAE(keras.Model):
         for name, value in values.items():
             self._means[name].update_state(value)
         return {name: mean.result() for name, mean in self._means.items()}
+
+
+def _unpacked(data):
+    x, context, weights = keras.utils.unpack_x_y_sample_weight(data)
+    if weights is not None:
+        raise UsageError("sample_weight: must be None, got weights of images")
+    return x, context

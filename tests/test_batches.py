@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from iwae_tf import batches
+from iwae_tf import annealing, batches, evaluation, inspection, units
+from iwae_tf.errors import UsageError
 
 
 class Squares:
@@ -59,3 +60,34 @@ def test_damaged_batch_is_computed_again(damage, tmp_path):
     for name in want:
         np.testing.assert_array_equal(values[name], want[name], strict=True)
     assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        evaluation.log_likelihood,
+        inspection.posterior_means,
+        units.statistics,
+        lambda model, x, context: annealing.log_likelihood(
+            annealing.Annealer(model), x, context=context
+        ),
+    ],
+    ids=["evaluation", "inspection", "units", "annealing"],
+)
+@pytest.mark.parametrize(
+    ("value", "n_contexts", "rule"),
+    [
+        (255, 3, r"x: must be in 0\.\.1, got 0 to 255"),
+        (-1, 3, r"x: must be in 0\.\.1, got -1 to 0"),
+        (np.nan, 3, r"x: must be in 0\.\.1, got nan to nan"),
+        (1, 4, "context: must be one for each of 3 images, got 4"),
+        (1, 2, "context: must be one for each of 3 images, got 2"),
+    ],
+)
+def test_images_out_of_range_and_contexts_of_others_are_refused(
+    look, value, n_contexts, rule, tiny
+):
+    x = np.zeros([3, *tiny().generator.image_shape])
+    x[2, 0, 0, 0] = value
+    with pytest.raises(UsageError, match=f"^{rule}$"):
+        look(tiny(), x, context=np.zeros([n_contexts, 2]))

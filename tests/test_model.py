@@ -269,7 +269,8 @@ def test_warm_up_reaches_the_loss(tiny, binary):
 def test_first_bad_step_is_the_first_one_without_a_finite_loss(tiny, binary):
     model, x = tiny(), binary(15)
     x[5:10] = np.nan  # the second of three batches
-    fit(model, x, shuffle=False, optimizer=keras.optimizers.SGD(0.0))
+    model.compile(keras.optimizers.SGD(0.0), n_samples=3, **EAGER)
+    model.fit(tf.data.Dataset.from_tensor_slices(x).batch(5), shuffle=False, verbose=0)
     assert model.first_bad_step == 1
 
 
@@ -302,6 +303,51 @@ def test_compile_refuses_in_one_line(options, rule, tiny):
     with pytest.raises(UsageError, match=f"^{rule}$") as info:
         tiny(2).compile(**options)
     assert "\n" not in str(info.value)
+
+
+def test_row_of_ones_own_has_its_own_groups(tiny):
+    for options in ({"n_groups": 2}, {"combination_beta": 0.5}):
+        with pytest.raises(UsageError, match="^objective: must be a name to go with"):
+            tiny().compile(objective=table()["vae_elbo"], **options)
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        (lambda x: x.swapaxes(1, 2), r"x: must be of shape \['b', 3, 2, 1\], got"),
+        (lambda x: x[0], r"x: must be of shape \['b', 3, 2, 1\], got \(3, 2, 1\)"),
+    ],
+)
+def test_images_of_another_shape_are_refused(change, rule, tiny, binary):
+    model, x = tiny(), binary(4)
+    zs = model.draw(x, 2, SEED).zs
+    for look in (
+        lambda x: model.draw(x, 2, SEED),
+        lambda x: model.log_joint(x, zs),
+        lambda x: model.weigh(x, zs),
+        lambda x: model.reconstruct(x, SEED),
+        model.kl,
+    ):
+        with pytest.raises(UsageError, match=f"^{rule}"):
+            look(change(x))
+
+
+def test_fit_refuses_grey_values_of_bytes_and_weights_of_images(tiny, binary):
+    model, x = tiny(), binary(4)
+    with pytest.raises(UsageError, match=r"^x: must be in 0\.\.1, got 0 to 255$"):
+        fit(model, 255 * x)
+    for y in (None, np.ones((4, 1))):
+        with pytest.raises(UsageError, match="^sample_weight: must be None, got "):
+            model.fit(x, y, sample_weight=np.ones(4), verbose=0)
+    with pytest.raises(UsageError, match="^sample_weight: must be None, got "):
+        model.evaluate(x, np.ones((4, 1)), sample_weight=np.ones(4), verbose=0)
+
+
+def test_loss_is_a_mean_over_images_not_batches(tiny, binary):
+    model = tiny()
+    model.compile("sgd", "iwae_elbo", 3, **EAGER)
+    logs = evaluate(model, binary(7))
+    assert logs["loss"] == pytest.approx(-logs["bound"], rel=1e-6)
 
 
 # Images ------------------------------------------------------------------------------
