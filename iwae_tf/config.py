@@ -63,7 +63,7 @@ def _option(default, help, *, of_run=True, **rules):
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Options of a run. `of_run` fields decide its numbers, the others do not.
+    """Options of a run. `of_run` fields, its model and training, stay as they are.
 
     Raises:
       UsageError: for a value that breaks a rule.
@@ -103,7 +103,7 @@ class Config:
         "default the paper's; 300 of model dense.",
     )
     feature_maps: int | None = _option(
-        None, "Of model gated and resnet, by default 64.", minimum=1
+        None, "Feature maps of model gated and resnet, by default 64.", minimum=1
     )
     n_flows: int | None = _option(
         None,
@@ -119,7 +119,7 @@ class Config:
     )
     flow_normalisation: str | None = _option(
         None,
-        "Of the hidden layers of each step, by default weight.",
+        "Normalisation of the hidden layers of each step, by default weight.",
         choices=("none", "weight", "batch"),
     )
     conditional: bool = _option(
@@ -147,7 +147,7 @@ class Config:
         1.0, "Weight of log p(z) - log q(z|x) in the loss.", minimum=0.0
     )
     warmup_steps: int = _option(
-        0, "Optimizer steps over which that weight rises from 0.", minimum=0
+        0, "Optimizer steps over which --beta rises from 0.", minimum=0
     )
     schedule: str = _option(
         "burda",
@@ -158,21 +158,28 @@ class Config:
     )
     epochs: int | None = _option(
         None,
-        "Passes over the training images, by default the paper's 3,280; 200 of fast.",
+        "Passes over the training images, by default the paper's 3,280; with "
+        "--schedule fast 200.",
         minimum=1,
     )
     batch_size: int | None = _option(
-        None, "Images per optimizer step, by default 20; 800 of fast.", minimum=1
+        None,
+        "Images per optimizer step, by default 20; with --schedule fast 800.",
+        minimum=1,
     )
     optimizer: str | None = _option(
-        None, "By default adam; muon of fast.", choices=("adam", "muon")
+        None, "By default adam; with --schedule fast muon.", choices=("adam", "muon")
     )
     learning_rate: float | None = _option(
-        None, "Of constant, by default 0.001; of fast the first, 0.012.", above=0.0
+        None,
+        "Rate of --schedule constant, by default 0.001; first rate of fast, by default "
+        "0.012.",
+        above=0.0,
     )
     grow_samples: bool | None = _option(
         None,
-        "Train with k = 1, then 5, then --n_samples; by default only in fast.",
+        "Train with k = 1, then 5, then --n_samples; by default only with --schedule "
+        "fast.",
     )
     seed: int = _option(123, "Of weights and noise.", minimum=0, maximum=2**31 - 1)
     jit: bool = _option(True, "Compile the steps with XLA.")
@@ -255,7 +262,7 @@ class Config:
     )
     ais_schedule: str = _option(
         "linear",
-        "Of the inverse temperatures.",
+        "Spacing of the inverse temperatures.",
         of_run=False,
         choices=AIS_SCHEDULES,
     )
@@ -427,7 +434,7 @@ def check_objective(
         raise UsageError(
             "objective: must need no closed form and no density of given latents with "
             f"flows, got {objective} with {n_flows} flows; use vae_elbo, iwae_elbo, "
-            "miwae, piwae or combination"
+            "iwae_eq14, miwae, piwae or combination"
         )
     if n_groups > 1 and objective not in ("miwae", "piwae"):
         raise UsageError(

@@ -224,14 +224,22 @@ class FlowPosterior(GaussianChain):
         self.flow.initialise(z, features)
 
     def layers(self, zs, x, context=None):
-        """Is refused: the entries of z depend on one another."""
+        """Is refused: the entries of z depend on one another.
+
+        Raises:
+          UsageError: always.
+        """
         raise UsageError(
             "posterior: must be without flows for the distribution of one unit, got "
             f"{self.n_flows} flows"
         )
 
     def log_prob(self, zs, x, context=None):
-        """Is refused: it would take the inverse of the flow."""
+        """Is refused: it would take the inverse of the flow.
+
+        Raises:
+          UsageError: always.
+        """
         raise UsageError(
             "posterior: must be without flows for the density of given latents, got "
             f"{self.n_flows} flows; objectives that need none are vae_elbo, iwae_elbo, "

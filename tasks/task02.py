@@ -2,7 +2,8 @@
 
 Trains the same model with both estimators of the gradient of the same bound. While
 either trains, the gradients of both in the encoder's parameters are drawn many times at
-its present weights. Only near the optimum has DReG to have the smaller variance.
+its present weights. Theory promises DReG the smaller variance near the optimum
+only.
 
     python tasks/task02.py [--epochs 50] [--smoke]
 """

@@ -1,8 +1,8 @@
 """Task 04: conditional IWAE on labels y, with a learnt prior p(z|y); k = 1, 5, 50.
 
-The encoder sees x and y, the decoder z and y (Sohn et al. 2015). What is trained and
-scored is a bound on log p(x|y), by 5,000 samples. The figure has a row for each label,
-drawn from the prior of that label with the same noise in each row.
+The encoder sees x and y, the decoder z and y (Sohn et al. 2015). A bound on log p(x|y)
+is trained, and log p(x|y) estimated by 5,000 samples. The figure has a row for each
+label, drawn from the prior of that label with the same noise in each row.
 
     python tasks/task04.py [--epochs 50] [--smoke]
 """
