@@ -21,13 +21,14 @@ def main(task):
         task.require(run, not run.config.conditional, "a run without labels")
         layers = iwae_tf.units.statistics(run.model, task.x_test, seed=run.config.seed)
         groups = {f"z{level}": layer.activity for level, layer in enumerate(layers, 1)}
-        title = f"{name(run)}, {run.report['epochs']} epochs"
+        first, *after = names(run)
+        title = "\n".join([f"{first}, {run.report['epochs']} epochs", *after])
         panels.append(
             plots.Histogram(title, "activity", groups, iwae_tf.units.ACTIVE_ABOVE)
         )
         rows.append(
             (
-                name(run),
+                " ".join(names(run)),
                 run.report["epochs"],
                 " + ".join(str(layer.active.sum()) for layer in layers),
                 results.paper_units(run.report) or "—",
@@ -60,11 +61,11 @@ def train(task):
     yield task.run(objective="vae_elbo", n_samples=1, init_from=after_iwae)
 
 
-def name(run):
-    """What was trained, and after what."""
+def names(run):
+    """What was trained, and after what, if anything."""
     init = run.report.get("init")
-    after = f" after {family(init)}" if init else ""
-    return family(run.report["config"]) + after
+    after = [f"after {family(init)}"] if init else []
+    return [family(run.report["config"]), *after]
 
 
 def family(options):

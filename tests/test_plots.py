@@ -581,7 +581,7 @@ def test_line_sheet_leaves_out_what_an_axis_cannot_show():
 
 @pytest.mark.parametrize(
     ("xlabel", "first", "place"),
-    [("epoch", 123, "epoch 123"), ("minutes", 0.171, "at 0.17")],
+    [("epoch", 123, "epoch 123"), ("minutes", 0.171, "x = 0.17")],
 )
 def test_line_sheet_says_where_what_it_does_not_show_lies(xlabel, first, place):
     x = np.geomspace(first, 4000, 20)

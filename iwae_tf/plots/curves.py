@@ -203,6 +203,6 @@ def _bound_axis(axes: Axes, curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> 
     axes.set_ylim(low - margin, high + margin)
     if y.min() < low - margin:
         at = x[y.argmin()]
-        place = f"epoch {at:.0f}" if axes.get_xlabel() == "epoch" else f"at {at:.2g}"
+        place = f"epoch {at:.0f}" if axes.get_xlabel() == "epoch" else f"x = {at:.2g}"
         note = f"lowest value {_number(y.min())} ({place}) not shown"
         axes.set_title(note, loc="right", fontsize=8, color="0.35")

@@ -17,8 +17,9 @@ GREY = 0.5
 # Of Okabe and Ito: blue, vermillion, green, purple, orange, sky blue, black.
 COLORS = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"
 _DASHES = "-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1, 1, 1))
+_MORE = "#AA3377", "#8C6D31", "#999999"
 STYLES = [  # later lines let earlier ones show through
-    {"color": COLORS[i % 7], "linestyle": _DASHES[i % 4]} for i in range(28)
+    {"color": (*COLORS, *_MORE)[i % 10], "linestyle": _DASHES[i % 4]} for i in range(20)
 ]
 
 

@@ -204,7 +204,7 @@ def _page(
 
 def _name(axes: Axes, texts: tuple[str, str, str], n_columns: int) -> None:
     room = 0.65 * WIDTH / n_columns
-    title, *labels = [text_size([text], 11, room) for text in texts]
+    title, *labels = [text_size(text.split("\n"), 11, room) for text in texts]
     axes.set_title(texts[0], loc="left", fontsize=title)
     axes.set_xlabel(texts[1], fontsize=min(10, labels[0]))
     axes.set_ylabel(texts[2], fontsize=min(10, labels[1]))
