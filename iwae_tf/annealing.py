@@ -390,7 +390,7 @@ def log_likelihood(
     Raises:
       UsageError: for a number out of range; see `batches.checked` too.
     """
-    x, context = batches.checked(x, context)
+    x, context = batches.checked(annealer.model, x, context)
     (forward,) = _stream(
         annealer, x, None, batch_size, seed, context, directory, on_progress
     )

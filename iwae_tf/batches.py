@@ -57,20 +57,24 @@ def run(
 
 
 def checked(
-    x: np.ndarray, context: np.ndarray | None = None
+    model, x: np.ndarray, context: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Images and their contexts, as arrays.
 
     Args:
+      model: its generator may have a `pixel_range`.
       x: images [n, height, width, channels].
       context: y of every image, [n, c], or None.
 
     Raises:
-      UsageError: for values outside 0..1, or other than one context for each image.
+      UsageError: for values out of range, or other than one context for each image.
     """
     x = np.asarray(x)
-    if x.size and not (x.min() >= 0 and x.max() <= 1):
-        raise UsageError(f"x: must be in 0..1, got {x.min():g} to {x.max():g}")
+    limits = getattr(getattr(model, "generator", None), "pixel_range", None)
+    if limits and x.size and not (x.min() >= limits[0] and x.max() <= limits[1]):
+        raise UsageError(
+            f"x: must be in {limits[0]}..{limits[1]}, got {x.min():g} to {x.max():g}"
+        )
     if context is None:
         return x, None
     context = np.asarray(context)

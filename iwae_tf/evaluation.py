@@ -114,7 +114,7 @@ def log_likelihood(
       Burda et al. 2016, section 5, arXiv:1509.00519.
     """
     check_at_least(1, n_samples=n_samples, chunk=chunk)
-    x, context = batches.checked(x, context)
+    x, context = batches.checked(model, x, context)
     if with_jackknife and n_samples < 3:
         raise UsageError(
             f"n_samples: must be at least 3 for the jackknife, got {n_samples}"

@@ -32,11 +32,16 @@ class BernoulliChain(keras.layers.Layer):
     With a context every layer sees it beside the layer above; the top layer only if
     it has a network.
 
+    Attributes:
+      pixel_range: the least and the greatest value of a pixel.
+
     Reference:
       Burda et al. 2016, section 2 and appendix, arXiv:1509.00519; Sohn et al. 2015,
       Learning structured output representation using deep conditional generative
       models, NeurIPS.
     """
+
+    pixel_range = (0, 1)
 
     def __init__(
         self,

@@ -98,7 +98,7 @@ def posterior_means(
       UsageError: without samples or images, or see `batches.checked`.
     """
     check_at_least(1, n_samples=n_samples)
-    x, context = batches.checked(x, context)
+    x, context = batches.checked(model, x, context)
 
     @tf.function(jit_compile=jit_compile)
     def means_of(images, contexts, batch_seed):

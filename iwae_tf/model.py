@@ -138,11 +138,11 @@ class IWAE(keras.Model):
         """As Keras has it.
 
         Raises:
-          UsageError: for an array of images with values outside 0..1, or weights of
+          UsageError: for an array of images with values out of range, or weights of
             images.
         """
         if isinstance(x, np.ndarray | tf.Tensor):
-            batches.checked(x)
+            batches.checked(self, x)
         _unpacked((x, None, kwargs.get("sample_weight")))
         return super().fit(x, *args, **kwargs)
 

@@ -75,7 +75,7 @@ def statistics(
       UsageError: for fewer than two images or, with several layers or flows, samples;
         see `batches.checked` too.
     """
-    x, context = batches.checked(x, context)
+    x, context = batches.checked(model, x, context)
     n_layers, n_flows = len(model.posterior.n_latent), model.posterior.n_flows
     least = 1 if n_layers == 1 and not n_flows else 2
     check_at_least(2, **{"number of images": len(x)})

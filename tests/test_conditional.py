@@ -552,12 +552,12 @@ def refused(call):
 
 
 @METHODS
-@pytest.mark.parametrize("shape", [None, (2, 2), (2, 4), (3,)])
+@pytest.mark.parametrize("shape", [None, (2, 2), (2, 4), (3,), (1, 3)])
 def test_a_missing_context_and_one_of_another_size_are_refused(method, shape, binary):
     model, zs = conditional(), (tf.zeros([2, 2, 2]),)
     y = None if shape is None else np.zeros(shape, np.float32)
     message = refused(calls(model, binary(2), y, zs)[method])
-    assert message.startswith("context: must be of shape [b, 3] for this model, got ")
+    assert message.startswith("context: must be of shape [2, 3] for this model, got ")
     assert message.endswith(str(shape))
 
 

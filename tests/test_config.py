@@ -171,7 +171,7 @@ def test_deep_models_choose_flows_and_maps():
                 {"model": "dense", "objective": objective},
                 "objective: must need no closed form and no density of given latents "
                 f"with flows, got {objective} with 8 flows; use vae_elbo, iwae_elbo, "
-                "miwae, piwae or combination",
+                "iwae_eq14, miwae, piwae or combination",
             )
             for objective in ("vae_elbo_kl", "stl", "dreg", "rws_dreg")
         ),

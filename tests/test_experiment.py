@@ -536,9 +536,7 @@ def test_scores_of_another_scoring_than_the_reports_are_not_annealed(runs, tmp_p
     copy, config = finished(runs, tmp_path)
     with np.load(copy / "scores.npz") as scores:
         np.savez(copy / "scores.npz", log_px=scores["log_px"][:50])
-    with pytest.raises(
-        UsageError, match=r"^run_dir: scores\.npz must .* for 50 in "
-    ):
+    with pytest.raises(UsageError, match=r"^run_dir: scores\.npz must .* for 50 in "):
         experiment.run(dataclasses.replace(config, **AIS))
 
 
