@@ -225,7 +225,7 @@ class Config:
         None,
         "Images that are scored, spread over the set; by default all.",
         of_run=False,
-        minimum=1,
+        minimum=2,
     )
     eval_chunk: int = _option(
         250,
@@ -248,7 +248,7 @@ class Config:
         100,
         "Images that are annealed, spread over those scored, and simulated ones.",
         of_run=False,
-        minimum=1,
+        minimum=2,
     )
     ais_chains: int = _option(16, "Chains of each image.", of_run=False, minimum=1)
     ais_temperatures: int = _option(
@@ -304,6 +304,11 @@ class Config:
             self.combination_beta,
             self.n_flows,
         )
+        if self.pretrained and self.init_from:
+            raise UsageError(
+                f"init_from: goes without pretrained only, got {self.init_from!r} with "
+                f"{self.pretrained!r}"
+            )
         if self.conditional_prior and not self.conditional:
             raise UsageError(
                 "conditional_prior: goes with conditional only, got an unconditional "

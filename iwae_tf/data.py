@@ -50,10 +50,15 @@ def sets_of(
         test images.
 
     Raises:
-      UsageError: if none are left to train on; see `contexts_of`.
+      UsageError: if none are left to train on, or one to test; see `contexts_of`.
     """
     if validation:
         images = _with_validation(images, validation)
+    if len(images.x_test) < 2:
+        raise UsageError(
+            f"{'validation' if validation else 'x_test'}: must be at least 2 images, "
+            f"got {len(images.x_test)}"
+        )
     x_test = binarize(images.x_test, binarization, TEST_SEED).numpy()
     contexts = contexts_of(images.y_train, images.y_test) if conditional else ()
     return Sets(images.x_train, x_test, *contexts)
@@ -76,16 +81,30 @@ def _with_validation(images, n):
 
 
 def grey(x: np.ndarray | tf.Tensor) -> tf.Tensor:
-    """Images as float32 in 0..1; uint8 is divided by 255."""
+    """Images as float32 in 0..1; uint8 is divided by 255.
+
+    Raises:
+      UsageError: for an array of another type with values above 1.
+    """
     return tf.cast(x, tf.float32) / _white(x)
 
 
 def _white(x):
-    return 255.0 if x.dtype == np.uint8 else 1.0
+    if x.dtype == np.uint8:
+        return 255.0
+    if isinstance(x, np.ndarray) and x.size and x.max() > 1:
+        raise UsageError(
+            f"x: must be uint8 in 0..255 or in 0..1, got {x.dtype} up to {x.max():g}"
+        )
+    return 1.0
 
 
 def mean_image(x: np.ndarray) -> np.ndarray:
-    """The mean of images [n, ...] in 0..1, without a float copy of them all."""
+    """The mean of images [n, ...] in 0..1, without a float copy of them all.
+
+    Raises:
+      UsageError: see `grey`.
+    """
     return np.mean(x, axis=0) / _white(x)
 
 
@@ -227,9 +246,12 @@ def training_batches(
         there is one.
 
     Raises:
-      UsageError: if there are fewer images than a batch, or for an unknown mode.
+      UsageError: if there are fewer images than a batch, for an unknown mode, or see
+        `grey`.
     """
-    _check_mode(binarization)  # inside `map` the error would be wrapped
+    # Inside `map` these errors would be wrapped.
+    _check_mode(binarization)
+    _white(x)
     steps_per_epoch, _ = steps_of_epoch(len(x), batch_size)
     first_epoch, n_skipped = divmod(first_step, steps_per_epoch)
     with tf.device("CPU"):

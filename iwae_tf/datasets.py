@@ -327,7 +327,9 @@ def _load_npz(path: str) -> Images:
         for name, x in (("y_train", train), ("y_test", test))
     ]
     stem = os.path.splitext(os.path.basename(path))[0]
-    return Images(re.sub("[^A-Za-z0-9_-]", "-", stem), train, test, *labels)
+    name = re.sub("[^A-Za-z0-9_-]", "-", stem)
+    # Another data set must not pass for one that has a name.
+    return Images(f"{name}-npz" if name in NAMES else name, train, test, *labels)
 
 
 def _read_npz(path: str) -> dict[str, np.ndarray]:

@@ -290,9 +290,9 @@ def train(
     )
     checkpoints.set_model(model)
     first_step = checkpoints.restore(model)
-    if first_step:
-        say(f"goes on at step {first_step} of {config.epochs * steps_per_epoch}")
     if first_step < config.epochs * steps_per_epoch:
+        if first_step:
+            say(f"goes on at step {first_step} of {config.epochs * steps_per_epoch}")
         metrics = Metrics(run_dir, config.batch_size, first_step, config.histograms)
         watchers = [painter(model, config, sets, run_dir, metrics)]
         if watch is not None:
@@ -376,4 +376,5 @@ def draw_figures(model: IWAE, config: Config, sets: data.Sets, run_dir: Path):
     rows = read_metrics(run_dir / "metrics.csv", config.epochs)
     plots.save(plots.training_curves(rows, title), run_dir / "curves.png")
     frames = sorted((run_dir / "figures").glob("samples-*.png"))
-    plots.animate(frames, run_dir / "samples.gif")
+    if frames:
+        plots.animate(frames, run_dir / "samples.gif")

@@ -92,7 +92,7 @@ def read_report(run_dir: str | Path) -> dict:
       UsageError: if there is none.
     """
     path = Path(run_dir) / "report.json"
-    return read_json(path, "config", "data", "test", what="a finished run")
+    return _with_options(path, "test", what="a finished run")
 
 
 def read_record(run_dir: str | Path) -> dict:
@@ -101,7 +101,17 @@ def read_record(run_dir: str | Path) -> dict:
     Raises:
       UsageError: if there is none.
     """
-    return read_json(Path(run_dir) / "config.json", "config", "data")
+    return _with_options(Path(run_dir) / "config.json")
+
+
+def _with_options(path, *parts, what="a run"):
+    """The object of a file whose `config` are options of this version."""
+    record = read_json(path, "config", "data", *parts, what=what)
+    try:
+        config_of(record)
+    except (AttributeError, TypeError, ValueError):
+        raise _unreadable(path, what) from None
+    return record
 
 
 def claim(run_dir: Path, record: dict) -> None:
@@ -115,15 +125,21 @@ def claim(run_dir: Path, record: dict) -> None:
       UsageError: if the directory holds another run.
     """
     path = run_dir / "config.json"
-    if not path.exists():
-        # A part of config.json is what a kill leaves.
-        if run_dir.exists() and {p.name for p in run_dir.iterdir()} - {".part.json"}:
-            raise UsageError(
-                f"run_dir: must be new, empty or a run, got {str(run_dir)!r}"
-            )
-        run_dir.mkdir(parents=True, exist_ok=True)
-        write_json(path, record)
-        return
+    try:
+        if not path.exists():
+            run_dir.mkdir(parents=True, exist_ok=True)
+            # A part of config.json is what a kill leaves.
+            if {p.name for p in run_dir.iterdir()} - {".part.json"}:
+                raise UsageError(
+                    f"run_dir: must be new, empty or a run, got {str(run_dir)!r}"
+                )
+            write_json(path, record)
+            return
+    except OSError as error:
+        raise UsageError(
+            f"run_dir: must be a directory or a place for one, got {str(run_dir)!r}: "
+            f"{error.strerror}"
+        ) from None
     old, new = read_record(run_dir), json.loads(json.dumps(record))
     # A run that was started before an option existed has its default.
     old["config"] = json.loads(json.dumps(config_of(old).of_run()))

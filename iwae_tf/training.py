@@ -37,7 +37,9 @@ def use_device(name: str) -> str:
     """
     gpus = tf.config.list_physical_devices("GPU")
     kind, _, index = name.partition(":")
-    if kind not in ("auto", "cpu", "gpu") or (index and not index.isdecimal()):
+    if kind not in ("auto", "cpu", "gpu") or (
+        index and not (kind == "gpu" and index.isdecimal())
+    ):
         raise UsageError(f"device: must be auto, cpu, gpu or gpu:N, got {name!r}")
     if kind == "gpu" and int(index or 0) >= len(gpus):
         raise UsageError(

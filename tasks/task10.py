@@ -76,7 +76,8 @@ def family(options):
 
 def without_inactive(task, run, layers):
     """What log p(x) gains when inactive units are held at their mean, same noise."""
-    path = task.path(f"-without-inactive-{run.directory.name}.json")
+    digest = records.sha256_of_file(run.directory / "report.json")
+    path = task.path(f"-without-inactive-{run.directory.name}-{digest[:8]}.json")
     if not path.exists():
         test = run.report["test"]
         pruned = iwae_tf.units.WithoutUnits(

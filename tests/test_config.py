@@ -10,7 +10,7 @@ from iwae_tf.config import Config
 from iwae_tf.errors import UsageError
 
 AIS = {
-    "ais_images": (7, 0),
+    "ais_images": (7, 1),
     "ais_chains": (1, 0),
     "ais_temperatures": (1, 0),
     "ais_leapfrog": (1, 0),
@@ -33,7 +33,7 @@ INVALID = {
     "seed": [-1, 2**31],
     "checkpoint_seconds": [-1.0, math.nan, math.inf],
     "eval_samples": [0, -1],
-    "eval_images": [0, -1],
+    "eval_images": [0, 1],
     "eval_chunk": [0, -1],
     "n_latent": [(), (0,), (-3,), (4, 2)],
     "n_hidden": [(), (0,), (-3,), (4, 2)],
@@ -272,3 +272,8 @@ def test_every_option_has_a_help_text_that_is_a_sentence():
 def test_options_are_had_without_tensorflow():
     code = "import iwae_tf.cli, sys; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_trained_model_and_another_start_are_refused():
+    with pytest.raises(UsageError, match="^init_from: goes without pretrained only"):
+        Config(pretrained="mnist_iwae_1l_k50", init_from="runs/a")

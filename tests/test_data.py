@@ -44,6 +44,31 @@ def test_validation_images_are_the_last_of_training_and_the_test_set_is_not_seen
     assert len(whole.x_train) == 6 and np.isnan(whole.x_test).all()
 
 
+@pytest.mark.parametrize(("validation", "name"), [(0, "x_test"), (1, "validation")])
+def test_one_image_is_no_test_set(validation, name):
+    images = datasets.Images("numbered", numbered(6), numbered(1), None, None)
+    with pytest.raises(UsageError, match=f"^{name}: must be at least 2 images, got 1$"):
+        data.sets_of(images, "none", validation=validation)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.float32])
+@pytest.mark.parametrize(
+    "look",
+    [
+        data.grey,
+        data.mean_image,
+        data.binarize,
+        lambda x: data.training_batches(x, 1, seed=1),
+    ],
+    ids=["grey", "mean_image", "binarize", "training_batches"],
+)
+def test_grey_values_of_bytes_in_another_type_are_refused(look, dtype):
+    x = np.array([0, 255]).reshape(2, 1, 1, 1)
+    look(x.astype(np.uint8))
+    with pytest.raises(UsageError, match="^x: must be uint8 in 0..255 or in 0..1, got"):
+        look(x.astype(dtype))
+
+
 @pytest.mark.parametrize("n", [6, 7])
 def test_validation_leaves_something_to_train_on(n):
     images = datasets.Images("numbered", numbered(6), numbered(2), None, None)

@@ -643,6 +643,8 @@ def test_npz_tilde_is_expanded(good, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     save(tmp_path / "a.npz", good)
     assert datasets.load("~/a.npz").name == "a"
+    shutil.copy(tmp_path / "a.npz", tmp_path / "mnist.npz")
+    assert datasets.load("~/mnist.npz").name == "mnist-npz"
 
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", ">f4", "g"])

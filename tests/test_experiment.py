@@ -503,6 +503,36 @@ def test_damaged_file_of_a_run_is_refused_in_one_line(
     assert str(copy) in str(refused.value) and "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("inside", [".", "a"])
+def test_file_in_place_of_a_run_directory_is_refused(runs, tmp_path, inside):
+    _, config = finished(runs, tmp_path)
+    (tmp_path / "file").touch()
+    place = dataclasses.replace(config, run_dir=str(tmp_path / "file" / inside))
+    with pytest.raises(UsageError, match="^run_dir: must be a directory or a place"):
+        experiment.run(place)
+
+
+@pytest.mark.parametrize("file", ["config.json", "report.json"])
+@pytest.mark.parametrize(
+    "config", [[], {"newer": 1}, {"n_samples": "5"}, {"n_samples": -5}], ids=str
+)
+def test_options_of_another_version_are_refused(runs, tmp_path, file, config):
+    copy, own = finished(runs, tmp_path)
+    value = json.loads((copy / file).read_text())
+    (copy / file).write_text(json.dumps(value | {"config": config}))
+    with pytest.raises(UsageError, match=rf"^run_dir: .* without a readable {file}$"):
+        experiment.run(own)
+
+
+def test_run_without_its_pictures_is_scored_again(runs, tmp_path, capsys):
+    copy, config = finished(runs, tmp_path)
+    before = json.loads((copy / "report.json").read_text())["test"]
+    shutil.rmtree(copy / "figures")
+    report = experiment.run(dataclasses.replace(config, rescore=True))
+    assert report["test"] == before
+    assert "goes on at step" not in capsys.readouterr().out
+
+
 def test_run_directory_is_for_one_process_at_a_time(runs, tmp_path):
     copy, config = finished(runs, tmp_path)
     with records.locked(copy):

@@ -28,7 +28,9 @@ def small(**options):
 # Device ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["", "tpu", "GPU", "gpu:x", "gpu:-1", "nonsense"])
+@pytest.mark.parametrize(
+    "name", ["", "tpu", "GPU", "gpu:x", "gpu:-1", "cpu:3", "auto:0"]
+)
 def test_unknown_device_is_refused(name):
     with pytest.raises(UsageError, match=f"^device: must be auto, cpu.*'{name}'"):
         training.use_device(name)
