@@ -364,9 +364,9 @@ def diverge(directory, config, sets, record=(), steps_per_execution=30):
 @pytest.mark.parametrize("place", [29, 30, 44])
 def test_planted_nan_is_named_at_its_very_step(tmp_path, place):
     config, sets = small(binarization="none"), images()
-    numbers = np.arange(60, dtype=np.float32).reshape(60, 1, 1, 1)
+    numbers = np.arange(60, dtype=np.float32).reshape(60, 1, 1, 1) / 64
     order = data.training_batches(numbers, 1, config.seed, 0, "none").take(60)
-    image = int([batch.numpy().item() for batch in order][place])
+    image = int(64 * [batch.numpy().item() for batch in order][place])
     sets.x_train[image, 1, 1, 0] = np.nan
     line, paths = diverge(tmp_path, config, sets)
     assert f"not finite at step {place} (counted from 0)" in line
