@@ -14,7 +14,7 @@ from absl import app, flags, logging
 import iwae_tf
 from iwae_tf import datasets, pretrained, records
 from iwae_tf.config import Config
-from iwae_tf.errors import Diverged, UsageError
+from iwae_tf.errors import Diverged, UsageError, place_for_directory
 
 FLAGS = flags.FLAGS
 
@@ -202,13 +202,8 @@ def task(function: Callable, path: str, run_dir: str | None = None, **defaults) 
     def run(config):
         default = Path("runs") / (f"{name}-smoke" if FLAGS.smoke else name)
         directory = Path(FLAGS.task_dir or default)
-        try:
+        with place_for_directory("task_dir", directory):
             directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(
-                f"task_dir: must be a directory or a place for one, got "
-                f"{str(directory)!r}: {error.strerror}"
-            ) from None
         from iwae_tf.task import Task  # imports TensorFlow, which talks
 
         function(Task(name, config, directory, FLAGS.smoke, _given()))

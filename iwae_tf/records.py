@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from iwae_tf.config import Config
-from iwae_tf.errors import UsageError
+from iwae_tf.errors import UsageError, place_for_directory
 
 try:
     import fcntl
@@ -125,7 +125,7 @@ def claim(run_dir: Path, record: dict) -> None:
       UsageError: if the directory holds another run.
     """
     path = run_dir / "config.json"
-    try:
+    with place_for_directory("run_dir", run_dir):
         if not path.exists():
             run_dir.mkdir(parents=True, exist_ok=True)
             # A part of config.json is what a kill leaves.
@@ -135,11 +135,6 @@ def claim(run_dir: Path, record: dict) -> None:
                 )
             write_json(path, record)
             return
-    except OSError as error:
-        raise UsageError(
-            f"run_dir: must be a directory or a place for one, got {str(run_dir)!r}: "
-            f"{error.strerror}"
-        ) from None
     old, new = read_record(run_dir), json.loads(json.dumps(record))
     # A run that was started before an option existed has its default.
     old["config"] = json.loads(json.dumps(config_of(old).of_run()))

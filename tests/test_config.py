@@ -33,7 +33,7 @@ INVALID = {
     "seed": [-1, 2**31],
     "checkpoint_seconds": [-1.0, math.nan, math.inf],
     "eval_samples": [0, -1],
-    "eval_images": [0, 1],
+    "eval_images": [0, -1, 1],
     "eval_chunk": [0, -1],
     "n_latent": [(), (0,), (-3,), (4, 2)],
     "n_hidden": [(), (0,), (-3,), (4, 2)],

@@ -29,7 +29,7 @@ def small(**options):
 
 
 @pytest.mark.parametrize(
-    "name", ["", "tpu", "GPU", "gpu:x", "gpu:-1", "cpu:3", "auto:0"]
+    "name", ["", "tpu", "GPU", "gpu:x", "gpu:-1", "nonsense", "cpu:3", "auto:0"]
 )
 def test_unknown_device_is_refused(name):
     with pytest.raises(UsageError, match=f"^device: must be auto, cpu.*'{name}'"):
