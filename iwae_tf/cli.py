@@ -3,6 +3,7 @@
 import dataclasses
 import logging as standard_logging
 import os
+import re
 import sys
 import types
 import typing
@@ -50,6 +51,8 @@ def define_flags(names: Collection[str] | None = None, **defaults) -> None:
         if names is not None and field.name not in names:
             continue
         kind, help = kinds[field.name], field.metadata["help"]
+        if defaults.get(field.name) is not None:
+            help = re.sub("[,;] by default .*", ".", help)
         if isinstance(kind, types.UnionType):
             kind = typing.get_args(kind)[0]
         if "choices" in field.metadata:

@@ -205,8 +205,7 @@ def start_from(model: IWAE, run_dir: str | Path) -> dict:
     if not _assign(model, source):
         raise UsageError(
             "init_from: must be a run with the same networks and image size, got "
-            f"{str(run_dir)!r} with latents {source.posterior.n_latent} for "
-            f"{model.posterior.n_latent}"
+            f"{str(run_dir)!r} with {_size(source)} for {_size(model)}"
         )
     return {
         "run": Path(run_dir).resolve().name,
@@ -214,6 +213,13 @@ def start_from(model: IWAE, run_dir: str | Path) -> dict:
         "step": training.step_of(newest),
         "weights_sha256": records.sha256_of_file(newest),
     }
+
+
+def _size(model):
+    return (
+        f"latents {model.posterior.n_latent}, images {model.generator.image_shape}, "
+        f"{model.count_params():,} parameters"
+    )
 
 
 def _assign(model, source):
@@ -370,7 +376,7 @@ def reconstructions(model, config, sets) -> tuple[np.ndarray, np.ndarray]:
 
 def draw_figures(model: IWAE, config: Config, sets: data.Sets, run_dir: Path):
     """Writes the figures of a trained run."""
-    title = f"{caption(config)} · {config.epochs} epochs"
+    title = f"{caption(config)} · {records.epochs(config.epochs)}"
     sheet = plots.reconstruction_sheet(*reconstructions(model, config, sets), title)
     plots.save(sheet, run_dir / "reconstructions.png")
     rows = read_metrics(run_dir / "metrics.csv", config.epochs)

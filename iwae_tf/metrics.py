@@ -103,7 +103,12 @@ class Metrics(keras.callbacks.Callback):
                     tf.summary.histogram(variable.path, variable)
 
     def write_images(self, name: str, images: np.ndarray) -> None:
-        """Sends one picture [height, width, channels] to TensorBoard."""
+        """Sends one picture [height, width, channels] to TensorBoard.
+
+        Channels that are not RGB become their mean.
+        """
+        if images.shape[-1] != 3:
+            images = images.mean(-1, keepdims=True)
         with self._writers["test"].as_default(steps_done(self.model)):
             tf.summary.image(name, images[None])
 

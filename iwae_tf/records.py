@@ -48,14 +48,6 @@ def run_name(config: Config) -> str:
 
 def caption(config: Config) -> str:
     """What a run is, for people."""
-    layers = config.stochastic_layers
-    networks = f"{layers} {'layer' if layers == 1 else 'layers'}"
-    if config.model != "burda":
-        networks = config.model
-    if config.feature_maps:
-        networks += f", {config.feature_maps} maps"
-    if config.n_flows:
-        networks += f", {config.n_flows} flows"
     options = f" · m = {config.n_groups}" if config.n_groups > 1 else ""
     if config.combination_beta is not None:
         options += f" · ELBO × {config.combination_beta:g}"
@@ -63,10 +55,28 @@ def caption(config: Config) -> str:
     if config.validation:
         options += " · validation"
     return (
-        f"{config.dataset}{given} · {config.objective} · {networks}{options} · "
+        f"{config.dataset}{given} · {config.objective} · {networks(config)}{options} · "
         f"k = {config.n_samples} · "
         f"{schedule(config)}seed {config.seed}"
     )
+
+
+def networks(config: Config) -> str:
+    """What the model is made of, for people."""
+    layers = config.stochastic_layers
+    text = f"{layers} {'layer' if layers == 1 else 'layers'}"
+    if config.model != "burda":
+        text = config.model
+    if config.feature_maps:
+        text += f", {config.feature_maps} maps"
+    if config.n_flows:
+        text += f", {config.n_flows} flows"
+    return text
+
+
+def epochs(n: int) -> str:
+    """A number of epochs, for people."""
+    return "1 epoch" if n == 1 else f"{n} epochs"
 
 
 def schedule(config: Config) -> str:
@@ -145,7 +155,7 @@ def claim(run_dir: Path, record: dict) -> None:
             if was.get(name) != now.get(name):
                 raise UsageError(
                     f"{name}: must be {was.get(name)!r} to go on with {run_dir}, "
-                    f"got {now.get(name)!r}; choose another --run_dir for another run"
+                    f"got {now.get(name)!r}; another run wants another directory"
                 )
 
 

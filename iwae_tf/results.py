@@ -12,7 +12,7 @@ from pathlib import Path
 from iwae_tf.config import BURDA_EPOCHS, SCHEDULES
 from iwae_tf.errors import UsageError
 from iwae_tf.progress import clock
-from iwae_tf.records import config_of, read_report
+from iwae_tf.records import config_of, epochs, read_report
 
 # Burda et al. 2016, table 1: MNIST, log p(x) by 5,000 samples, nats.
 PAPER = {
@@ -100,7 +100,7 @@ def summary(report: dict) -> str:
     lines = [
         f"{_set(report)} log p(x) = {estimate(report)} nats "
         f"({test['n_samples']} samples, {test['n_images']} images), "
-        f"{report['epochs']} epochs",
+        f"{epochs(report['epochs'])}",
         f"bound at k = {bounds}",
         f"ELBO = E log p(x|z) - KL = {test['log_px_given_z']:.2f} - {test['kl']:.2f}; "
         f"effective sample size: median {test['ess_median']:.0f}, "
@@ -164,8 +164,8 @@ def table_of_paper(reports: list[dict]) -> str:
         row: max(report["epochs"] for report in reports)
         for row, reports in runs.items()
     }
-    for row, epochs in longest.items():
-        runs[row] = [report for report in runs[row] if report["epochs"] == epochs]
+    for row, most in longest.items():
+        runs[row] = [report for report in runs[row] if report["epochs"] == most]
     order = ("vae, iwae", "vae", "iwae", "dreg")
     every = sorted(
         {*of_paper, *runs}, key=lambda row: (row[0], order.index(row[1]), row[2])
@@ -363,7 +363,7 @@ def collect(directory: str | Path) -> Path:
       path: of the README.
 
     Raises:
-      UsageError: if there are no reports.
+      UsageError: if there are no reports, or the README has a part of a table.
     """
     paths = sorted(Path(directory).rglob("report.json"))
     if not paths:
@@ -374,10 +374,15 @@ def collect(directory: str | Path) -> Path:
     text = (
         readme.read_text("utf-8") if readme.exists() else f"# Results\n\n{BEGIN}{END}"
     )
-    if BEGIN not in text or END not in text:
+    if BEGIN not in text and END not in text:
         text += f"\n{BEGIN}{END}"
-    before, rest = text.split(BEGIN, 1)
-    after = rest.split(END, 1)[1]
+    before, _, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end or END in before or BEGIN in rest or END in after:
+        raise UsageError(
+            f"directory: must have a README.md with one {BEGIN.strip()} before one "
+            f"{END.strip()}, on lines of their own, or neither, got {str(readme)!r}"
+        )
     reports = [read_report(path.parent) for path in paths]
     parts = (f(reports) for f in (table_of_paper, table, table_over_seeds))
     tables = "\n\n".join(filter(None, parts))

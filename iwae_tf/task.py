@@ -1,5 +1,6 @@
 """What the pages in `tasks/` share: a directory, its runs, a figure and a table."""
 
+import collections
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
@@ -56,7 +57,28 @@ class Run:
     @property
     def title(self) -> str:
         """What it is, for people."""
-        return f"{records.caption(self.config)} · {_epochs(self.report['epochs'])}"
+        epochs = records.epochs(self.report["epochs"])
+        return f"{records.caption(self.config)} · {epochs}"
+
+    @property
+    def traits(self) -> tuple[str, ...]:
+        """What tells it from others, for people, what matters most first."""
+        config, init = self.config, self.report.get("init")
+        return (
+            _trained_as(self.report["config"])
+            + (f" after {_trained_as(init)}" if init else ""),
+            f"m = {config.n_groups}",
+            records.networks(config),
+            records.epochs(self.report["epochs"]),
+            records.schedule(config).removesuffix(" · ") or "the paper's schedule",
+            f"seed {config.seed}",
+            str(self.directory),
+        )
+
+
+def _trained_as(options):
+    objective = options["objective"].removesuffix("_elbo").upper()
+    return f"{objective} k = {options['n_samples']}"
 
 
 class Task:
@@ -151,6 +173,19 @@ class Task:
         if not is_fit:
             raise UsageError(f"run_dir: must be {rule}, got {str(run.directory)!r}")
 
+    @staticmethod
+    def labels(runs: Sequence[Run]) -> list[str]:
+        """A short name of each run: its first trait, and more where others share it."""
+        names, *columns = zip(*(run.traits for run in runs), strict=True)
+        for column in columns:
+            longer = list(zip(names, column, strict=True))
+            variants = collections.Counter(name for name, _ in set(longer))
+            names = [
+                f"{name}, {trait}" if variants[name] > 1 else name
+                for name, trait in longer
+            ]
+        return list(names)
+
     @property
     def title(self) -> str:
         """What all of its runs share, for people."""
@@ -159,7 +194,7 @@ class Task:
             return f"{self.images.name} · {len(self.given)} given run{s}"
         start = self.config.init_from
         return (
-            f"{self.images.name} · {_epochs(self.config.epochs)} · "
+            f"{self.images.name} · {records.epochs(self.config.epochs)} · "
             f"{records.schedule(self.config)}seed {self.config.seed}"
             f"{f' · from {Path(start).name}' if start else ''}"
         )
@@ -178,7 +213,3 @@ class Task:
         self.path(".md").write_text(text)
         print(f"\n{text}")
         print(*sorted(self.directory.glob(f"{self.name}*.*")), sep="\n")
-
-
-def _epochs(n):
-    return "1 epoch" if n == 1 else f"{n} epochs"

@@ -28,16 +28,16 @@ def main(task):
         for objective, k in (("vae_elbo", 1), ("vae_elbo", many), ("iwae_elbo", many))
     ]
     x = task.x_test[iwae_tf.data.spread(len(task.x_test), N_IMAGES)]
-    names, pictures, traversals, rows = ["x"], [x], [], []
-    for run in runs:
+    names = task.labels(runs)
+    pictures, traversals, rows = [x], [], []
+    for name, run in zip(names, runs, strict=True):
         task.require(run, not run.config.conditional, "a run without labels")
-        names.append(name(run))
         pictures.append(run.model.reconstruct(x, run.figure_seed(1)).numpy())
-        traversals.append(traverse(run, task.x_test))
+        traversals.append(traverse(run, name, task.x_test))
         test = run.report["test"]
         rows.append(
             (
-                name(run),
+                name,
                 f"{test['elbo']:.2f}",
                 results.estimate(run.report),
                 results.active_units(run.report),
@@ -46,7 +46,7 @@ def main(task):
     blocks = [
         plots.Block(
             "test images x and reconstructions E[x|z], z ~ q(z|x)",
-            names,
+            ["x", *names],
             np.stack(pictures),
         ),
         *traversals,
@@ -56,13 +56,7 @@ def main(task):
     task.finish(table, plots.image_table(blocks, task.title))
 
 
-def name(run):
-    """Which of the models it is."""
-    family = run.config.objective.removesuffix("_elbo").upper()
-    return f"{family}, k = {run.config.n_samples}"
-
-
-def traverse(run, x_test):
+def traverse(run, name, x_test):
     """A row for each of the units that an image says most about."""
     layer = iwae_tf.units.statistics(run.model, x_test[:N_MEASURED])[0]
     narrowest = np.argsort(layer.variance)[:N_UNITS]
@@ -73,7 +67,7 @@ def traverse(run, x_test):
         for unit in narrowest
     ]
     return plots.Block(
-        f"{name(run)}: the units of the least posterior variance, from -2 to 2",
+        f"{name}: the units of the least posterior variance, from -2 to 2",
         [f"unit {unit}, {layer.variance[unit]:.3f}" for unit in narrowest],
         np.stack(images),
         [f"{value:+.1f}" for value in VALUES],

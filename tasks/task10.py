@@ -17,18 +17,18 @@ N_SCORED_AGAIN = 1000  # test images, without the inactive units
 def main(task):
     """Trains five models; writes a histogram and a table."""
     panels, rows = [], []
-    for run in task.given or train(task):
+    runs = task.given or list(train(task))
+    for name, run in zip(task.labels(runs), runs, strict=True):
         task.require(run, not run.config.conditional, "a run without labels")
         layers = iwae_tf.units.statistics(run.model, task.x_test, seed=run.config.seed)
         groups = {f"z{level}": layer.activity for level, layer in enumerate(layers, 1)}
-        first, *after = names(run)
-        title = "\n".join([f"{first}, {run.report['epochs']} epochs", *after])
+        title = f"{name}\n{records.epochs(run.report['epochs'])}"
         panels.append(
             plots.Histogram(title, "activity", groups, iwae_tf.units.ACTIVE_ABOVE)
         )
         rows.append(
             (
-                " ".join(names(run)),
+                name,
                 run.report["epochs"],
                 " + ".join(str(layer.active.sum()) for layer in layers),
                 results.paper_units(run.report) or "—",
@@ -59,19 +59,6 @@ def train(task):
     after_vae, after_iwae = (str(run.directory) for run in (vae, iwae))
     yield task.run(objective="iwae_elbo", n_samples=many, init_from=after_vae)
     yield task.run(objective="vae_elbo", n_samples=1, init_from=after_iwae)
-
-
-def names(run):
-    """What was trained, and after what, if anything."""
-    init = run.report.get("init")
-    after = [f"after {family(init)}"] if init else []
-    return [family(run.report["config"]), *after]
-
-
-def family(options):
-    """The objective and k."""
-    objective = options["objective"].removesuffix("_elbo").upper()
-    return f"{objective} k = {options['n_samples']}"
 
 
 def without_inactive(task, run, layers):

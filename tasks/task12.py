@@ -52,7 +52,7 @@ def main(task):
     }
     config = task.config
     title = (
-        f"{task.images.name} · {config.epochs} epochs · seed {config.seed} · "
+        f"{task.images.name} · {records.epochs(config.epochs)} · seed {config.seed} · "
         f"k = {config.n_samples} · {n_held} images held out"
     )
     task.finish(table(runs), sheet(runs, title), title)

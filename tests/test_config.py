@@ -28,7 +28,7 @@ INVALID = {
     "schedule": ["", "cosine"],
     "optimizer": ["", "sgd"],
     "validation": [-1],
-    "epochs": [0, -1],
+    "epochs": [0, -1, 2**31, 10**30],
     "batch_size": [0, -1],
     "seed": [-1, 2**31],
     "checkpoint_seconds": [-1.0, math.nan, math.inf],

@@ -4,6 +4,7 @@ import csv
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from iwae_tf import data, experiment, schedules
 from iwae_tf.config import Config
@@ -108,6 +109,24 @@ def test_metrics_survive_a_kill_while_they_are_written_again(
             Metrics(tmp_path, 1, 60, False)
     path = Metrics(tmp_path, 1, 60, False).path
     assert [row["epoch"] for row in read_metrics(path)] == ["1"]
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])
+def test_pictures_of_any_channels_reach_tensorboard(model, channels, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    image = np.random.default_rng(1).integers(0, 256, (2, 3, channels)) / 255
+    metrics = Metrics(tmp_path, 2, 0, False)
+    metrics.set_model(model)
+    metrics.write_images("samples", image)
+    metrics.on_train_end()
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "test"))
+    (sent,) = events.Reload().Tensors("samples")
+    seen = tf.io.decode_png(sent.tensor_proto.string_val[2]).numpy() / 255
+    want = image if channels == 3 else image.mean(-1, keepdims=True)
+    assert seen.shape == want.shape
+    # TensorBoard's bytes are cut off, not rounded.
+    np.testing.assert_allclose(seen, want, atol=1 / 255)
 
 
 def test_missing_metrics_are_no_rows(tmp_path):

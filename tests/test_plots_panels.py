@@ -1,5 +1,7 @@
 """Sheets of scatters and of histograms: what is drawn, where, and in which style."""
 
+import itertools
+
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
@@ -284,6 +286,24 @@ def test_no_text_of_a_histogram_meets_another(shape, title, name):
         text for text in texts if text.axes is None or text not in text.axes.texts
     ]
     check_page(figure, outside, figure.axes)
+
+
+@pytest.mark.parametrize("lowest", [1e-2, 1e-3, 2e-4, 2e-5, 1e-6, 1e-9])
+@pytest.mark.parametrize("n_columns", [1, 2, 3, 4])
+def test_numbers_of_a_histogram_are_apart_over_any_decades(n_columns, lowest):
+    panel = histogram({"a": np.geomspace(lowest, 1, 50)})
+    figure = plots.histogram_sheet([[panel] * n_columns], TITLE)
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    low, high = axes.get_xlim()
+    boxes = [
+        tick.label1.get_window_extent()
+        for tick in axes.xaxis.get_major_ticks()
+        if low <= tick.get_loc() <= high
+    ]
+    assert len(boxes) >= 2
+    gaps = [b.x0 - a.x1 for a, b in itertools.pairwise(boxes)]
+    assert min(gaps) > 20
 
 
 # Both --------------------------------------------------------------------------------

@@ -258,6 +258,25 @@ def test_collect_appends_a_table_to_a_readme_without_one(tmp_path):
     assert readme.read_text("utf-8") == first
 
 
+@pytest.mark.parametrize(
+    "marks",
+    [
+        results.BEGIN,
+        results.END,
+        results.END + results.BEGIN,
+        2 * (results.BEGIN + results.END),
+        results.BEGIN + 2 * results.END,
+    ],
+)
+def test_collect_refuses_parts_of_a_table_and_leaves_them(marks, tmp_path):
+    write(tmp_path / "a", report())
+    readme = tmp_path / "README.md"
+    readme.write_text(f"# Mine\n{marks}text\n", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"^directory: must have a README\.md with on"):
+        results.collect(tmp_path)
+    assert readme.read_text("utf-8") == f"# Mine\n{marks}text\n"
+
+
 def test_collect_refuses_a_directory_without_reports(tmp_path):
     with pytest.raises(UsageError, match="^directory: must have a report.json"):
         results.collect(tmp_path)

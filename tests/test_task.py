@@ -110,6 +110,45 @@ def test_given_runs_are_taken_if_they_are_of_the_same_images(make, tmp_path):
         Run(tmp_path)
 
 
+def test_labels_say_what_tells_runs_apart(tmp_path):
+    def run(name, epochs=1, init=None, **options):
+        report = {"config": Config(**options).of_run(), "data": {}, "test": {}}
+        report |= {"epochs": epochs, "init": init}
+        (tmp_path / name).mkdir()
+        records.write_json(tmp_path / name / "report.json", report)
+        return Run(tmp_path / name)
+
+    constant = {"learning_rate": 0.01, "schedule": "constant"}
+    runs = [
+        run("a", objective="vae_elbo"),
+        run("b"),
+        run("c", n_samples=3),
+        run("d", n_samples=3, epochs=2),
+        run("e", n_samples=3, epochs=2, **constant),
+        run("f", n_samples=3, epochs=2),
+        run("g", init={"objective": "vae_elbo", "n_samples": 1}),
+        run("h", objective="miwae", n_groups=2),
+    ]
+    alike = "IWAE k = 3, 2 epochs, the paper's schedule"
+    assert Task.labels(runs) == [
+        "VAE k = 5",
+        "IWAE k = 5",
+        "IWAE k = 3, 1 epoch",
+        f"{alike}, {tmp_path / 'd'}",
+        "IWAE k = 3, 2 epochs, constant rate 0.01",
+        f"{alike}, {tmp_path / 'f'}",
+        "IWAE k = 5 after VAE k = 1",
+        "MIWAE k = 5",
+    ]
+    groups = run("i", objective="miwae", n_groups=4)
+    assert Task.labels([runs[-1], groups]) == [
+        "MIWAE k = 5, m = 2",
+        "MIWAE k = 5, m = 4",
+    ]
+    layers = [runs[1], run("j", stochastic_layers=2, seed=1)]
+    assert Task.labels(layers) == ["IWAE k = 5, 1 layer", "IWAE k = 5, 2 layers"]
+
+
 def test_task_asks_what_a_given_run_must_be(make):
     run = make().run()
     Task.require(run, True, "anything")

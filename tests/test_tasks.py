@@ -46,7 +46,7 @@ ROWS = {  # of the table that each task writes
         for k in (1, 3)
     ],
     "task06": [
-        rf"\| {name}, k = {k} \| -\d\d\.\d\d \| {SCORE} \| \d+ of 50 \|"
+        rf"\| {name} k = {k} \| -\d\d\.\d\d \| {SCORE} \| \d+ of 50 \|"
         for name, k in (("VAE", 1), ("VAE", 3), ("IWAE", 3))
     ],
     "task10": [
@@ -211,6 +211,7 @@ def test_help_says_what_the_task_is(name, tmp_path):
     assert f"Task {name[4:]}: " in text
     for flag in ("epochs", "smoke", "task_dir", "dataset"):
         assert f"--{'[no]' if flag == 'smoke' else ''}{flag}:" in text
+    assert "Passes over the training images. (default:" in text
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -127,13 +127,25 @@ def name_row(axes: Axes, name: str, y: float, points: float = 9) -> None:
     )
 
 
-def log_axis(axis: Axis, values: Sequence[np.ndarray], most: float = 300) -> None:
-    """Plain numbers at 1, 2, 5, 10, ... of a logarithmic axis, or at powers of 10."""
+def log_axis(
+    axis: Axis,
+    values: Sequence[np.ndarray],
+    most: float = 300,
+    n_labels: int | None = None,
+) -> None:
+    """Plain numbers at 1, 2, 5, 10, ... of a logarithmic axis, or at powers of 10.
+
+    Args:
+      axis: to be labelled.
+      values: what is drawn along it.
+      most: largest ratio of values at which there are 2 and 5, too.
+      n_labels: at most, of powers of 10; by default as many as seem to fit.
+    """
     if not values:
         return
     drawn = np.concatenate(values)
     subs = (1, 2, 5) if drawn.max() < most * drawn.min() else (1,)
-    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_locator(LogLocator(subs=subs, numticks=n_labels))
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_minor_formatter(NullFormatter())
 

@@ -170,7 +170,7 @@ def histogram_sheet(rows: Sequence[Sequence[Histogram]], title: str) -> Figure:
             highest = max(highest, counts.max())
         if panel.log:
             axes.set_xscale("log")
-            log_axis(axes.xaxis, [edges], 300 / n_columns)
+            log_axis(axes.xaxis, [edges], 300 / n_columns, max(3, 10 // n_columns))
         axes.set(xlim=edges[[0, -1]], ylim=(0, 1.2 * highest))
         axes.yaxis.set_major_locator(
             MaxNLocator(5, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1)
