@@ -80,7 +80,7 @@ class Annealed(NamedTuple):
 
     @property
     def ess(self) -> np.ndarray:
-        """Effective sample size of the weights, [n], from 1 to c."""
+        """Effective sample size of the weights of forward chains, [n], from 1 to c."""
         return effective_sample_size(self.log_w).numpy()
 
 

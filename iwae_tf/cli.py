@@ -184,7 +184,7 @@ def task(function: Callable, path: str, run_dir: str | None = None, **defaults) 
     name = Path(path).stem
     define_flags({*TASK_OPTIONS, *defaults}, **defaults)
     flags.DEFINE_boolean(
-        "smoke", False, "Only see whether it works, in seconds, on digits."
+        "smoke", False, "Only see whether it works, on digits, in a minute or so."
     )
     flags.DEFINE_string(
         "task_dir",

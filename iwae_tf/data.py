@@ -84,7 +84,7 @@ def grey(x: np.ndarray | tf.Tensor) -> tf.Tensor:
     """Images as float32 in 0..1; uint8 is divided by 255.
 
     Raises:
-      UsageError: for an array of another type with values above 1.
+      UsageError: for an array of another type with values that are not in 0..1.
     """
     return tf.cast(x, tf.float32) / _white(x)
 
@@ -92,9 +92,10 @@ def grey(x: np.ndarray | tf.Tensor) -> tf.Tensor:
 def _white(x):
     if x.dtype == np.uint8:
         return 255.0
-    if isinstance(x, np.ndarray) and x.size and x.max() > 1:
+    if isinstance(x, np.ndarray) and x.size and not 0 <= x.min() <= x.max() <= 1:
         raise UsageError(
-            f"x: must be uint8 in 0..255 or in 0..1, got {x.dtype} up to {x.max():g}"
+            f"x: must be uint8 in 0..255 or in 0..1, got {x.dtype} from {x.min():g} to "
+            f"{x.max():g}"
         )
     return 1.0
 

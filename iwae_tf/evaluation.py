@@ -54,12 +54,14 @@ class Likelihood(NamedTuple):
     def scoring_error(self) -> float:
         """Standard deviation of `mean` over scoring seeds, the images held, nats.
 
-        The variance of log mean_k w is near 1 / ess - 1 / k where that is small: the
-        relative variance of a mean of weights. Long tails, which few samples do not
-        show, make it too small.
+        The variance of log mean_k w is near the relative variance of mean_k w where
+        that is small: (1 / ess - 1 / k) k / (k - 1). Long tails, which few samples do
+        not show, make it too small; of one image it is never above 1. NaN for k = 1.
         """
-        n_samples = max(self.bounds)
-        variance = np.maximum(1 / self.ess - 1 / n_samples, 0.0)
+        k = max(self.bounds)
+        if k == 1:
+            return float("nan")
+        variance = np.maximum(1 / self.ess - 1 / k, 0.0) * k / (k - 1)
         return float(np.sqrt(np.sum(variance)) / len(variance))
 
 
@@ -114,6 +116,7 @@ def log_likelihood(
       Burda et al. 2016, section 5, arXiv:1509.00519.
     """
     check_at_least(1, n_samples=n_samples, chunk=chunk)
+    check_at_least(1, ladder=min(ladder, default=1))
     x, context = batches.checked(model, x, context)
     if with_jackknife and n_samples < 3:
         raise UsageError(
@@ -245,7 +248,8 @@ def gradient_statistics(
         flattened.
 
     Raises:
-      UsageError: for an unknown objective or a number out of range.
+      UsageError: for an unknown objective or a number out of range; see
+        `batches.checked` too.
 
     Reference:
       Rainforth et al. 2018, arXiv:1802.04537; Tucker et al. 2018, arXiv:1810.04152.
@@ -260,8 +264,7 @@ def gradient_statistics(
     }
     groups = networks if groups is None else groups
     variables = [v for network in networks.values() for v in network]
-    images = tf.constant(np.asarray(x), tf.float32)
-    contexts = None if context is None else tf.constant(context, tf.float32)
+    images, contexts = batches.at(slice(None), *batches.checked(model, x, context))
 
     @tf.function(jit_compile=jit_compile)
     def draw(number):

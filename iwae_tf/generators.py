@@ -90,7 +90,7 @@ class BernoulliChain(keras.layers.Layer):
         """p(z) of the top layer, event [d]: standard normal, or a Gaussian of y."""
         if self.top is None:
             return tfd.Independent(tfd.Normal(tf.zeros(self.n_latent[-1]), 1.0), 1)
-        loc, scale = self.top(context)
+        loc, scale = self.top(tf.cast(context, tf.float32))
         return tfd.Independent(tfd.Normal(loc, scale), 1)
 
     def conditional(

@@ -181,7 +181,7 @@ class IWAE(keras.Model):
         Raises:
           UsageError: if the model needs images of another size, or another context.
         """
-        x, context = self._check(x, context)
+        x, context = self.inputs(x, context)
         zs, log_qz = self.posterior.draw(x, k, seed, context)
         log_px, log_pz = self.generator.log_joint(x, zs, context)
         kl = self.kl(x, context) if with_kl else None
@@ -206,7 +206,7 @@ class IWAE(keras.Model):
         Raises:
           UsageError: see `draw`.
         """
-        x, context = self._check(x, context)
+        x, context = self.inputs(x, context)
         log_px, log_pz = self.generator.log_joint(x, zs, context)
         return log_px + log_pz
 
@@ -229,11 +229,18 @@ class IWAE(keras.Model):
         Raises:
           UsageError: see `draw`.
         """
-        x, context = self._check(x, context)
+        x, context = self.inputs(x, context)
         log_px, log_pz = self.generator.log_joint(x, zs, context)
         return Draws(zs, log_px, log_pz, self.posterior.log_prob(zs, x, context))
 
-    def _check(self, x, context):
+    def inputs(
+        self, x: tf.Tensor, context: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """Images and contexts as float32, see `draw`.
+
+        Raises:
+          UsageError: if the model needs images of another size, or another context.
+        """
         x = tf.cast(x, tf.float32)
         size = self.generator.image_shape
         if not x.shape.is_compatible_with([None, *size]):
@@ -273,7 +280,7 @@ class IWAE(keras.Model):
                 "kl: has a closed form for one stochastic layer without flows only, "
                 f"got {n_layers} layers, {n_flows} flows"
             )
-        x, context = self._check(x, context)
+        x, context = self.inputs(x, context)
         q = self.posterior.conditional(0, flatten(x), context)
         return tfp.distributions.kl_divergence(q, self.generator.prior(context))
 
@@ -296,7 +303,7 @@ class IWAE(keras.Model):
         Returns:
           mean: pixel probabilities [b, height, width, channels].
         """
-        x, context = self._check(x, context)
+        x, context = self.inputs(x, context)
         zs, _ = self.posterior.draw(x, 1, seed, context)
         return self.generator.mean_image(zs, context)[0]
 

@@ -29,7 +29,8 @@ class Objective(NamedTuple):
         of log_w in the generator's parameters; None differentiates `bound`.
       phi_weights: the same for the posterior's parameters; None is as for theta.
       path_only: whether phi's gradient leaves out how log q(z|x) depends on phi at
-        fixed z. Such a row has both weights, and phi's vanish where theta's do.
+        fixed z. Such a row has both weights, phi's vanish where theta's do, and it
+        does not need `kl`.
       n_groups: m; the bound is one of m groups of k samples.
       needs_kl: whether `bound` reads `draws.kl`.
     """
@@ -229,7 +230,8 @@ def value_and_gradients(
 
     Args:
       objective: a row of `table`.
-      model: has `draw`, `weigh`, `posterior` and `generator`, see `iwae_tf.model`.
+      model: has `inputs`, `draw`, `weigh`, `posterior` and `generator`, see
+        `iwae_tf.model`.
       x: images [b, height, width, channels].
       k: samples per image and group.
       seed: [2].
@@ -241,7 +243,17 @@ def value_and_gradients(
       gradients: of the loss, one per trainable variable of the posterior and then of
         the generator.
       draws: of b images, m k samples each.
+
+    Raises:
+      UsageError: for a row that is path-only without weights for both, or with a closed
+        form; see `iwae_tf.model.IWAE.draw` too.
     """
+    own = (objective.theta_weights, objective.phi_weights)
+    if objective.path_only and (None in own or objective.needs_kl):
+        raise UsageError(
+            "objective: must have weights for theta and phi and no closed form to be "
+            f"path-only, got {objective}"
+        )
     compute = _path_gradients if objective.path_only else _total_gradients
     n_samples = objective.n_groups * k
     of_phi, of_theta, draws = compute(
@@ -255,10 +267,10 @@ def _total_gradients(objective, model, x, n_samples, seed, beta, context):
     theta = model.generator.trainable_variables
     with tf.GradientTape(persistent=True) as tape:
         draws = model.draw(x, n_samples, seed, context, objective.needs_kl)
+        log_w = draws.log_w(beta)
         if objective.theta_weights is None:
             loss = -tf.reduce_mean(objective.bound(draws, beta))
         else:
-            log_w = draws.log_w(beta)
             loss = _weighted(objective.theta_weights, log_w, beta)
         if objective.phi_weights is not None:
             loss_of_phi = _weighted(objective.phi_weights, log_w, beta)
@@ -275,8 +287,7 @@ def _path_gradients(objective, model, x, n_samples, seed, beta, context):
     """
     phi = model.posterior.trainable_variables
     theta = model.generator.trainable_variables
-    x = tf.cast(x, tf.float32)
-    context = None if context is None else tf.cast(context, tf.float32)
+    x, context = model.inputs(x, context)
     with tf.GradientTape() as to_latents:
         zs, _ = model.posterior.draw(x, n_samples, seed, context)
     with tf.GradientTape() as from_latents:

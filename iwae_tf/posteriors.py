@@ -264,6 +264,7 @@ def beside(features: tf.Tensor, context: tf.Tensor | None) -> tf.Tensor:
     """Features [..., b, d] with the context [b, c] appended: [..., b, d + c]."""
     if context is None:
         return features
+    context = tf.cast(context, features.dtype)
     shape = tf.concat([tf.shape(features)[:-1], tf.shape(context)[-1:]], axis=0)
     return tf.concat([features, tf.broadcast_to(context, shape)], axis=-1)
 

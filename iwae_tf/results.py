@@ -201,10 +201,11 @@ def _compared(layers, family, k, runs):
     if runs:
         scores = [run["test"]["log_likelihood"] for run in runs]
         first = runs[0]
+        noise = first["test"]["scoring_error"]
         found = [
             f"{statistics.mean(scores):.2f}",
             f"{first['test']['standard_error']:.2f}",
-            f"{first['test']['scoring_error']:.4f}",
+            "—" if noise is None else f"{noise:.4f}",
             f"{statistics.stdev(scores):.2f}" if len(runs) > 1 else "—",
             active_units(first),
             first["epochs"],

@@ -1,6 +1,7 @@
 """Scores of a trained model: parts of its run's report, and files beside it."""
 
 import contextlib
+import math
 import shutil
 import time
 from pathlib import Path
@@ -208,11 +209,12 @@ def summarise(likelihood: Likelihood) -> dict:
         }
         for order, values in likelihood.jackknife.items()
     }
+    noise = likelihood.scoring_error
     return {
         "n_images": len(likelihood.log_px),
         "log_likelihood": round(likelihood.mean, 4),
         "standard_error": round(likelihood.standard_error, 4),
-        "scoring_error": round(likelihood.scoring_error, 4),
+        "scoring_error": None if math.isnan(noise) else round(noise, 4),
         "elbo": round(float(reconstruction - kl), 4),
         "log_px_given_z": round(float(reconstruction), 4),
         "kl": round(float(kl), 4),

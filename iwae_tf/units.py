@@ -197,7 +197,7 @@ class WithoutUnits:
     ) -> Draws:
         """As `IWAE.draw`, with the same noise."""
         posterior, generator = self.model.posterior, self.model.generator
-        x = tf.cast(x, tf.float32)
+        x, context = self.model.inputs(x, context)
         below, zs, log_qz = flatten(x), (), 0.0
         for level, (kept, value) in enumerate(zip(self.kept, self.values, strict=True)):
             q = posterior.conditional(level, below, context).distribution

@@ -1,10 +1,10 @@
 """Task 08: spatial transformers, latents that say where and how an image is placed.
 
-Trains a plain VAE with 60 latents, one of which 6 give an affine map, and one of which
-18 give a thin-plate spline: k = 1, the VAE with k = 5 and the IWAE with k = 5. The
-figures are of the last. Of the two with a transformer they show the upright image
-before the warp, and what each latent of the placing and some others do while the rest
-stay at the posterior mean of one image.
+Trains a plain VAE with 60 latents, one with an affine map, which 6 of the 60 give, and
+one with a thin-plate spline, which 18 give: k = 1, the VAE with k = 5 and the IWAE with
+k = 5. The figures are of the last. Of the two with a transformer they show the upright
+image before the warp, and what each latent of the placing and some others do while the
+rest stay at the posterior mean of one image.
 
     python tasks/task08.py [--epochs 50] [--smoke]
 """

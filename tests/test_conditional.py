@@ -13,7 +13,7 @@ import scipy.stats
 import tensorflow as tf
 from conftest import IMAGE_SHAPE, build, dense, mlp
 
-from iwae_tf import data, inspection, randomness, zoo
+from iwae_tf import annealing, data, inspection, randomness, zoo
 from iwae_tf.datasets import Images
 from iwae_tf.errors import UsageError
 from iwae_tf.evaluation import gradient_statistics, log_likelihood
@@ -537,6 +537,24 @@ def test_contexts_may_be_of_any_number_type(dtype, binary):
     assert_close(got, want)
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.int64])
+def test_contexts_of_looks_at_a_model_may_be_of_any_number_type(dtype, binary):
+    model, x = conditional(2, conditional_prior=True), binary(3)
+    whole = WithoutUnits(
+        model, [np.ones(3, bool), np.ones(2, bool)], [[0.0] * 3, [0.0] * 2]
+    )
+    annealer = annealing.Annealer(model, 2, 2, 1, jit_compile=False)
+    got, want = (
+        [
+            whole.draw(x, 2, SEED, y)[:4],
+            inspection.traverse(model, (tf.ones([3, 3]),), 0, [0.5], y),
+            annealing.certify(annealer, 3, context=y).reverse.log_w,
+        ]
+        for y in (np.eye(3, dtype=of) for of in (dtype, np.float32))
+    )
+    assert_close(got, want)
+
+
 # What is refused ---------------------------------------------------------------------
 
 
@@ -561,9 +579,10 @@ def test_a_missing_context_and_one_of_another_size_are_refused(method, shape, bi
     assert message.endswith(str(shape))
 
 
-def test_fit_without_the_context_is_refused(binary):
-    model = conditional()
-    model.compile(jit_compile=False)
+@pytest.mark.parametrize("objective", ["iwae_elbo", "dreg"])
+def test_fit_without_the_context_is_refused(objective, binary):
+    model = conditional(conditional_prior=True)
+    model.compile(objective=objective, jit_compile=False)
     message = refused(lambda: model.fit(binary(2), verbose=0))
     assert message == "context: must be of shape [b, 3] for this model, got None"
 

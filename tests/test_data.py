@@ -69,6 +69,14 @@ def test_grey_values_of_bytes_in_another_type_are_refused(look, dtype):
         look(x.astype(dtype))
 
 
+@pytest.mark.parametrize("value", [np.nan, -1e-6, 1.001, np.inf])
+@pytest.mark.parametrize("look", [data.grey, data.mean_image, data.binarize])
+def test_values_that_are_no_grey_are_refused(look, value):
+    x = np.array([0.5, value]).reshape(2, 1, 1, 1)
+    with pytest.raises(UsageError, match="^x: must be uint8 in 0..255 or in 0..1, got"):
+        look(x)
+
+
 @pytest.mark.parametrize("n", [6, 7])
 def test_validation_leaves_something_to_train_on(n):
     images = datasets.Images("numbered", numbered(6), numbered(2), None, None)

@@ -277,6 +277,24 @@ def test_scoring_error_is_the_spread_of_the_mean_over_seeds():
     assert spread < 0.1 * scores[0].standard_error
 
 
+@pytest.mark.parametrize("k", [2, 3, 5, 50])
+def test_scoring_error_of_few_samples_is_their_spread(k):
+    # Log-normal weights of 20,000 images that differ in nothing but their noise.
+    log_w = np.random.default_rng(k).normal(scale=0.1, size=(k, 20_000))
+    log_px = scipy.special.logsumexp(log_w, axis=0) - np.log(k)
+    ess = np.exp(2 * scipy.special.logsumexp(log_w, axis=0))
+    ess /= np.exp(scipy.special.logsumexp(2 * log_w, axis=0))
+    got = Likelihood(log_px, ess, log_px, log_px, {k: log_px}, {}).scoring_error
+    # A variance of two weights has a relative error of 2^.5, that of k less.
+    assert abs(got / (np.std(log_px) / 20_000**0.5) - 1) < 5 * (2 / 20_000) ** 0.5
+
+
+def test_scoring_error_of_one_sample_is_not_known():
+    model = Table(1, 3)
+    got = log_likelihood(model, model.images(), 1, jit_compile=False)
+    assert np.isnan(got.scoring_error)
+
+
 @pytest.mark.parametrize("n_latent", [(3,), (3, 2)])
 def test_exact_posterior_scores_the_closed_form_with_one_sample(n_latent):
     generator = LinearGaussian(n_latent=n_latent)
@@ -340,6 +358,7 @@ def test_compiled_scoring_equals_eager(jit_compile, tiny, binary):
         ({"n_samples": 0}, 2, "n_samples: must be at least 1, got 0"),
         ({"chunk": -1}, 2, "chunk: must be at least 1, got -1"),
         ({"batch_size": 0}, 2, "batch_size: must be at least 1, got 0"),
+        ({"ladder": (5, 0)}, 2, "ladder: must be at least 1, got 0"),
         ({}, 0, "number of images: must be at least 1, got 0"),
         (
             {"n_samples": 2, "with_jackknife": True},
@@ -480,3 +499,8 @@ def test_variance_of_dreg_is_below_that_of_iwae_near_the_optimum_only(n_latent):
 def test_gradient_statistics_refuse_in_one_line(options, rule):
     with pytest.raises(UsageError, match=f"^{rule}$"):
         gradient_statistics(None, np.zeros((1, 1, 1, 1)), **options)
+
+
+def test_gradient_statistics_refuse_bytes(tiny, binary):
+    with pytest.raises(UsageError, match="^x: must be in 0..1, got 0 to 255$"):
+        gradient_statistics(tiny(), 255 * binary(2), n_samples=2, n_draws=2)

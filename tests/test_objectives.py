@@ -12,6 +12,7 @@ from linear_gaussian import LinearGaussian, exact_posterior
 
 from iwae_tf import randomness
 from iwae_tf.draws import Draws
+from iwae_tf.errors import UsageError
 from iwae_tf.model import IWAE
 from iwae_tf.objectives import (
     Objective,
@@ -259,6 +260,25 @@ def test_new_row_of_equal_weights_is_the_elbo(tiny, binary):
     assert_same_gradients(got, want)
 
 
+@pytest.mark.parametrize("weights", [(None, True), (True, None), (True, True)])
+def test_row_with_weights_for_one_or_both_is_the_iwae(weights, tiny, binary):
+    own = ROWS["iwae_eq14"].theta_weights
+    mixed = Objective(iwae_elbo, *(own if given else None for given in weights))
+    model, x = tiny(2), binary(4)
+    _, got, _ = gradients_of(mixed, model, x, 5, beta=0.5)
+    _, want, _ = gradients_of("iwae_elbo", model, x, 5, beta=0.5)
+    assert_same_gradients(got, want)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"theta_weights": None}, {"phi_weights": None}, {"needs_kl": True}]
+)
+def test_path_only_row_that_cannot_be_is_refused(changes, tiny, binary):
+    row = ROWS["dreg"]._replace(**changes)
+    with pytest.raises(UsageError, match="^objective: must have weights for theta"):
+        gradients_of(row, tiny(), binary(2), 3)
+
+
 @pytest.mark.parametrize("name", ["iwae_eq14", "piwae", "dreg"])
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_value_and_gradients_in_a_function_equal_eager(jit_compile, name, tiny, binary):
@@ -402,6 +422,9 @@ class Line:
             trainable_variables=[self.phi], draw=self.draw_latents
         )
         self.generator = SimpleNamespace(trainable_variables=[self.theta])
+
+    def inputs(self, x, context=None):
+        return x, context
 
     def draw_latents(self, x, k, seed, context=None):
         z = self.phi + randomness.normal([k, len(x), 1], seed)

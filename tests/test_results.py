@@ -415,6 +415,12 @@ def fast(value=-86.5, **config):
     return changed | {"epochs": changed["config"]["epochs"]}
 
 
+def test_one_sample_has_no_scoring_error():
+    run = fast()
+    run["test"]["scoring_error"] = None
+    assert "| -86.50 | 0.23 | — | — |" in results.table_of_paper([run])
+
+
 def test_table_of_the_paper_has_its_rows_and_the_runs_of_the_fast_recipe():
     runs = [fast(-86.0, seed=1), fast(-87.0, seed=2), fast(n_samples=1)]
     runs += [fast(objective="dreg", n_samples=50), fast(stochastic_layers=2)]
