@@ -90,7 +90,7 @@ class BernoulliChain(keras.layers.Layer):
         """p(z) of the top layer, event [d]: standard normal, or a Gaussian of y."""
         if self.top is None:
             return tfd.Independent(tfd.Normal(tf.zeros(self.n_latent[-1]), 1.0), 1)
-        loc, scale = self.top(tf.cast(context, tf.float32))
+        loc, scale = self.top(context)
         return tfd.Independent(tfd.Normal(loc, scale), 1)
 
     def conditional(
@@ -177,6 +177,7 @@ class BernoulliChain(keras.layers.Layer):
           zs: tuple of latents, bottom-up, each [n, d].
         """
         zs = ()
+        context = None if context is None else tf.cast(context, tf.float32)
         for level in reversed(range(len(self.n_latent))):
             p = self.conditional(level, zs[0], context) if zs else self.prior(context)
             noise = randomness.normal(
