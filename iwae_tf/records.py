@@ -155,7 +155,8 @@ def claim(run_dir: Path, record: dict) -> None:
             if was.get(name) != now.get(name):
                 raise UsageError(
                     f"{name}: must be {was.get(name)!r} to go on with {run_dir}, "
-                    f"got {now.get(name)!r}; another run wants another directory"
+                    f"got {now.get(name)!r}; another run wants another --run_dir, of "
+                    "a task --task_dir"
                 )
 
 
