@@ -115,8 +115,8 @@ def log_likelihood(
     Reference:
       Burda et al. 2016, section 5, arXiv:1509.00519.
     """
-    check_at_least(1, n_samples=n_samples, chunk=chunk)
-    check_at_least(1, ladder=min(ladder, default=1))
+    least = min(ladder, default=1)
+    check_at_least(1, n_samples=n_samples, chunk=chunk, ladder=least)
     x, context = batches.checked(model, x, context)
     if with_jackknife and n_samples < 3:
         raise UsageError(
