@@ -22,6 +22,22 @@ except ImportError:  # on Windows
     fcntl = None
 
 
+# What every report has said, beside what newer ones add, and its part on the score.
+_REPORTED = ("test", "epochs", "train_seconds", "score_seconds", "commit")
+_SCORED = (
+    "n_images",
+    "n_samples",
+    "log_likelihood",
+    "standard_error",
+    "elbo",
+    "log_px_given_z",
+    "kl",
+    "bounds",
+    "ess_median",
+    "ess_min",
+)
+
+
 def run_name(config: Config) -> str:
     """What a run is, as the name of a directory."""
     options = f"-m{config.n_groups}" if config.n_groups > 1 else ""
@@ -71,6 +87,8 @@ def networks(config: Config) -> str:
         text += f", {config.feature_maps} maps"
     if config.n_flows:
         text += f", {config.n_flows} flows"
+    if config.flow_normalisation not in (None, "weight"):
+        text += f" with normalisation {config.flow_normalisation}"
     return text
 
 
@@ -99,10 +117,14 @@ def read_report(run_dir: str | Path) -> dict:
     """What the `report.json` of a finished run holds.
 
     Raises:
-      UsageError: if there is none.
+      UsageError: if there is none, or one that lacks what reports say.
     """
     path = Path(run_dir) / "report.json"
-    return _with_options(path, "test", what="a finished run")
+    report = _with_options(path, *_REPORTED, what="a finished run")
+    test = report["test"]
+    if not isinstance(test, dict) or not test.keys() >= set(_SCORED):
+        raise _unreadable(path, "a finished run")
+    return report
 
 
 def read_record(run_dir: str | Path) -> dict:
@@ -243,15 +265,19 @@ def written_whole(path: str | os.PathLike) -> Iterator[Path]:
         unfinished.unlink(missing_ok=True)
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
+def read_arrays(path: Path, *names: str) -> dict[str, np.ndarray]:
     """The named arrays of a file.
 
+    Args:
+      path: of the file.
+      names: of arrays that it must have.
+
     Raises:
-      UsageError: if there is no such file, or a damaged one.
+      UsageError: if there is no such file, or a damaged or another one.
     """
     try:
         with path.open("rb") as file, np.load(file) as arrays:
-            return dict(arrays)
+            return {name: arrays[name] for name in {*arrays, *names}}
     # A damaged file surfaces as errors of zipfile, zlib, NumPy, the tokenizer, ...
     except Exception:
         raise _unreadable(path, "a run") from None

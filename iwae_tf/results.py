@@ -304,6 +304,8 @@ def _objective(config):
         text += f", {config['feature_maps']} maps"
     if config.get("n_flows"):
         text += f", {config['n_flows']} flows"
+    if config.get("flow_normalisation") not in (None, "weight"):
+        text += f" with normalisation {config['flow_normalisation']}"
     if config.get("validation"):
         text += " validation"
     if config["n_latent"]:

@@ -93,7 +93,7 @@ def anneal(
         that was stopped before its report.
     """
     try:
-        by_importance = read_arrays(run_dir / "scores.npz")["log_px"]
+        by_importance = read_arrays(run_dir / "scores.npz", "log_px")["log_px"]
     except UsageError as error:
         raise UsageError(f"{error}; --rescore makes it") from None
     n_scored = len(by_importance)

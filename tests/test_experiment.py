@@ -524,6 +524,16 @@ def test_options_of_another_version_are_refused(runs, tmp_path, file, config):
         experiment.run(own)
 
 
+@pytest.mark.parametrize("part", ["epochs", "test", "ess_min"])
+def test_report_without_a_part_is_refused(runs, tmp_path, part):
+    copy, own = finished(runs, tmp_path)
+    report = json.loads((copy / "report.json").read_text())
+    (report if part in report else report["test"]).pop(part)
+    (copy / "report.json").write_text(json.dumps(report))
+    with pytest.raises(UsageError, match=r"^run_dir: .* without a readable report"):
+        experiment.run(own)
+
+
 def test_run_without_its_pictures_is_scored_again(runs, tmp_path, capsys):
     copy, config = finished(runs, tmp_path)
     before = json.loads((copy / "report.json").read_text())["test"]
@@ -683,9 +693,12 @@ def test_some_images_are_scored_as_they_are_among_all(runs, tmp_path):
     assert experiment.run(many)["test"]["n_images"] == len(x)
 
 
-def test_annealing_needs_the_scores_of_its_run(runs, tmp_path):
+@pytest.mark.parametrize("found", ["none", "other"])
+def test_annealing_needs_the_scores_of_its_run(runs, tmp_path, found):
     copy, config = finished(runs, tmp_path)
     copy.joinpath("scores.npz").unlink()
+    if found == "other":
+        np.savez(copy / "scores.npz", x=np.ones(3))
     with pytest.raises(UsageError, match="^run_dir: .*scores.npz; --rescore makes it"):
         experiment.run(dataclasses.replace(config, **AIS))
 

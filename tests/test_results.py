@@ -364,10 +364,16 @@ def test_other_networks_are_told_in_the_objective():
         [
             report(model="tvae_affine"),
             report(model="resnet", feature_maps=8, n_flows=4),
-            report(n_flows=2),
+            report(n_flows=2, flow_normalisation="weight"),
+            report(n_flows=2, flow_normalisation="batch"),
         ]
     )
-    for text in (" tvae_affine", " resnet, 8 maps, 4 flows", ", 2 flows"):
+    for text in (
+        " tvae_affine",
+        " resnet, 8 maps, 4 flows",
+        ", 2 flows",
+        ", 2 flows with normalisation batch",
+    ):
         assert f"| `iwae_elbo`{text} |" in rows
 
 
