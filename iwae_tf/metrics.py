@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from iwae_tf.errors import UsageError
+from iwae_tf.plots.layout import displayable
 from iwae_tf.records import written_whole
 from iwae_tf.schedules import learning_rate_at
 from iwae_tf.training import steps_done
@@ -103,14 +104,9 @@ class Metrics(keras.callbacks.Callback):
                     tf.summary.histogram(variable.path, variable)
 
     def write_images(self, name: str, images: np.ndarray) -> None:
-        """Sends one picture [height, width, channels] to TensorBoard.
-
-        Channels that are not RGB become their mean.
-        """
-        if images.shape[-1] != 3:
-            images = images.mean(-1, keepdims=True)
+        """Sends one picture [height, width, channels] to TensorBoard."""
         with self._writers["test"].as_default(steps_done(self.model)):
-            tf.summary.image(name, images[None])
+            tf.summary.image(name, displayable(images)[None])
 
     def write_units(self, layers: tuple[Units, ...]) -> None:
         """Sends statistics of latent units to TensorBoard, layer by layer."""

@@ -64,16 +64,17 @@ def run_name(config: Config) -> str:
 
 def caption(config: Config) -> str:
     """What a run is, for people."""
-    options = f" · m = {config.n_groups}" if config.n_groups > 1 else ""
-    if config.combination_beta is not None:
-        options += f" · ELBO × {config.combination_beta:g}"
-    given = " given y" if config.conditional else ""
-    if config.validation:
-        options += " · validation"
-    return (
-        f"{config.dataset}{given} · {config.objective} · {networks(config)}{options} · "
-        f"k = {config.n_samples} · "
-        f"{schedule(config)}seed {config.seed}"
+    mixed = config.combination_beta is not None
+    return line(
+        f"{config.dataset}{' given y' if config.conditional else ''}",
+        config.objective,
+        networks(config),
+        f"m = {config.n_groups}" if config.n_groups > 1 else "",
+        f"ELBO × {config.combination_beta:g}" if mixed else "",
+        "validation" if config.validation else "",
+        f"k = {config.n_samples}",
+        schedule(config),
+        f"seed {config.seed}",
     )
 
 
@@ -101,7 +102,12 @@ def schedule(config: Config) -> str:
     """The learning rate where it is not the paper's, for people."""
     if config.schedule == "burda":
         return ""
-    return f"{config.schedule} rate {config.learning_rate:g} · "
+    return f"{config.schedule} rate {config.learning_rate:g}"
+
+
+def line(*parts: str) -> str:
+    """Parts that are not empty, as one line for people."""
+    return " · ".join(filter(None, parts))
 
 
 def config_of(record: Mapping) -> Config:

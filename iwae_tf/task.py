@@ -70,7 +70,7 @@ class Run:
             f"m = {config.n_groups}",
             records.networks(config),
             records.epochs(self.report["epochs"]),
-            records.schedule(config).removesuffix(" · ") or "the paper's schedule",
+            records.schedule(config) or "the paper's schedule",
             f"seed {config.seed}",
             str(self.directory),
         )
@@ -193,10 +193,12 @@ class Task:
             s = "s" * (len(self.given) > 1)
             return f"{self.images.name} · {len(self.given)} given run{s}"
         start = self.config.init_from
-        return (
-            f"{self.images.name} · {records.epochs(self.config.epochs)} · "
-            f"{records.schedule(self.config)}seed {self.config.seed}"
-            f"{f' · from {Path(start).name}' if start else ''}"
+        return records.line(
+            self.images.name,
+            records.epochs(self.config.epochs),
+            records.schedule(self.config),
+            f"seed {self.config.seed}",
+            f"from {Path(start).name}" if start else "",
         )
 
     def path(self, suffix: str) -> Path:

@@ -17,7 +17,7 @@ N_SCORED_AGAIN = 1000  # test images, without the inactive units
 def main(task):
     """Trains five models; writes a histogram and a table."""
     panels, rows = [], []
-    runs = task.given or list(train(task))
+    runs = task.given or train(task)
     for name, run in zip(task.labels(runs), runs, strict=True):
         task.require(run, not run.config.conditional, "a run without labels")
         layers = iwae_tf.units.statistics(run.model, task.x_test, seed=run.config.seed)
@@ -52,13 +52,13 @@ def train(task):
     """The models, one after another."""
     few, many = (2, 3) if task.is_smoke else (5, 50)
     vae = task.run(objective="vae_elbo", n_samples=1)
-    yield vae
-    yield task.run(objective="iwae_elbo", n_samples=few)
-    iwae = task.run(objective="iwae_elbo", n_samples=many)
-    yield iwae
-    after_vae, after_iwae = (str(run.directory) for run in (vae, iwae))
-    yield task.run(objective="iwae_elbo", n_samples=many, init_from=after_vae)
-    yield task.run(objective="vae_elbo", n_samples=1, init_from=after_iwae)
+    runs = [vae, *(task.run(objective="iwae_elbo", n_samples=k) for k in (few, many))]
+    after_vae, after_iwae = (str(run.directory) for run in (vae, runs[-1]))
+    return [
+        *runs,
+        task.run(objective="iwae_elbo", n_samples=many, init_from=after_vae),
+        task.run(objective="vae_elbo", n_samples=1, init_from=after_iwae),
+    ]
 
 
 def without_inactive(task, run, layers):

@@ -110,12 +110,10 @@ def test_given_runs_are_taken_if_they_are_of_the_same_images(make, tmp_path):
         Run(tmp_path)
 
 
-def test_labels_say_what_tells_runs_apart(tmp_path):
+def test_labels_say_what_tells_runs_apart(tmp_path, monkeypatch):
     def run(name, epochs=1, init=None, **options):
-        report = {"config": Config(**options).of_run(), "data": {}, "test": {}}
-        report |= {"epochs": epochs, "init": init}
-        (tmp_path / name).mkdir()
-        records.write_json(tmp_path / name / "report.json", report)
+        report = {"config": Config(**options).of_run(), "epochs": epochs, "init": init}
+        monkeypatch.setattr(records, "read_report", {tmp_path / name: report}.get)
         return Run(tmp_path / name)
 
     constant = {"learning_rate": 0.01, "schedule": "constant"}

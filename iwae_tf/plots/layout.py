@@ -108,7 +108,7 @@ def image_axes(
     height, width = np.array(image.shape[:2]) * scale - 1e-3
     axes = add_axes(figure, left, top, width, height)
     axes.imshow(
-        _displayable(image), cmap="gray", vmin=0, vmax=1, interpolation="nearest"
+        displayable(image), cmap="gray", vmin=0, vmax=1, interpolation="nearest"
     )
     axes.set_axis_off()
     return axes
@@ -150,7 +150,7 @@ def log_axis(
     axis.set_minor_formatter(NullFormatter())
 
 
-def _displayable(image: np.ndarray) -> np.ndarray:
-    """RGB as it is, every other number of channels as its mean."""
+def displayable(image: np.ndarray) -> np.ndarray:
+    """An image in 0..1, [height, width, 3 or 1]: RGB, or the mean of its channels."""
     image = np.nan_to_num(image, nan=GREY).clip(0, 1)
-    return image if image.shape[-1] == 3 else image.mean(-1)
+    return image if image.shape[-1] == 3 else image.mean(-1, keepdims=True)
