@@ -87,10 +87,15 @@ def networks(config: Config) -> str:
     if config.feature_maps:
         text += f", {config.feature_maps} maps"
     if config.n_flows:
-        text += f", {config.n_flows} flows"
-    if config.flow_normalisation not in (None, "weight"):
-        text += f" with normalisation {config.flow_normalisation}"
+        text += f", {flows(config.n_flows, config.flow_normalisation)}"
     return text
+
+
+def flows(n: int, normalisation: str | None) -> str:
+    """Steps of flow and their normalisation where it is not the paper's, for people."""
+    if normalisation in (None, "weight"):
+        return f"{n} flows"
+    return f"{n} flows with {normalisation.replace('none', 'no')} normalisation"
 
 
 def epochs(n: int) -> str:

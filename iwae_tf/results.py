@@ -12,7 +12,7 @@ from pathlib import Path
 from iwae_tf.config import BURDA_EPOCHS, SCHEDULES
 from iwae_tf.errors import UsageError
 from iwae_tf.progress import clock
-from iwae_tf.records import config_of, epochs, read_report
+from iwae_tf.records import config_of, epochs, flows, read_report
 
 # Burda et al. 2016, table 1: MNIST, log p(x) by 5,000 samples, nats.
 PAPER = {
@@ -303,9 +303,7 @@ def _objective(config):
     if config.get("feature_maps"):
         text += f", {config['feature_maps']} maps"
     if config.get("n_flows"):
-        text += f", {config['n_flows']} flows"
-    if config.get("flow_normalisation") not in (None, "weight"):
-        text += f" with normalisation {config['flow_normalisation']}"
+        text += f", {flows(config['n_flows'], config.get('flow_normalisation'))}"
     if config.get("validation"):
         text += " validation"
     if config["n_latent"]:

@@ -366,13 +366,15 @@ def test_other_networks_are_told_in_the_objective():
             report(model="resnet", feature_maps=8, n_flows=4),
             report(n_flows=2, flow_normalisation="weight"),
             report(n_flows=2, flow_normalisation="batch"),
+            report(n_flows=2, flow_normalisation="none"),
         ]
     )
     for text in (
         " tvae_affine",
         " resnet, 8 maps, 4 flows",
         ", 2 flows",
-        ", 2 flows with normalisation batch",
+        ", 2 flows with batch normalisation",
+        ", 2 flows with no normalisation",
     ):
         assert f"| `iwae_elbo`{text} |" in rows
 
