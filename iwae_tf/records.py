@@ -21,7 +21,6 @@ try:
 except ImportError:  # on Windows
     fcntl = None
 
-
 # What every report has said, beside what newer ones add, and its part on the score.
 _REPORTED = ("test", "epochs", "train_seconds", "score_seconds", "commit")
 _SCORED = (
@@ -288,7 +287,7 @@ def read_arrays(path: Path, *names: str) -> dict[str, np.ndarray]:
     """
     try:
         with path.open("rb") as file, np.load(file) as arrays:
-            return {name: arrays[name] for name in {*arrays, *names}}
+            return {name: arrays[name] for name in dict.fromkeys((*arrays, *names))}
     # A damaged file surfaces as errors of zipfile, zlib, NumPy, the tokenizer, ...
     except Exception:
         raise _unreadable(path, "a run") from None

@@ -534,6 +534,12 @@ def test_report_without_a_part_is_refused(runs, tmp_path, part):
         experiment.run(own)
 
 
+def test_arrays_come_back_in_the_order_of_their_file(tmp_path):
+    path, names = tmp_path / "a.npz", list("hgfedcba")
+    records.write_arrays(path, **dict.fromkeys(names, np.ones(2)))
+    assert list(records.read_arrays(path, "a")) == names
+
+
 def test_run_without_its_pictures_is_scored_again(runs, tmp_path, capsys):
     copy, config = finished(runs, tmp_path)
     before = json.loads((copy / "report.json").read_text())["test"]
