@@ -15,7 +15,8 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from iwae_tf import evaluation, zoo  # noqa: E402  isort: skip
+from iwae_tf.measures import likelihood as evaluation  # noqa: E402  isort: skip
+from iwae_tf.models import zoo  # noqa: E402  isort: skip
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 

@@ -16,7 +16,8 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from iwae_tf import data, zoo  # noqa: E402  isort: skip
+from iwae_tf import data  # noqa: E402  isort: skip
+from iwae_tf.models import zoo  # noqa: E402  isort: skip
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
 

@@ -12,7 +12,8 @@ from steps import COMPILED, ROUNDS, milliseconds_per_step  # isort: skip
 import keras
 import numpy as np
 
-from iwae_tf import data, zoo
+from iwae_tf import data
+from iwae_tf.models import zoo
 
 
 def main() -> None:

@@ -17,13 +17,18 @@ import os
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
 _EXPORTS = {
-    "Config": "config",
+    "Config": "runs.config",
     "Draws": "draws",
-    "IWAE": "model",
+    "IWAE": "models.iwae",
     "Objective": "objectives",
-    "load": "experiment",
-    "log_likelihood": "evaluation",
-    "run": "experiment",
+    "annealing": "measures.annealing",
+    "evaluation": "measures.likelihood",
+    "inspection": "measures.inspection",
+    "load": "runs.experiment",
+    "log_likelihood": "measures.likelihood",
+    "run": "runs.experiment",
+    "units": "measures.units",
+    "zoo": "models.zoo",
 }
 __all__ = tuple(_EXPORTS)
 __version__ = "0.1.0"
@@ -32,7 +37,9 @@ __version__ = "0.1.0"
 def __getattr__(name: str):
     """Imports what is asked for, so that the command line starts without TensorFlow."""
     if name in _EXPORTS:
-        return getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)
+        module = importlib.import_module(f"{__name__}.{_EXPORTS[name]}")
+        is_module = _EXPORTS[name].endswith(name) or name == "evaluation"
+        return module if is_module else getattr(module, name)
     if not name.startswith("_") and importlib.util.find_spec(f"{__name__}.{name}"):
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

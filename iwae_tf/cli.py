@@ -13,9 +13,11 @@ from pathlib import Path
 from absl import app, flags, logging
 
 import iwae_tf
-from iwae_tf import datasets, pretrained, records
-from iwae_tf.config import Config
+from iwae_tf.data import datasets
 from iwae_tf.errors import Diverged, UsageError, place_for_directory
+from iwae_tf.runs import pretrained
+from iwae_tf.runs import run as records
+from iwae_tf.runs.config import Config
 
 FLAGS = flags.FLAGS
 
@@ -207,7 +209,7 @@ def task(function: Callable, path: str, run_dir: str | None = None, **defaults) 
         directory = Path(FLAGS.task_dir or default)
         with place_for_directory("task_dir", directory):
             directory.mkdir(parents=True, exist_ok=True)
-        from iwae_tf.task import Task  # imports TensorFlow, which talks
+        from iwae_tf.runs.task import Task  # imports TensorFlow, which talks
 
         function(Task(name, config, directory, FLAGS.smoke, _given()))
 

@@ -10,7 +10,8 @@ has to find its mean (SNIS) and samples of it (SIR) from draws of q(z|x) alone.
 import numpy as np
 
 import iwae_tf
-from iwae_tf import cli, plots, results
+from iwae_tf import cli, plots
+from iwae_tf.runs import results
 
 N_DRAWS = 5000  # of q, for SNIS and SIR
 N_SHOWN = 300

@@ -9,7 +9,9 @@ only.
 """
 
 import iwae_tf
-from iwae_tf import cli, plots, records, results
+from iwae_tf import cli, plots
+from iwae_tf.runs import results
+from iwae_tf.runs import run as records
 
 ESTIMATORS = ("iwae_elbo", "dreg")
 N_IMAGES = 20  # of the test set, whose gradient is drawn

@@ -10,7 +10,9 @@ two principal components and coloured by label: at epochs 0, 1, 2, 4, ... and th
 import numpy as np
 
 import iwae_tf
-from iwae_tf import cli, plots, records, results
+from iwae_tf import cli, plots
+from iwae_tf.runs import results
+from iwae_tf.runs import run as records
 
 N_DRAWS = 100  # of q for every image
 

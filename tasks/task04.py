@@ -9,7 +9,8 @@ label, drawn from the prior of that label with the same noise in each row.
 
 import numpy as np
 
-from iwae_tf import cli, plots, results
+from iwae_tf import cli, plots
+from iwae_tf.runs import results
 
 N_NOISES = 12
 

@@ -11,7 +11,8 @@ posterior mean of one image.
 import numpy as np
 
 import iwae_tf
-from iwae_tf import cli, plots, results
+from iwae_tf import cli, plots
+from iwae_tf.runs import results
 
 N_IMAGES = 10
 N_UNITS = 4

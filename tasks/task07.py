@@ -7,8 +7,9 @@ and the log-likelihood by 5,000. With --init_from all start from the weights of 
     python tasks/task07.py [--epochs 50] [--init_from DIR] [--smoke]
 """
 
-from iwae_tf import cli, plots, results
+from iwae_tf import cli, plots
 from iwae_tf.errors import check_at_least
+from iwae_tf.runs import results
 
 BUDGET = 64
 MIXTURE = 0.5  # weight of the ELBO in the combination

@@ -12,7 +12,8 @@ rest stay at the posterior mean of one image.
 import numpy as np
 
 import iwae_tf
-from iwae_tf import cli, plots, results
+from iwae_tf import cli, plots
+from iwae_tf.runs import results
 
 MODELS = ("vae60", "tvae_affine", "tvae_tps")
 # MNIST, 50 epochs of AdaDelta: github.com/XavierXiao/IWAE-with-Transformation.

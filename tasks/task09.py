@@ -11,7 +11,8 @@ simulated images; `--scorer importance` does without.
 import numpy as np
 
 import iwae_tf
-from iwae_tf import cli, config, plots, results
+from iwae_tf import cli, plots
+from iwae_tf.runs import config, results
 
 N_FLOWS = (0, 8)
 N_IMAGES = 10

@@ -9,7 +9,9 @@ the inactive units are worth is seen by scoring without them, on the first test 
 """
 
 import iwae_tf
-from iwae_tf import cli, plots, records, results
+from iwae_tf import cli, plots
+from iwae_tf.runs import results
+from iwae_tf.runs import run as records
 
 N_SCORED_AGAIN = 1000  # test images, without the inactive units
 

@@ -14,8 +14,10 @@ import itertools
 import numpy as np
 
 import iwae_tf
-from iwae_tf import cli, plots, records, results
-from iwae_tf.progress import Progress
+from iwae_tf import cli, plots
+from iwae_tf.runs import results
+from iwae_tf.runs import run as records
+from iwae_tf.runs.progress import Progress
 
 GROUPS = 8
 ROWS = ("iwae_elbo", "dreg", "piwae", "miwae")

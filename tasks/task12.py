@@ -10,8 +10,10 @@ of the training images, the last, is held out and scored, also while a model tra
 import itertools
 
 import iwae_tf
-from iwae_tf import cli, plots, records, results
-from iwae_tf.progress import clock
+from iwae_tf import cli, plots
+from iwae_tf.runs import results
+from iwae_tf.runs import run as records
+from iwae_tf.runs.progress import clock
 
 RECIPES = {
     "fast": {},

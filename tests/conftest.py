@@ -44,7 +44,7 @@ def tiny(_pool):
 
 def build(stochastic_layers, image_shape, n_latent, seed):
     # Here, so that tests which do without TensorFlow do not wait for it.
-    from iwae_tf import zoo
+    from iwae_tf.models import zoo
 
     model = zoo.burda(
         image_shape,

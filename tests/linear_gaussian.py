@@ -27,7 +27,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from iwae_tf import randomness
-from iwae_tf.posteriors import GaussianChain, flatten
+from iwae_tf.models.posteriors import GaussianChain, flatten
 
 tfd = tfp.distributions
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from iwae_tf.config import Config
+from iwae_tf.runs.config import Config
 
 ROOT = Path(__file__).resolve().parents[1]
 MAIN = [sys.executable, str(ROOT / "main.py")]

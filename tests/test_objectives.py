@@ -13,7 +13,8 @@ from linear_gaussian import LinearGaussian, exact_posterior
 from iwae_tf import randomness
 from iwae_tf.draws import Draws
 from iwae_tf.errors import UsageError
-from iwae_tf.model import IWAE
+from iwae_tf.models.iwae import IWAE
+from iwae_tf.models.posteriors import flatten
 from iwae_tf.objectives import (
     Objective,
     iwae_elbo,
@@ -22,7 +23,6 @@ from iwae_tf.objectives import (
     vae_elbo_kl,
     value_and_gradients,
 )
-from iwae_tf.posteriors import flatten
 
 SEED = randomness.seed_of(3)
 ROWS = table()

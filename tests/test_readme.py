@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import iwae_tf
-from iwae_tf.config import Config
+from iwae_tf.runs.config import Config
 
 ROOT = Path(__file__).parents[1]
 

@@ -1,0 +1,26 @@
+"""Where observations come from, and how they reach a model."""
+
+import lazy_loader
+
+# Imported when first used: `datasets` finds out what is there without TensorFlow.
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submodules=("datasets", "pipeline"),
+    submod_attrs={
+        "datasets": ("Images", "load"),
+        "pipeline": (
+            "BINARIZATIONS",
+            "TEST_SEED",
+            "Sets",
+            "binarize",
+            "contexts_of",
+            "grey",
+            "mean_image",
+            "sets_of",
+            "sha256",
+            "spread",
+            "steps_of_epoch",
+            "training_batches",
+        ),
+    },
+)

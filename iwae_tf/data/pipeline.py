@@ -1,0 +1,298 @@
+"""Binarisation and the input pipeline, whose state is the step alone."""
+
+import hashlib
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from iwae_tf import randomness
+from iwae_tf.data import datasets
+from iwae_tf.errors import UsageError
+
+BINARIZATIONS = ("dynamic", "threshold", "none")
+TEST_SEED = 20160509  # test images are binarised once, alike in every run
+
+
+class Sets(NamedTuple):
+    """What a model is trained on and what it is scored on.
+
+    Attributes:
+      x_train: grey images [n, height, width, channels].
+      x_test: binary images [m, height, width, channels].
+      context_train: y of a conditional model, float32 [n, c], or None.
+      context_test: the same, [m, c].
+    """
+
+    x_train: np.ndarray
+    x_test: np.ndarray
+    context_train: np.ndarray | None = None
+    context_test: np.ndarray | None = None
+
+    @property
+    def n_context(self) -> int:
+        """Size of the contexts, 0 without."""
+        return 0 if self.context_train is None else self.context_train.shape[1]
+
+
+def sets_of(
+    images: datasets.Images,
+    binarization: str,
+    conditional: bool = False,
+    validation: int = 0,
+) -> Sets:
+    """A data set as a run uses it, its test images binarised alike in every run.
+
+    Args:
+      images: the data set.
+      binarization: see `binarize`.
+      conditional: whether its labels become contexts.
+      validation: number of training images, the last, to hold out and to take for the
+        test images.
+
+    Raises:
+      UsageError: if none are left to train on, or one to test; see `contexts_of`.
+    """
+    if validation:
+        images = _with_validation(images, validation)
+    if len(images.x_test) < 2:
+        raise UsageError(
+            f"{'validation' if validation else 'x_test'}: must be at least 2 images, "
+            f"got {len(images.x_test)}"
+        )
+    x_test = binarize(images.x_test, binarization, TEST_SEED).numpy()
+    contexts = contexts_of(images.y_train, images.y_test) if conditional else ()
+    return Sets(images.x_train, x_test, *contexts)
+
+
+def _with_validation(images, n):
+    n_train = len(images.x_train) - n
+    if n_train < 1:
+        raise UsageError(
+            "validation: must be less than the number of training images, "
+            f"{len(images.x_train)}, got {n}"
+        )
+    x, y = images.x_train, images.y_train
+    return images._replace(
+        x_train=x[:n_train],
+        x_test=x[n_train:],
+        y_train=None if y is None else y[:n_train],
+        y_test=None if y is None else y[n_train:],
+    )
+
+
+def grey(x: np.ndarray | tf.Tensor) -> tf.Tensor:
+    """Images as float32 in 0..1; uint8 is divided by 255.
+
+    Raises:
+      UsageError: for an array of another type with values that are not in 0..1.
+    """
+    return tf.cast(x, tf.float32) / _white(x)
+
+
+def _white(x):
+    if x.dtype == np.uint8:
+        return 255.0
+    if isinstance(x, np.ndarray) and x.size and not 0 <= x.min() <= x.max() <= 1:
+        raise UsageError(
+            f"x: must be uint8 in 0..255 or in 0..1, got {x.dtype} from {x.min():g} to "
+            f"{x.max():g}"
+        )
+    return 1.0
+
+
+def mean_image(x: np.ndarray) -> np.ndarray:
+    """The mean of images [n, ...] in 0..1, without a float copy of them all.
+
+    Raises:
+      UsageError: see `grey`.
+    """
+    return np.mean(x, axis=0) / _white(x)
+
+
+def binarize(
+    x: np.ndarray | tf.Tensor, mode: str = "dynamic", seed: int | tf.Tensor = 0
+) -> tf.Tensor:
+    """Makes images binary.
+
+    Args:
+      x: images, uint8 0..255 or float 0..1, any shape.
+      mode: `dynamic` draws each pixel from a Bernoulli with the grey value as its
+        mean, `threshold` is 1 from grey value 0.5 up, `none` keeps grey values.
+      seed: an integer or [2]; of the dynamic mode.
+
+    Returns:
+      x: float32, same shape.
+
+    Raises:
+      UsageError: for an unknown mode.
+    """
+    _check_mode(mode)
+    x = grey(x)
+    if mode == "dynamic":
+        return tf.cast(
+            randomness.uniform(tf.shape(x), randomness.seed_of(seed)) < x, tf.float32
+        )
+    if mode == "threshold":
+        return tf.cast(x >= 0.5, tf.float32)
+    return x
+
+
+def _check_mode(mode):
+    if mode not in BINARIZATIONS:
+        raise UsageError(
+            f"binarization: must be one of {', '.join(BINARIZATIONS)}, got {mode!r}"
+        )
+
+
+def contexts_of(
+    y_train: np.ndarray | None, y_test: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Labels as contexts of a conditional model: one column per training label.
+
+    Args:
+      y_train: labels [n], or None.
+      y_test: labels [m], or None.
+
+    Returns:
+      context_train: float32 [n, c], 1 in the column of the label, in rising order.
+      context_test: the same of the test labels, [m, c].
+
+    Raises:
+      UsageError: if there are no labels, or a test label is in no training image.
+    """
+    if y_train is None or y_test is None:
+        raise UsageError("conditional: needs a data set with labels, got one without")
+    classes = np.unique(y_train)
+    unseen = np.setdiff1d(y_test, classes)
+    if len(unseen):
+        raise UsageError(
+            "y_test: must have labels of y_train only, got "
+            f"{', '.join(map(str, unseen[:5].tolist()))}"
+        )
+    return tuple((y[:, None] == classes).astype(np.float32) for y in (y_train, y_test))
+
+
+def spread(n: int, n_chosen: int) -> np.ndarray:
+    """The places of images that are spread evenly over n, the first and last included.
+
+    Args:
+      n: number of images.
+      n_chosen: how many are wanted.
+
+    Returns:
+      places: of n_chosen images, or of all where there are no more, rising.
+    """
+    return np.linspace(0, n - 1, min(n_chosen, n)).astype(int)
+
+
+def steps_of_epoch(n_images: int, batch_size: int) -> tuple[int, int]:
+    """How an epoch is cut into optimizer steps and steps into executions.
+
+    Executions must be of one size. So an epoch has the most batches, and an execution
+    the most steps up to 50, for which that works out: a number of steps without a
+    divisor from 25 to 50 is lowered to the next that has one.
+
+    Args:
+      n_images: in the training set.
+      batch_size: b.
+
+    Returns:
+      steps_per_epoch: optimizer steps.
+      steps_per_execution: a divisor of it.
+
+    Raises:
+      UsageError: if there are fewer images than a batch.
+    """
+    if not 1 <= batch_size <= n_images:
+        raise UsageError(
+            f"batch_size: must be from 1 to the number of training images, {n_images}, "
+            f"got {batch_size}"
+        )
+    most = n_images // batch_size
+    if most <= 50:
+        return most, most
+    return next(
+        (steps, size)
+        for steps in range(most, 0, -1)
+        for size in range(50, 24, -1)
+        if steps % size == 0
+    )
+
+
+def training_batches(
+    x: np.ndarray,
+    batch_size: int,
+    seed: int,
+    first_step: int = 0,
+    binarization: str = "dynamic",
+    context: np.ndarray | None = None,
+) -> tf.data.Dataset:
+    """An endless stream of training batches, each a function of its step alone.
+
+    Every epoch has its own order, and every visit of an image its own binarisation.
+    The images at the end of the order that do not fit into the steps of the epoch,
+    see `steps_of_epoch`, sit it out.
+
+    Args:
+      x: images [n, height, width, channels], uint8 0..255 or float 0..1.
+      batch_size: b.
+      seed: of order and binarisation.
+      first_step: the step of the first batch, counted from 0 at the start of the
+        first epoch.
+      binarization: see `binarize`.
+      context: y of every image, [n, c], of a conditional model.
+
+    Returns:
+      batches: each float32 [b, height, width, channels], with its context [b, c] if
+        there is one.
+
+    Raises:
+      UsageError: if there are fewer images than a batch, for an unknown mode, or see
+        `grey`.
+    """
+    # Inside `map` these errors would be wrapped.
+    _check_mode(binarization)
+    _white(x)
+    steps_per_epoch, _ = steps_of_epoch(len(x), batch_size)
+    first_epoch, n_skipped = divmod(first_step, steps_per_epoch)
+    with tf.device("CPU"):
+        images = tf.constant(x)
+        contexts = None if context is None else tf.constant(context)
+
+    def order(epoch):
+        shuffled = tf.random.experimental.stateless_shuffle(
+            tf.range(len(x)),
+            randomness.seed_of(seed, randomness.ORDER, epoch),
+            alg="philox",
+        )[: steps_per_epoch * batch_size]
+        return tf.data.Dataset.from_tensor_slices(
+            tf.reshape(shuffled, [steps_per_epoch, batch_size])
+        )
+
+    def batch(step, indices):
+        binary = binarize(
+            tf.gather(images, indices),
+            binarization,
+            randomness.seed_of(seed, randomness.BINARIZE, step),
+        )
+        return binary if contexts is None else (binary, tf.gather(contexts, indices))
+
+    # The thread that tunes sleeps ever longer, and an iterator's end waits for it.
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return (
+        tf.data.Dataset.range(first_epoch, np.iinfo(np.int32).max)
+        .flat_map(order)
+        .skip(n_skipped)
+        .enumerate(first_step)
+        .map(batch, num_parallel_calls=tf.data.AUTOTUNE)
+        .prefetch(tf.data.AUTOTUNE)
+        .with_options(options)
+    )
+
+
+def sha256(x: np.ndarray | tf.Tensor) -> str:
+    """The SHA-256 of images: of their shape and their float32 bytes."""
+    x = np.ascontiguousarray(x, dtype="<f4")
+    return hashlib.sha256(repr(x.shape).encode() + x.tobytes()).hexdigest()

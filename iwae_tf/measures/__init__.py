@@ -1,0 +1,14 @@
+"""What is asked of a trained model: likelihood, posterior, units, gradients."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submodules=(
+        "annealing",
+        "batches",
+        "inspection",
+        "likelihood",
+        "units",
+    ),
+)

@@ -1,0 +1,478 @@
+"""Annealed importance sampling by Hamiltonian Monte Carlo, forward and in reverse.
+
+Chains go from a start density q0, the prior or q(z|x), to p(z|x) through densities
+proportional to f_t(z) = q0(z)^(1 - beta_t) p(x, z)^beta_t. They yield log-weights
+[chains, b], which are looked at as any others. On images that the model itself made,
+chains also go back, from the latents that made them: forward ones bound log p(x) from
+below and those from above, and the gap between the bounds certifies both.
+"""
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from iwae_tf import randomness
+from iwae_tf.errors import UsageError, check_at_least
+from iwae_tf.measures import batches
+from iwae_tf.models.posteriors import GaussianChain, flatten
+from iwae_tf.runs.config import AIS_SCHEDULES, AIS_STARTS
+from iwae_tf.weights import effective_sample_size, log_mean_exp
+
+_FIRST_STEP = 0.5  # of the leapfrog, in standard deviations of a latent
+_WARM_UP = 20  # transitions before step sizes are noted
+_GAIN = 0.3  # of a step size's logarithm, for each unit of acceptance too much
+
+
+def temperatures(n: int, schedule: str = "linear") -> np.ndarray:
+    """The inverse temperatures 0 = beta_0 < ... < beta_n = 1.
+
+    Args:
+      n: number of steps.
+      schedule: `linear`, or `sigmoidal`, which is slow at both ends.
+
+    Returns:
+      betas: [n + 1].
+
+    Raises:
+      UsageError: for another schedule or no step.
+
+    Reference:
+      Wu et al. 2017, On the quantitative analysis of decoder-based generative models,
+      arXiv:1611.04273.
+    """
+    if schedule not in AIS_SCHEDULES:
+        raise UsageError(
+            f"schedule: must be one of {', '.join(AIS_SCHEDULES)}, got {schedule!r}"
+        )
+    check_at_least(1, n_temperatures=n)
+    t = np.linspace(0, 1, n + 1)
+    if schedule == "linear":
+        return t
+    values = 1 / (1 + np.exp(-4 * (2 * t - 1)))
+    return (values - values[0]) / (values[-1] - values[0])
+
+
+class Annealed(NamedTuple):
+    """What c chains of each of n images have found.
+
+    Attributes:
+      log_w: log-weights, [c, n], nats. Forward, the mean of exp(log_w) is p(x) in
+        expectation; in reverse, that of exp(-log_w) is 1 / p(x).
+      acceptance: share of accepted transitions, [n]; NaN where there was none.
+    """
+
+    log_w: np.ndarray
+    acceptance: np.ndarray
+
+    @property
+    def lower(self) -> np.ndarray:
+        """Of forward chains: an estimate of log p(x), below it on average, [n]."""
+        return log_mean_exp(self.log_w).numpy()
+
+    @property
+    def upper(self) -> np.ndarray:
+        """Of reverse chains: an estimate of log p(x), above it on average, [n]."""
+        return -log_mean_exp(-self.log_w).numpy()
+
+    @property
+    def ess(self) -> np.ndarray:
+        """Effective sample size of the weights of forward chains, [n], from 1 to c."""
+        return effective_sample_size(self.log_w).numpy()
+
+
+class Certificate(NamedTuple):
+    """What chains in both directions have found on images that the model made.
+
+    Attributes:
+      forward: from q0, [c, n].
+      reverse: from the latents that made the images, [c, n].
+    """
+
+    forward: Annealed
+    reverse: Annealed
+
+    @property
+    def gap(self) -> np.ndarray:
+        """Upper bound less lower bound, [n], nats: log p(x) is between on average."""
+        return self.reverse.upper - self.forward.lower
+
+
+class Annealer:
+    """Chains of one model, with a Hamiltonian transition at each temperature.
+
+    Every transition starts from fresh results of the kernel: old ones hold density and
+    gradient at the temperature before. Step sizes are in units of the latents' standard
+    deviations, between those of q0 and q(z|x), one for each image and temperature.
+    They are tuned by chains of their own: tuned by the chains that are weighed, they
+    would be a function of those chains' past.
+
+    Reference:
+      Neal 2001, Annealed importance sampling, Statistics and Computing 11; Wu et al.
+      2017, arXiv:1611.04273.
+    """
+
+    def __init__(
+        self,
+        model,
+        n_chains: int = 16,
+        n_temperatures: int = 500,
+        n_leapfrog: int = 5,
+        schedule: str = "linear",
+        start: str = "posterior",
+        acceptance: float = 0.65,
+        jit_compile: bool = True,
+    ):
+        """Chooses the path.
+
+        Args:
+          model: an `iwae_tf.model.IWAE`.
+          n_chains: chains of each image.
+          n_temperatures: steps from q0 to p(z|x); with one, chains are draws of q0.
+          n_leapfrog: leapfrog steps of a transition.
+          schedule: see `temperatures`.
+          start: what q0 is: `prior`, or `posterior`: q(z|x), with flows in the
+            coordinates before them, where q0 is Gaussian and p(x, z) has their log-det.
+          acceptance: share of accepted transitions that step sizes are tuned to.
+          jit_compile: whether XLA compiles a transition.
+
+        Raises:
+          UsageError: for a value that breaks a rule.
+        """
+        if start not in AIS_STARTS:
+            raise UsageError(
+                f"start: must be one of {', '.join(AIS_STARTS)}, got {start!r}"
+            )
+        check_at_least(1, n_chains=n_chains, n_leapfrog=n_leapfrog)
+        if not 0 < acceptance < 1:
+            raise UsageError(f"acceptance: must be between 0 and 1, got {acceptance}")
+        self.model, self.start = model, start
+        self.n_chains, self.n_leapfrog = n_chains, n_leapfrog
+        self.acceptance = acceptance
+        self.betas = temperatures(n_temperatures, schedule).astype(np.float32)
+        self._through_flow = start == "posterior" and model.posterior.n_flows > 0
+        self._begin, self._begin_at, self._log_ratio, self._transition = (
+            tf.function(function, jit_compile=jit_compile)
+            for function in (
+                self._begin,
+                self._begin_at,
+                self._log_ratio,
+                self._transition,
+            )
+        )
+
+    @property
+    def n_transitions(self) -> tuple[int, int]:
+        """Transitions of `step_sizes`, and of `forward` or `reverse`."""
+        n = len(self.betas) - 2
+        return (n + _WARM_UP if n else 0), n
+
+    def step_sizes(
+        self,
+        x: tf.Tensor,
+        seed: tf.Tensor,
+        context: tf.Tensor | None = None,
+        on_transition: Callable[[], None] = lambda: None,
+    ) -> np.ndarray:
+        """Step sizes under which so many transitions are accepted as wanted.
+
+        Args:
+          x: images [b, height, width, channels].
+          seed: [2].
+          context: [b, c], of a conditional model.
+          on_transition: called after each.
+
+        Returns:
+          sizes: of the transitions at beta_1, ..., [t, b], in standard deviations.
+        """
+        z = self._begin(x, context, randomness.seed_of(seed, 0))
+        inner = self.betas[1:-1]
+        path = np.concatenate([np.repeat(inner[:1], _WARM_UP), inner])
+        sizes = [np.full(len(x), _FIRST_STEP, np.float32)]
+        for t, beta in enumerate(path if len(inner) else (), 1):
+            t = np.int32(t)
+            z, _, share = self._transition(z, x, context, beta, sizes[-1], seed, t)
+            excess = share.numpy() - self.acceptance
+            sizes.append(sizes[-1] * np.exp(_GAIN * excess))
+            on_transition()
+        return np.stack(sizes)[_WARM_UP:-1]
+
+    def forward(
+        self,
+        x: tf.Tensor,
+        sizes: np.ndarray,
+        seed: tf.Tensor,
+        context: tf.Tensor | None = None,
+        on_transition: Callable[[], None] = lambda: None,
+    ) -> Annealed:
+        """Chains from q0 to p(z|x).
+
+        Args:
+          x: images [b, height, width, channels].
+          sizes: see `step_sizes`.
+          seed: [2].
+          context: [b, c], of a conditional model.
+          on_transition: called after each.
+
+        Returns:
+          annealed: of b images.
+        """
+        z = self._begin(x, context, randomness.seed_of(seed, 0))
+        order = range(1, len(self.betas) - 1)
+        return self._anneal(z, order, x, sizes, seed, context, on_transition)
+
+    def reverse(
+        self,
+        x: tf.Tensor,
+        zs: tuple[tf.Tensor, ...],
+        sizes: np.ndarray,
+        seed: tf.Tensor,
+        context: tf.Tensor | None = None,
+        on_transition: Callable[[], None] = lambda: None,
+    ) -> Annealed:
+        """Chains from draws of p(z|x) to q0.
+
+        Args:
+          x: images [b, height, width, channels].
+          zs: tuple of latents, bottom-up, each [b, d]: drawn from p(z|x).
+          sizes: see `step_sizes`.
+          seed: [2].
+          context: [b, c], of a conditional model.
+          on_transition: called after each.
+
+        Returns:
+          annealed: of b images.
+
+        Reference:
+          Grosse et al. 2015, Sandwiching the marginal likelihood using bidirectional
+          Monte Carlo, arXiv:1511.02543.
+        """
+        z = self._begin_at(tuple(zs), x, context)
+        order = range(len(self.betas) - 2, 0, -1)
+        return self._anneal(z, order, x, sizes, seed, context, on_transition)
+
+    def _anneal(self, z, order, x, sizes, seed, context, on_transition):
+        """Chains from z through the temperatures of that order.
+
+        They meet the ratio f_n / f_0 first at the temperature they come from: forward
+        beta_0, in reverse beta_n.
+        """
+        is_forward = order.step > 0
+        steps = np.diff(self.betas)
+        log_ratio = self._log_ratio(z, x, context)
+        log_w = steps[0 if is_forward else -1] * log_ratio
+        shares = []
+        for t in order:
+            z, log_ratio, share = self._transition(
+                z, x, context, self.betas[t], sizes[t - 1], seed, np.int32(t)
+            )
+            log_w += steps[t if is_forward else t - 1] * log_ratio
+            shares.append(share)
+            on_transition()
+        share = np.mean(shares, axis=0) if shares else np.full(len(x), np.nan)
+        return Annealed(log_w.numpy(), share)
+
+    def _begin(self, x, context, seed):
+        """Draws of q0, [c, b, all latents]."""
+        posterior, generator = self.model.posterior, self.model.generator
+        if self.start == "posterior":
+            zs, _ = GaussianChain.draw(posterior, x, self.n_chains, seed, context)
+            return tf.concat(zs, axis=-1)
+        b = x.shape[0]
+        if context is not None:
+            context = tf.tile(context, [self.n_chains, 1])
+        zs = generator.sample_latents(self.n_chains * b, seed, context)
+        return tf.reshape(tf.concat(zs, axis=-1), [self.n_chains, b, -1])
+
+    def _begin_at(self, zs, x, context):
+        """The same latents for every chain, [c, b, all latents]."""
+        z = tf.concat(zs, axis=-1)
+        if self._through_flow:
+            posterior = self.model.posterior
+            z = posterior.flow.inverse(z, posterior.features_of(x, context))
+        return tf.tile(z[tf.newaxis], [self.n_chains, 1, 1])
+
+    def _densities(self, x, context):
+        """A function from z [c, b, all latents] to log f_0 and log f_n - log f_0."""
+        posterior, generator = self.model.posterior, self.model.generator
+        # Both here and not below, in what every leapfrog step calls.
+        first = posterior.conditional(0, flatten(x), context)
+        features = posterior.features_of(x, context) if self._through_flow else None
+
+        def log_q(zs):
+            others = (
+                posterior.conditional(level, below, context)
+                for level, below in enumerate(zs[:-1], 1)
+            )
+            layers = zip((first, *others), zs, strict=True)
+            return sum(q.log_prob(z) for q, z in layers)
+
+        def densities(z):
+            zs = tuple(tf.split(z, posterior.n_latent, axis=-1))
+            if self.start == "prior":
+                log_px, log_pz = generator.log_joint(x, zs, context)
+                return log_pz, log_px
+            log_q0, log_det = log_q(zs), 0.0
+            if self._through_flow:
+                z, log_det = posterior.flow.forward_and_log_det(z, features)
+                zs = (z,)
+            log_joint = sum(generator.log_joint(x, zs, context))
+            return log_q0, log_joint + log_det - log_q0
+
+        return densities
+
+    def _log_ratio(self, z, x, context):
+        return self._densities(x, context)(z)[1]
+
+    def _scale(self, x, context, beta):
+        """Standard deviations of the latents of f_t, roughly, [b, all latents]."""
+        posterior = self.model.posterior
+        below, scales = flatten(x), []
+        for level in range(len(posterior.n_latent)):
+            q = posterior.conditional(level, below, context)
+            below = q.mean()
+            scales.append(q.stddev())
+        scale = tf.concat(scales, axis=-1)
+        if self.start == "posterior":
+            return scale
+        return tf.math.rsqrt(1 - beta + beta / tf.square(scale))
+
+    def _transition(self, z, x, context, beta, size, seed, t):
+        """One transition that keeps f_t.
+
+        Returns:
+          z: [c, b, all latents].
+          log_ratio: log f_n - log f_0 there, [c, b].
+          share: of accepted chains, [b].
+        """
+        densities = self._densities(x, context)
+
+        def log_density(z):
+            start, ratio = densities(z)
+            return start + beta * ratio
+
+        step = size[:, tf.newaxis] * self._scale(x, context, beta)
+        kernel = tfp.mcmc.HamiltonianMonteCarlo(log_density, step, self.n_leapfrog)
+        z, results = kernel.one_step(
+            z, kernel.bootstrap_results(z), seed=randomness.seed_of(seed, t)
+        )
+        share = tf.reduce_mean(tf.cast(results.is_accepted, tf.float32), axis=0)
+        return z, densities(z)[1], share
+
+
+def log_likelihood(
+    annealer: Annealer,
+    x: np.ndarray,
+    batch_size: int = 50,
+    seed: int = 123,
+    context: np.ndarray | None = None,
+    directory: Path | None = None,
+    on_progress: Callable[[float], None] = lambda n_images: None,
+) -> Annealed:
+    """Anneals images, batch by batch.
+
+    Args:
+      annealer: of the model.
+      x: binary images [n, height, width, channels].
+      batch_size: images that are annealed at once.
+      seed: of the noise.
+      context: y of every image, [n, c], of a conditional model.
+      directory: keeps the result of each batch, and gives it back to the same call; by
+        default nothing is kept. Whatever else is annealed needs another directory.
+      on_progress: called with the number of images done, a batch's in fractions.
+
+    Returns:
+      annealed: of n images.
+
+    Raises:
+      UsageError: for a number out of range; see `batches.checked` too.
+    """
+    x, context = batches.checked(annealer.model, x, context)
+    (forward,) = _stream(
+        annealer, x, None, batch_size, seed, context, directory, on_progress
+    )
+    return forward
+
+
+def certify(
+    annealer: Annealer,
+    n_images: int,
+    batch_size: int = 50,
+    seed: int = 123,
+    context: np.ndarray | None = None,
+    directory: Path | None = None,
+    on_progress: Callable[[float], None] = lambda n_images: None,
+) -> Certificate:
+    """Bounds log p(x) from both sides, of images drawn from the model.
+
+    Args:
+      annealer: of the model.
+      n_images: n.
+      batch_size: images that are annealed at once.
+      seed: of the images and the noise.
+      context: [n, c], of a conditional model.
+      directory: see `log_likelihood`.
+      on_progress: see `log_likelihood`.
+
+    Returns:
+      certificate: of n images.
+
+    Raises:
+      UsageError: for a number out of range.
+
+    Reference:
+      Grosse et al. 2015, arXiv:1511.02543.
+    """
+    check_at_least(1, n_images=n_images)
+    model, seed = annealer.model, randomness.seed_of(seed, randomness.ANNEAL)
+    x = model.sample(n_images, seed, context)[0].numpy()
+    # The latents of these images: one seed, one noise.
+    zs = model.generator.sample_latents(n_images, seed, context)
+    zs = [z.numpy() for z in zs]
+    return Certificate(
+        *_stream(annealer, x, zs, batch_size, seed, context, directory, on_progress)
+    )
+
+
+def _stream(annealer, x, zs, batch_size, seed, context, directory, on_progress):
+    """Forward chains of every image and, where there are zs, those in reverse."""
+
+    def anneal(first, n_own, places):
+        images, contexts = batches.at(places, x, context)
+        directions = _anneal_batch(
+            annealer,
+            images,
+            zs and [z[places] for z in zs],
+            randomness.seed_of(seed, randomness.ANNEAL, first),
+            contexts,
+            lambda share: on_progress(first + share * n_own),
+        )
+        parts = (np.stack(part)[..., :n_own] for part in zip(*directions, strict=True))
+        return dict(zip(Annealed._fields, parts, strict=True))
+
+    values = batches.run(len(x), batch_size, anneal, directory)
+    return [Annealed(*parts) for parts in zip(*values.values(), strict=True)]
+
+
+def _anneal_batch(annealer, x, zs, seed, context, on_progress):
+    n_tuning, n = annealer.n_transitions
+    total = n_tuning + (2 if zs else 1) * n
+    count = itertools.count(1)
+
+    def on_transition():
+        on_progress(next(count) / total)
+
+    def part(chains, number, *args):
+        return chains(
+            x, *args, randomness.seed_of(seed, number), context, on_transition
+        )
+
+    sizes = part(annealer.step_sizes, 0)
+    directions = [part(annealer.forward, 1, sizes)]
+    if zs:
+        directions.append(part(annealer.reverse, 2, zs, sizes))
+    return directions

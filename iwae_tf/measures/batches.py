@@ -1,0 +1,95 @@
+"""Values of images, computed batch by batch and kept on disk as they come."""
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from iwae_tf.errors import UsageError, check_at_least
+from iwae_tf.runs.run import read_arrays, write_arrays
+
+
+def run(
+    n: int,
+    batch_size: int,
+    compute: Callable[[int, int, np.ndarray], dict[str, np.ndarray]],
+    directory: Path | None = None,
+) -> dict[str, np.ndarray]:
+    """Computes the values of n images, or reads those that an earlier start kept.
+
+    Args:
+      n: number of images.
+      batch_size: images of a batch; n where that is fewer.
+      compute: a function of the place of a batch's first image, of how many images are
+        its own, and of the places of all, [batch_size]: the last batch is filled up, so
+        that one shape is compiled. It gives named values [..., images of its own].
+      directory: keeps a file for each batch, which counts as none where it is damaged;
+        None keeps nothing.
+
+    Returns:
+      values: named, [..., n].
+
+    Raises:
+      UsageError: without images, or for batches without any.
+    """
+    check_at_least(1, **{"number of images": n}, batch_size=batch_size)
+    batch_size = min(batch_size, n)
+    if directory is not None:
+        directory.mkdir(parents=True, exist_ok=True)
+    parts = []
+    for first in range(0, n, batch_size):
+        path = directory and directory / f"{first:06}.npz"
+        if path:
+            with contextlib.suppress(UsageError):
+                parts.append(read_arrays(path))
+                continue
+        places = np.minimum(np.arange(first, first + batch_size), n - 1)
+        part = compute(first, min(batch_size, n - first), places)
+        parts.append(part)
+        if path:
+            write_arrays(path, **part)
+    return {
+        name: np.concatenate([part[name] for part in parts], axis=-1)
+        for name in parts[0]
+    }
+
+
+def checked(
+    model, x: np.ndarray, context: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Images and their contexts, as arrays.
+
+    Args:
+      model: its generator may have a `pixel_range`.
+      x: images [n, height, width, channels].
+      context: y of every image, [n, c], or None.
+
+    Raises:
+      UsageError: for values out of range, or other than one context for each image.
+    """
+    x = np.asarray(x)
+    limits = getattr(getattr(model, "generator", None), "pixel_range", None)
+    if limits and x.size and not (x.min() >= limits[0] and x.max() <= limits[1]):
+        raise UsageError(
+            f"x: must be in {limits[0]}..{limits[1]}, got {x.min():g} to {x.max():g}"
+        )
+    if context is None:
+        return x, None
+    context = np.asarray(context)
+    if len(context) != len(x):
+        raise UsageError(
+            f"context: must be one for each of {len(x)} images, got {len(context)}"
+        )
+    return x, context
+
+
+def at(
+    places: np.ndarray | slice, *arrays: np.ndarray | None
+) -> tuple[tf.Tensor | None, ...]:
+    """Float32 rows of arrays at some places; None stays None."""
+    return tuple(
+        None if whole is None else tf.constant(np.asarray(whole)[places], tf.float32)
+        for whole in arrays
+    )

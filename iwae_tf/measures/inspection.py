@@ -1,0 +1,305 @@
+"""Looking at true posteriors: by importance weights, on a grid, along units.
+
+The functions take `Draws`, or a model with `log_joint(x, zs, context)`, and know
+nothing of networks.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from iwae_tf import randomness, weights
+from iwae_tf.draws import Draws
+from iwae_tf.errors import check_at_least
+from iwae_tf.measures import batches
+
+Limits = tuple[tuple[float, float], tuple[float, float]]
+
+
+def snis_mean(draws: Draws) -> tuple[tf.Tensor, ...]:
+    """The posterior mean by self-normalised importance sampling: sum_i w~_i z_i.
+
+    Args:
+      draws: of b images, k samples each.
+
+    Returns:
+      means: of every latent, bottom-up, [b, d].
+
+    Reference:
+      Owen 2013, Monte Carlo theory, methods and examples, section 9.2.
+    """
+    w_norm = weights.normalise(draws.log_w())[..., tf.newaxis]
+    return tuple(tf.reduce_sum(w_norm * z, axis=0) for z in draws.zs)
+
+
+def snis_covariance(draws: Draws) -> tuple[tf.Tensor, ...]:
+    """The posterior covariance by self-normalised importance sampling.
+
+    Args:
+      draws: of b images, k samples each.
+
+    Returns:
+      covariances: of every latent, bottom-up, [b, d, d], around `snis_mean`.
+    """
+    w_norm = weights.normalise(draws.log_w())
+    return tuple(
+        tf.einsum("kb,kbi,kbj->bij", w_norm, z - mean, z - mean)
+        for z, mean in zip(draws.zs, snis_mean(draws), strict=True)
+    )
+
+
+def snis_standard_error(draws: Draws) -> tuple[tf.Tensor, ...]:
+    """The standard error of `snis_mean`: root of sum_i w~_i^2 (z_i - mean)^2.
+
+    Args:
+      draws: of b images, k samples each.
+
+    Returns:
+      errors: of every latent, bottom-up, [b, d].
+
+    Reference:
+      Owen 2013, Monte Carlo theory, methods and examples, section 9.2.
+    """
+    w_norm = weights.normalise(draws.log_w())[..., tf.newaxis]
+    return tuple(
+        tf.sqrt(tf.reduce_sum(tf.square(w_norm * (z - mean)), axis=0))
+        for z, mean in zip(draws.zs, snis_mean(draws), strict=True)
+    )
+
+
+def posterior_means(
+    model,
+    x: np.ndarray,
+    n_samples: int = 100,
+    batch_size: int = 100,
+    seed: int = 123,
+    context: np.ndarray | None = None,
+    jit_compile: bool = True,
+    on_progress: Callable[[int], None] = lambda n_images: None,
+) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+    """`snis_mean` of many images, batch by batch.
+
+    Args:
+      model: has `draw(x, k, seed, context) -> Draws`.
+      x: binary images [n, height, width, channels].
+      n_samples: k.
+      batch_size: images that are looked at at once.
+      seed: of the noise.
+      context: y of every image, [n, c], of a conditional model.
+      jit_compile: whether XLA compiles the computation.
+      on_progress: called with the number of images done.
+
+    Returns:
+      means: of every latent, bottom-up, [n, d].
+      ess: effective sample sizes, [n].
+
+    Raises:
+      UsageError: without samples or images, or see `batches.checked`.
+    """
+    check_at_least(1, n_samples=n_samples)
+    x, context = batches.checked(model, x, context)
+
+    @tf.function(jit_compile=jit_compile)
+    def means_of(images, contexts, batch_seed):
+        draws = model.draw(images, n_samples, batch_seed, contexts)
+        return snis_mean(draws), weights.effective_sample_size(draws.log_w())
+
+    def look(first, n_own, places):
+        images, contexts = batches.at(places, x, context)
+        batch_seed = randomness.seed_of(seed, randomness.INSPECT, first)
+        means, ess = means_of(images, contexts, batch_seed)
+        on_progress(first + n_own)
+        of_layers = {f"z{i}": tf.transpose(mean) for i, mean in enumerate(means)}
+        values = {"ess": ess, **of_layers}
+        return {name: part[..., :n_own].numpy() for name, part in values.items()}
+
+    values = batches.run(len(x), batch_size, look)
+    ess = values.pop("ess")
+    return tuple(mean.T for mean in values.values()), ess
+
+
+def sir(draws: Draws, n: int, seed: int | tf.Tensor) -> tuple[tf.Tensor, ...]:
+    """Samples of the posterior by sampling importance resampling, with replacement.
+
+    All latents of a sample come from the same draw. The samples are of q(z|x)
+    resampled: close to p(z|x) where the effective sample size is large.
+
+    Args:
+      draws: of b images, k samples each.
+      n: samples per image.
+      seed: an integer, or [2].
+
+    Returns:
+      zs: of every latent, bottom-up, [n, b, d].
+
+    Reference:
+      Rubin 1988, Using the SIR algorithm to simulate posterior distributions,
+      Bayesian Statistics 3.
+    """
+    log_w = weights.check_log_w(draws.log_w())
+    chosen = tf.random.stateless_categorical(
+        tf.transpose(log_w), n, randomness.seed_of(seed), tf.int32
+    )
+    return tuple(
+        tf.transpose(
+            tf.gather(tf.transpose(z, [1, 0, 2]), chosen, batch_dims=1), [1, 0, 2]
+        )
+        for z in draws.zs
+    )
+
+
+class Grid(NamedTuple):
+    """A posterior over two latents, in n x n cells.
+
+    Attributes:
+      z1: centres of the columns, [n].
+      z2: centres of the rows, [n].
+      log_density: log p(z|x), normalised over the grid, [n, n], nats; z2 first.
+      log_px: log p(x) as far as the grid holds the mass, nats.
+    """
+
+    z1: np.ndarray
+    z2: np.ndarray
+    log_density: np.ndarray
+    log_px: float
+
+    @property
+    def cells(self) -> tuple[tf.Tensor]:
+        """The centres of the cells as latents of one image, ([n * n, 1, 2],)."""
+        return _cells(self.z1, self.z2)
+
+    @property
+    def probability(self) -> np.ndarray:
+        """Of each cell, [n, n]; sums to one."""
+        p = np.exp(self.log_density - self.log_density.max())
+        return p / p.sum()
+
+    def mean(self) -> np.ndarray:
+        """The posterior mean, [2]."""
+        p = self.probability
+        return np.array([p.sum(axis=0) @ self.z1, p.sum(axis=1) @ self.z2])
+
+    def covariance(self) -> np.ndarray:
+        """The posterior covariance, [2, 2]."""
+        p, (mean1, mean2) = self.probability, self.mean()
+        d1, d2 = self.z1 - mean1, self.z2 - mean2
+        across = d2 @ p @ d1
+        return np.array(
+            [[p.sum(axis=0) @ d1**2, across], [across, p.sum(axis=1) @ d2**2]]
+        )
+
+
+def _cells(z1, z2):
+    cells = np.stack(np.meshgrid(z1, z2), axis=-1)
+    return (tf.constant(cells.reshape(-1, 1, 2), tf.float32),)
+
+
+def posterior_on_grid(
+    model, x: np.ndarray, limits: Limits, n: int = 201, context=None
+) -> Grid:
+    """The true posterior p(z|x) of one image, where z has two dimensions.
+
+    Args:
+      model: has `log_joint(x, zs, context) -> log p(x, z)`, [k, b], nats.
+      x: one image [height, width, channels].
+      limits: ends of z1 and of z2.
+      n: cells along either.
+      context: y of the image, [c], of a conditional model.
+
+    Returns:
+      grid: of cells between the limits.
+
+    Raises:
+      ValueError: if the limits do not rise or there are no cells.
+    """
+    (low1, high1), (low2, high2) = limits
+    if not (low1 < high1 and low2 < high2):
+        raise ValueError(f"limits: must rise, got {limits}")
+    check_at_least(1, n=n)
+    step1, step2 = (high1 - low1) / n, (high2 - low2) / n
+    z1 = low1 + step1 * (np.arange(n) + 0.5)
+    z2 = low2 + step2 * (np.arange(n) + 0.5)
+    log_joint = model.log_joint(
+        tf.constant(np.asarray(x)[None], tf.float32),
+        _cells(z1, z2),
+        None if context is None else tf.constant(np.asarray(context)[None], tf.float32),
+    )
+    log_joint = log_joint.numpy().astype(np.float64)
+    log_area = np.log((high1 - low1) * (high2 - low2))
+    log_px = float(weights.log_mean_exp(log_joint)[0]) + log_area
+    return Grid(z1, z2, log_joint.reshape(n, n) - log_px, log_px)
+
+
+def limits_of_mass(
+    model,
+    x: np.ndarray,
+    context=None,
+    outside: float = 1e-4,
+    widest: float = 8.0,
+    n: int = 101,
+) -> Limits:
+    """The smallest box with nearly all of p(z|x) along either axis, and a rim.
+
+    Args:
+      model: see `posterior_on_grid`.
+      x: one image [height, width, channels].
+      context: y of the image, [c], of a conditional model.
+      outside: the mass along either axis that need not be in the box.
+      widest: where to look: from -widest to widest.
+      n: cells along either axis; looked at three times, each closer.
+
+    Returns:
+      limits: ends of z1 and of z2.
+    """
+    limits = ((-widest, widest), (-widest, widest))
+    for _ in range(3):
+        grid = posterior_on_grid(model, x, limits, n, context)
+        p = grid.probability
+        limits = tuple(
+            _middle(z, p.sum(axis=axis), outside)
+            for axis, z in enumerate((grid.z1, grid.z2))
+        )
+    return limits
+
+
+def _middle(z, p, outside):
+    """The ends of the mass, with one tenth or two cells to spare."""
+    cumulative = np.cumsum(p)
+    first, last = np.searchsorted(cumulative, (outside / 2, 1 - outside / 2))
+    low, high = z[first], z[min(last, len(z) - 1)]
+    rim = max(0.1 * (high - low), 2 * (z[1] - z[0]))
+    return float(low - rim), float(high + rim)
+
+
+def traverse(
+    model, zs: tuple[tf.Tensor, ...], unit: int, values: np.ndarray, context=None
+) -> np.ndarray:
+    """Mean images as one unit of the lowest latent moves and the others stay.
+
+    Args:
+      model: has a generator with `mean_image`, see `iwae_tf.model`.
+      zs: latents to start from, bottom-up, each [b, d].
+      unit: of `zs[0]`.
+      values: that it takes, [v].
+      context: [b, c], of a conditional model.
+
+    Returns:
+      means: pixel probabilities [v, b, height, width, channels].
+
+    Raises:
+      ValueError: if there is no such unit.
+    """
+    d = zs[0].shape[-1]
+    if not 0 <= unit < d:
+        raise ValueError(f"unit: must be from 0 to {d - 1}, got {unit}")
+    is_unit = tf.range(d) == unit
+    return np.stack(
+        [
+            model.generator.mean_image(
+                (tf.where(is_unit, tf.cast(value, tf.float32), zs[0]), *zs[1:]), context
+            ).numpy()
+            for value in values
+        ]
+    )

@@ -1,0 +1,294 @@
+"""Test log-likelihood by importance sampling, and the statistics of gradients.
+
+The first is streamed over samples and images, the second over draws.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from iwae_tf import randomness
+from iwae_tf.errors import UsageError, check_at_least
+from iwae_tf.measures import batches
+from iwae_tf.objectives import Objective, row, value_and_gradients
+from iwae_tf.weights import StreamingLogMeanExp, jackknife
+
+LADDER = (1, 5, 50, 500, 1000, 5000)
+
+
+class Likelihood(NamedTuple):
+    """What scoring found, for each of n images.
+
+    Attributes:
+      log_px: importance sampling estimate of log p(x), [n], nats.
+      ess: effective sample size of the weights, [n], from 1 to n_samples.
+      log_px_given_z: E_q log p(x|z), [n], nats; the ELBO is this minus `kl`.
+      kl: E_q log q(z|x) - log p(z), [n], nats.
+      bounds: for each k, the importance weighted bound, [n], nats, estimated from
+        all complete groups of k among the same samples.
+      jackknife: for orders 1 and 2, the estimate of log p(x) that `weights.jackknife`
+        makes of the same samples, [n], nats; empty where it was not asked for.
+    """
+
+    log_px: np.ndarray
+    ess: np.ndarray
+    log_px_given_z: np.ndarray
+    kl: np.ndarray
+    bounds: dict[int, np.ndarray]
+    jackknife: dict[int, np.ndarray]
+
+    @property
+    def mean(self) -> float:
+        """Mean of `log_px` over the images, nats per image."""
+        return float(np.mean(self.log_px))
+
+    @property
+    def standard_error(self) -> float:
+        """Standard error of `mean` over the images, nats; NaN for one image."""
+        return standard_error(self.log_px)
+
+    @property
+    def scoring_error(self) -> float:
+        """Standard deviation of `mean` over scoring seeds, the images held, nats.
+
+        The variance of log mean_k w is near the relative variance of mean_k w where
+        that is small: (1 / ess - 1 / k) k / (k - 1). Long tails, which few samples do
+        not show, make it too small; of one image it is never above 1. NaN for k = 1.
+        """
+        k = max(self.bounds)
+        if k == 1:
+            return float("nan")
+        variance = np.maximum(1 / self.ess - 1 / k, 0.0) * k / (k - 1)
+        return float(np.sqrt(np.sum(variance)) / len(variance))
+
+
+def standard_error(values: np.ndarray) -> float:
+    """Standard error of the mean of values [n]; NaN for one."""
+    n = len(values)
+    return float(np.std(values, ddof=1) / n**0.5) if n > 1 else float("nan")
+
+
+def log_likelihood(
+    model,
+    x: np.ndarray,
+    n_samples: int = 5000,
+    chunk: int = 250,
+    batch_size: int = 20,
+    seed: int = 123,
+    jit_compile: bool = True,
+    on_progress: Callable[[int], None] = lambda n_images: None,
+    ladder: Collection[int] = LADDER,
+    with_jackknife: bool = False,
+    context: np.ndarray | None = None,
+    directory: Path | None = None,
+) -> Likelihood:
+    """Estimates log p(x) of every image, or log p(x|y): log mean_k exp(log_w).
+
+    Memory is that of one chunk of samples for one batch of images, whatever
+    `n_samples` is; the jackknife adds all log-weights of the batch. The noise is a
+    function of seed, chunk, batch_size and jit_compile.
+
+    Args:
+      model: has `draw(x, k, seed, context) -> Draws`.
+      x: binary images [n, height, width, channels].
+      n_samples: k.
+      chunk: samples of one image that are held at once; the last one may be smaller.
+      batch_size: images that are scored at once.
+      seed: of the noise.
+      jit_compile: whether XLA compiles the computation.
+      on_progress: called with the number of images done.
+      ladder: values of k whose bound is estimated too, where below n_samples.
+      with_jackknife: whether to fill in `jackknife`; needs 3 samples.
+      context: y of every image, [n, c], of a conditional model.
+      directory: keeps the result of each batch, and gives it back to the same call; by
+        default nothing is kept. Whatever else is scored needs another directory.
+
+    Returns:
+      likelihood: per image, nats.
+
+    Raises:
+      UsageError: for a number out of range, without images, or see `batches.checked`.
+
+    Reference:
+      Burda et al. 2016, section 5, arXiv:1509.00519.
+    """
+    least = min(ladder, default=1)
+    check_at_least(1, n_samples=n_samples, chunk=chunk, ladder=least)
+    x, context = batches.checked(model, x, context)
+    if with_jackknife and n_samples < 3:
+        raise UsageError(
+            f"n_samples: must be at least 3 for the jackknife, got {n_samples}"
+        )
+    chunk = min(chunk, n_samples)
+
+    @tf.function(jit_compile=jit_compile)
+    def draw(images, batch_seed, first, contexts):
+        seed = randomness.seed_of(batch_seed, first)
+        draws = model.draw(images, chunk, seed, contexts)
+        return draws.log_w(), draws.log_px
+
+    ladder = sorted({k for k in {1, *ladder} if k < n_samples} | {n_samples})
+    orders = (1, 2) if with_jackknife else ()
+
+    def score(first, n_own, places):
+        images, contexts = batches.at(places, x, context)
+        values = _score_batch(
+            partial(draw, images, contexts=contexts),
+            randomness.seed_of(seed, randomness.SCORE, first),
+            n_samples,
+            chunk,
+            ladder,
+            orders,
+        )
+        on_progress(first + n_own)
+        return {name: part[:n_own] for name, part in values.items()}
+
+    values = batches.run(len(x), batch_size, score, directory)
+    return Likelihood(
+        *(values[name] for name in ("log_px", "ess", "log_px_given_z", "kl")),
+        bounds={k: values[f"bound_{k}"] for k in ladder},
+        jackknife={order: values[f"jackknife_{order}"] for order in orders},
+    )
+
+
+def _score_batch(draw, seed, n_samples, chunk, ladder, orders):
+    bounds = {k: StreamingLogMeanExp(k) for k in ladder}
+    of_squares = StreamingLogMeanExp(n_samples)
+    log_px_given_z = StreamingLogMeanExp(1)
+    kept = []
+    for first in range(0, n_samples, chunk):
+        n_kept = min(chunk, n_samples - first)
+        log_w, log_px = (part.numpy()[:n_kept] for part in draw(seed, np.int32(first)))
+        for bound in bounds.values():
+            bound.add(log_w)
+        of_squares.add(2 * log_w)
+        log_px_given_z.add(log_px)
+        if orders:
+            kept.append(log_w)
+    values = {k: bound.mean() for k, bound in bounds.items()}
+    log_mean_w = values[n_samples]
+    reconstruction = log_px_given_z.mean()
+    ess = n_samples * np.exp(2 * log_mean_w - of_squares.mean())
+    return {
+        "log_px": log_mean_w,
+        "ess": ess,
+        "log_px_given_z": reconstruction,
+        "kl": reconstruction - values[1],
+        **{f"bound_{k}": bound for k, bound in values.items()},
+        **{f"jackknife_{o}": jackknife(np.concatenate(kept), o) for o in orders},
+    }
+
+
+class GradientMoments(NamedTuple):
+    """The gradient of a loss over the noise, for a group of p parameters.
+
+    Attributes:
+      mean: over the draws, [p], nats per image and unit of the parameter.
+      variance: of one draw, [p], unbiased.
+      n_draws: number of draws.
+    """
+
+    mean: np.ndarray
+    variance: np.ndarray
+    n_draws: int
+
+    @property
+    def signal_to_noise(self) -> float:
+        """Length of the expected gradient over the standard deviation of a draw.
+
+        The squared length is estimated without bias, by taking the mean's own
+        variance away from it; where that leaves nothing, the ratio is 0: more draws
+        are needed. For one parameter this is |E g| / sqrt(Var g). NaN if the gradient
+        does not vary.
+
+        Reference:
+          Rainforth et al. 2018, arXiv:1802.04537, which takes it entry by entry.
+        """
+        noise = float(np.sum(self.variance))
+        signal = float(np.sum(np.square(self.mean))) - noise / self.n_draws
+        return (max(signal, 0.0) / noise) ** 0.5 if noise else float("nan")
+
+
+def gradient_statistics(
+    model,
+    x: np.ndarray,
+    objective: str | Objective = "iwae_elbo",
+    n_samples: int = 50,
+    n_draws: int = 1000,
+    groups: Mapping[str, Sequence[tf.Variable]] | None = None,
+    seed: int = 123,
+    jit_compile: bool = True,
+    on_progress: Callable[[int], None] = lambda n_draws: None,
+    context: np.ndarray | None = None,
+) -> dict[str, GradientMoments]:
+    """Mean, variance and signal-to-noise ratio of an estimator at fixed weights.
+
+    A draw is the gradient of the loss of the whole batch, which is a mean over images:
+    b copies of one image make a draw the mean of b independent ones.
+
+    Args:
+      model: an `iwae_tf.model.IWAE`; its weights stay as they are.
+      x: binary images [b, height, width, channels].
+      objective: a name in `iwae_tf.objectives.table`, or a row, such as
+        `table(n_groups=8)["miwae"]`.
+      n_samples: k, samples per image and group.
+      n_draws: number of gradients, at least 2.
+      groups: trainable variables by the name of their group; by default all of the
+        "posterior" and all of the "generator".
+      seed: of the noise.
+      jit_compile: whether XLA compiles the computation.
+      on_progress: called with the number of draws done.
+      context: [b, c], of a conditional model.
+
+    Returns:
+      moments: by the name of the group; entries in the order of its variables, each
+        flattened.
+
+    Raises:
+      UsageError: for an unknown objective or a number out of range; see
+        `batches.checked` too.
+
+    Reference:
+      Rainforth et al. 2018, arXiv:1802.04537; Tucker et al. 2018, arXiv:1810.04152.
+    """
+    if isinstance(objective, str):
+        objective = row(objective)
+    check_at_least(1, n_samples=n_samples)
+    check_at_least(2, n_draws=n_draws)
+    networks = {
+        "posterior": model.posterior.trainable_variables,
+        "generator": model.generator.trainable_variables,
+    }
+    groups = networks if groups is None else groups
+    variables = [v for network in networks.values() for v in network]
+    images, contexts = batches.at(slice(None), *batches.checked(model, x, context))
+
+    @tf.function(jit_compile=jit_compile)
+    def draw(number):
+        draw_seed = randomness.seed_of(seed, randomness.GRADIENT, number)
+        gradients = value_and_gradients(
+            objective, model, images, n_samples, draw_seed, 1.0, contexts
+        )[1]
+        of = {id(v): g for v, g in zip(variables, gradients, strict=True)}
+        return [
+            tf.concat([tf.reshape(of[id(v)], [-1]) for v in group], axis=0)
+            for group in groups.values()
+        ]
+
+    means, squares = [0.0] * len(groups), [0.0] * len(groups)
+    for i in range(n_draws):
+        # Welford: the variance of 10^6 draws is as exact as that of ten.
+        for j, gradient in enumerate(draw(tf.constant(i))):
+            gradient = gradient.numpy().astype(np.float64)
+            before = gradient - means[j]
+            means[j] = means[j] + before / (i + 1)
+            squares[j] = squares[j] + before * (gradient - means[j])
+        on_progress(i + 1)
+    return {
+        name: GradientMoments(mean, square / (n_draws - 1), n_draws)
+        for name, mean, square in zip(groups, means, squares, strict=True)
+    }

@@ -1,0 +1,218 @@
+"""Which latent units a model uses: activity, KL, and scores without the others.
+
+A unit is one entry of one latent. These functions look at the layers of q and p, which
+factorise over units, or at samples of a q with flows, but at no network.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from iwae_tf import randomness
+from iwae_tf.draws import Draws
+from iwae_tf.errors import UsageError, check_at_least
+from iwae_tf.measures import batches
+from iwae_tf.models.posteriors import flatten, reparameterised
+
+ACTIVE_ABOVE = 0.01
+
+
+class Units(NamedTuple):
+    """Statistics of the d units u of one stochastic layer over images x.
+
+    Attributes:
+      mean: of u over images and q(u|x), [d].
+      activity: Var_x(E_q[u|x]), [d], an unbiased estimate.
+      variance: mean over images of Var_q[u|x], [d]; the smaller, the more an image
+        says about the unit.
+      kl: E_x E_q [log q(u | below) - log p(u | above)], [d], nats; summed over units
+        and layers it is the KL of the ELBO. None with flows, where the density of q
+        is no product over units.
+
+    Reference:
+      Burda et al. 2016, section 5.2, arXiv:1509.00519.
+    """
+
+    mean: np.ndarray
+    activity: np.ndarray
+    variance: np.ndarray
+    kl: np.ndarray | None
+
+    @property
+    def active(self) -> np.ndarray:
+        """Whether a unit's activity is above 0.01: bool [d]."""
+        return self.activity > ACTIVE_ABOVE
+
+
+def statistics(
+    model,
+    x: np.ndarray,
+    n_samples: int = 50,
+    batch_size: int = 100,
+    seed: int = 123,
+    context: np.ndarray | None = None,
+) -> tuple[Units, ...]:
+    """Activity, posterior variance and KL of every latent unit.
+
+    One stochastic layer needs no samples; the layers above the first are averaged over
+    samples of the layers below, a layer with flows over its own, whose noise is taken
+    off the activity.
+
+    Args:
+      model: has a posterior and a generator with `layers`, see `iwae_tf.model`.
+      x: binary images [n, height, width, channels].
+      n_samples: k, samples per image.
+      batch_size: images that are looked at at once.
+      seed: of the noise.
+      context: y of every image, [n, c], of a conditional model.
+
+    Returns:
+      layers: bottom-up.
+
+    Raises:
+      UsageError: for fewer than two images or, with several layers or flows, samples;
+        see `batches.checked` too.
+    """
+    x, context = batches.checked(model, x, context)
+    n_layers, n_flows = len(model.posterior.n_latent), model.posterior.n_flows
+    least = 1 if n_layers == 1 and not n_flows else 2
+    check_at_least(2, **{"number of images": len(x)})
+    check_at_least(least, n_samples=n_samples)
+    k = 1 if least == 1 else n_samples
+
+    @tf.function
+    def moments(images, contexts, batch_seed):
+        zs, _ = model.posterior.draw(images, k, batch_seed, contexts)
+        if n_flows:
+            return [_moments_of_samples(zs[0])]
+        qs = model.posterior.layers(zs, images, contexts)
+        ps = model.generator.layers(zs, contexts)
+        return [
+            _moments(q.distribution, p.distribution, z, level == n_layers - 1)
+            for level, (q, p, z) in enumerate(zip(qs, ps, zs, strict=True))
+        ]
+
+    parts = []
+    for first in range(0, len(x), batch_size):
+        batch = slice(first, first + batch_size)
+        images, contexts = batches.at(batch, x, context)
+        batch_seed = randomness.seed_of(seed, randomness.UNITS, first)
+        parts.append(
+            tf.nest.map_structure(
+                lambda part: part.numpy().astype(np.float64),
+                moments(images, contexts, batch_seed),
+            )
+        )
+    layers = [
+        [np.concatenate(values) for values in zip(*of_layer, strict=True)]
+        for of_layer in zip(*parts, strict=True)
+    ]
+    return tuple(
+        Units(
+            mean=mean.mean(axis=0),
+            activity=mean.var(axis=0, ddof=1) - noise.mean(axis=0),
+            variance=variance.mean(axis=0),
+            kl=kl[0].mean(axis=0) if kl else None,
+        )
+        for mean, noise, variance, *kl in layers
+    )
+
+
+def _moments_of_samples(z):
+    """Of each image and unit, [b, d]: E[u|x], the noise in it, Var[u|x]."""
+    k = z.shape[0]
+    variance = tf.math.reduce_variance(z, axis=0) * k / (k - 1)
+    return [tf.reduce_mean(z, axis=0), variance / k, variance]
+
+
+def _moments(q, p, z, is_top):
+    """Of each image and unit, [b, d]: E[u|x], the noise in it, Var[u|x], KL.
+
+    Where the layer above does not depend on the unit's own draw, at the top, its KL
+    has a closed form.
+    """
+    mean, variance = q.mean(), q.variance()
+    if is_top:
+        kl = tfp.distributions.kl_divergence(q, p)
+    else:
+        kl = q.log_prob(z) - p.log_prob(z)
+    if mean.shape.rank == 2:  # the first layer: q(z1|x) itself
+        kl = kl if is_top else tf.reduce_mean(kl, axis=0)
+        return mean, tf.zeros_like(mean), variance, kl
+    k = mean.shape[0]
+    between = tf.math.reduce_variance(mean, axis=0) * k / (k - 1)
+    return (
+        tf.reduce_mean(mean, axis=0),
+        between / k,
+        tf.reduce_mean(variance, axis=0) + between,
+        tf.reduce_mean(kl, axis=0),
+    )
+
+
+class WithoutUnits:
+    """A model some of whose units are constants: what is left is another model.
+
+    A unit that is held has no density in p or q, and every layer that reads it reads
+    its constant. `evaluation.log_likelihood` takes it for a model.
+
+    Reference:
+      Burda et al. 2016, section 5.2, arXiv:1509.00519, which removes inactive units.
+    """
+
+    def __init__(self, model, kept: Sequence[np.ndarray], values: Sequence[np.ndarray]):
+        """Chooses the units.
+
+        Args:
+          model: an `iwae_tf.model.IWAE`.
+          kept: of every layer, bottom-up, whether a unit stays, bool [d].
+          values: the constants of those that do not, [d] each.
+
+        Raises:
+          UsageError: if the sizes are not those of the model's latents, or the model
+            has flows.
+        """
+        if model.posterior.n_flows:
+            raise UsageError(
+                "model: must be without flows for its units to be taken out, got "
+                f"{model.posterior.n_flows} flows"
+            )
+        sizes = tuple(len(layer) for layer in kept)
+        if sizes != tuple(model.posterior.n_latent):
+            raise UsageError(
+                f"kept: must be of the latent sizes {tuple(model.posterior.n_latent)}, "
+                f"got {sizes}"
+            )
+        self.model = model
+        self.kept = [tf.constant(np.asarray(layer, bool)) for layer in kept]
+        self.values = [tf.constant(np.asarray(v), tf.float32) for v in values]
+
+    def draw(
+        self,
+        x: tf.Tensor,
+        k: int,
+        seed: tf.Tensor,
+        context: tf.Tensor | None = None,
+    ) -> Draws:
+        """As `IWAE.draw`, with the same noise."""
+        posterior, generator = self.model.posterior, self.model.generator
+        x, context = self.model.inputs(x, context)
+        below, zs, log_qz = flatten(x), (), 0.0
+        for level, (kept, value) in enumerate(zip(self.kept, self.values, strict=True)):
+            q = posterior.conditional(level, below, context).distribution
+            z = reparameterised(q, k, randomness.seed_of(seed, level))
+            log_qz += self._sum(level, q.log_prob(z))
+            below = tf.where(kept, z, value)
+            zs += (below,)
+        log_pz = sum(
+            self._sum(level, p.distribution.log_prob(z))
+            for level, (p, z) in enumerate(
+                zip(generator.layers(zs, context), zs, strict=True)
+            )
+        )
+        return Draws(zs, generator.log_px(x, zs, context), log_pz, log_qz)
+
+    def _sum(self, level, log_density):
+        return tf.reduce_sum(tf.where(self.kept[level], log_density, 0.0), axis=-1)

@@ -1,0 +1,16 @@
+"""What q(z|x) and p(x, z) are made of, and the Keras model of both."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submodules=(
+        "flows",
+        "generators",
+        "iwae",
+        "networks",
+        "posteriors",
+        "warps",
+        "zoo",
+    ),
+)

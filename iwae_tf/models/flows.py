@@ -1,0 +1,164 @@
+"""Normalising flows: inverse autoregressive flow and its masked networks.
+
+A flow has `forward_and_log_det(z, context) -> (z, log_det)` and
+`inverse(z, context) -> z`.
+"""
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from iwae_tf.models.networks import MaskedDense
+
+
+class MADE(keras.layers.Layer):
+    """Functions of z, the i-th of the entries before the i-th and of a context only.
+
+    A hidden unit has a degree from 0 to d - 1. It sees the entries, and the units, up
+    to its degree; an output sees the units of lower degree than its place.
+
+    Reference:
+      Germain et al. 2015, MADE, arXiv:1502.03509.
+    """
+
+    def __init__(
+        self,
+        order: Sequence[int],
+        widths: Sequence[int],
+        n_outputs: int,
+        n_context: int = 0,
+        normalisation: str = "none",
+    ):
+        """Makes the layers.
+
+        Args:
+          order: place of each entry, 1 to d.
+          widths: units of the hidden layers, at least d each for all entries to count.
+          n_outputs: functions for each entry.
+          n_context: size of the context, 0 for none.
+          normalisation: of the hidden layers, see `networks.MaskedDense`.
+        """
+        super().__init__()
+        self.n_outputs = n_outputs
+        self.order = np.asarray(order)
+        degrees = [self.order, *(np.arange(width) % len(order) for width in widths)]
+        self.hidden = [
+            MaskedDense(below[:, None] <= above, n_context, normalisation)
+            for below, above in zip(degrees, degrees[1:], strict=False)
+        ]
+        small = keras.initializers.RandomNormal(stddev=0.01)
+        is_seen = degrees[-1][:, None] < np.tile(self.order, n_outputs)
+        self.outputs = MaskedDense(is_seen, initializer=small)
+
+    def call(self, z, context=None):
+        """Maps z [..., d] and a context [..., c] to n_outputs tensors [..., d]."""
+        for layer in self.hidden:
+            z = tf.nn.elu(layer(z, context))
+        return tf.split(self.outputs(z), self.n_outputs, axis=-1)
+
+    def initialise(self, z: tf.Tensor, context: tf.Tensor | None = None) -> None:
+        """Sets the layers by a batch, see `networks.MaskedDense.initialise`."""
+        for layer in self.hidden:
+            layer.initialise(z, context)
+            z = tf.nn.elu(layer(z, context))
+
+
+class InverseAutoregressiveFlow(keras.layers.Layer):
+    """Steps z' = g z + (1 - g) m, with g = sigmoid(s), m and s autoregressive in z.
+
+    The order of the entries is reversed from step to step. At first g is near 0.99.
+
+    Reference:
+      Kingma et al. 2016, eq. 13 and 14, arXiv:1606.04934.
+    """
+
+    def __init__(
+        self,
+        d: int,
+        n_steps: int,
+        widths: Sequence[int],
+        n_context: int = 0,
+        normalisation: str = "none",
+        forget_bias: float = 5.0,
+    ):
+        """Makes one network per step.
+
+        Args:
+          d: size of z.
+          n_steps: number of steps.
+          widths: hidden units of each network.
+          n_context: size of the context, 0 for none.
+          normalisation: of the hidden layers, see `networks.MaskedDense`.
+          forget_bias: is added to s.
+        """
+        super().__init__()
+        self.forget_bias = forget_bias
+        orders = np.arange(1, d + 1), np.arange(d, 0, -1)
+        self.steps = [
+            MADE(orders[step % 2], widths, 2, n_context, normalisation)
+            for step in range(n_steps)
+        ]
+
+    def forward_and_log_det(
+        self, z: tf.Tensor, context: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Transforms z.
+
+        Args:
+          z: [..., d].
+          context: [..., c], broadcast against z.
+
+        Returns:
+          z: transformed, [..., d].
+          log_det: of the Jacobian, [...], nats.
+        """
+        log_det = tf.zeros(tf.shape(z)[:-1], z.dtype)
+        for step in self.steps:
+            z, log_g = self._step(step, z, context)
+            log_det += tf.reduce_sum(log_g, axis=-1)
+        return z, log_det
+
+    def inverse(self, z: tf.Tensor, context: tf.Tensor | None = None) -> tf.Tensor:
+        """Undoes `forward_and_log_det`, entry by entry: d passes of each network.
+
+        Args:
+          z: transformed, [..., d].
+          context: [..., c], broadcast against z.
+
+        Returns:
+          z: before the flow, [..., d].
+        """
+        for step in reversed(self.steps):
+            z = self._undo(step, z, context)
+        return z
+
+    def _step(self, step, z, context):
+        m, s = step(z, context)
+        s += self.forget_bias
+        g = tf.sigmoid(s)
+        return g * z + tf.sigmoid(-s) * m, tf.math.log_sigmoid(s)
+
+    def _undo(self, step, z, context):
+        def find_entry(place, before):
+            m, s = step(before, context)
+            s += self.forget_bias
+            entry = (z - tf.sigmoid(-s) * m) / tf.sigmoid(s)
+            return place + 1, tf.where(step.order == place, entry, before)
+
+        _, before = tf.while_loop(
+            lambda place, _: place <= len(step.order), find_entry, [1, tf.zeros_like(z)]
+        )
+        return before
+
+    def initialise(self, z: tf.Tensor, context: tf.Tensor | None = None) -> None:
+        """Sets weight-normalised layers by a batch, one after another.
+
+        Args:
+          z: [..., d].
+          context: [..., c].
+        """
+        for step in self.steps:
+            step.initialise(z, context)
+            z, _ = self._step(step, z, context)

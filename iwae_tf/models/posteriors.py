@@ -1,0 +1,274 @@
+"""Approximate posteriors q(z|x), or q(z|x, y) of a conditional model.
+
+A posterior has `n_latent`, `n_flows` and `draw(x, k, seed, context) -> (zs, log_qz)`.
+Without flows it also has `layers(zs, x, context)`, the distribution of every latent
+given the one below it, and `log_prob(zs, x, context) -> log_qz`. The context is y,
+[b, c], or None.
+"""
+
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from iwae_tf import randomness
+from iwae_tf.errors import UsageError
+from iwae_tf.models.flows import InverseAutoregressiveFlow
+from iwae_tf.models.networks import MLP, LocScale
+
+tfd = tfp.distributions
+
+
+class GaussianChain(keras.layers.Layer):
+    """A chain of Gaussian layers: q(z1|x) q(z2|z1) ... q(zL|zL-1).
+
+    With a context every layer sees it beside the layer below.
+
+    Attributes:
+      n_latent: latent size of each layer, bottom-up.
+      n_flows: steps of a flow that the latents go through, 0.
+
+    Reference:
+      Burda et al. 2016, section 2 and appendix, arXiv:1509.00519.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[Sequence[int]],
+        n_latent: Sequence[int],
+        activation: str = "tanh",
+        n_bounded: int = 0,
+        networks: Sequence[keras.layers.Layer] | None = None,
+    ):
+        """Makes one network per stochastic layer, bottom-up.
+
+        Args:
+          widths: hidden units of each layer's network.
+          n_latent: latent size of each layer.
+          activation: nonlinearity after every hidden layer.
+          n_bounded: so many means of each layer, the last, go through tanh.
+          networks: of each layer, from its flat input to features; in place of those
+            that widths and activation describe.
+        """
+        super().__init__()
+        networks = networks or (MLP(w, activation) for w in widths)
+        self.conditionals = [
+            LocScale(network, d, n_bounded)
+            for network, d in zip(networks, n_latent, strict=True)
+        ]
+        self.n_latent = tuple(n_latent)
+        self.n_flows = 0
+
+    def conditional(
+        self, level: int, below: tf.Tensor, context: tf.Tensor | None = None
+    ) -> tfd.Distribution:
+        """q(z | the layer below), event [d].
+
+        Args:
+          level: 0 is the layer nearest to the pixels.
+          below: flattened images [b, n_pixels] for level 0, else z of the layer
+            below [k, b, d].
+          context: [b, c].
+        """
+        loc, scale = self.conditionals[level](beside(below, context))
+        return tfd.Independent(tfd.Normal(loc, scale), 1)
+
+    def draw(
+        self,
+        x: tf.Tensor,
+        k: int,
+        seed: tf.Tensor,
+        context: tf.Tensor | None = None,
+    ) -> tuple[tuple[tf.Tensor, ...], tf.Tensor]:
+        """Draws k reparameterised samples per image.
+
+        Args:
+          x: images [b, height, width, channels].
+          k: samples per image.
+          seed: [2].
+          context: [b, c].
+
+        Returns:
+          zs: tuple of latents, bottom-up, each [k, b, d].
+          log_qz: [k, b], nats.
+        """
+        below, zs, log_qz = flatten(x), (), 0.0
+        for level in range(len(self.n_latent)):
+            q = self.conditional(level, below, context)
+            z = reparameterised(q, k, randomness.seed_of(seed, level))
+            log_qz += q.log_prob(z)
+            zs += (z,)
+            below = z
+        return zs, log_qz
+
+    def layers(
+        self,
+        zs: tuple[tf.Tensor, ...],
+        x: tf.Tensor,
+        context: tf.Tensor | None = None,
+    ) -> list[tfd.Distribution]:
+        """The distribution of each latent given the one below it, bottom-up.
+
+        Args:
+          zs: tuple of latents, bottom-up, each [k, b, d]; the last is not looked at.
+          x: images [b, height, width, channels].
+          context: [b, c].
+
+        Returns:
+          layers: events [d]; batch [b] of the first, [k, b] of the others.
+        """
+        belows = (flatten(x), *zs[:-1])
+        return [
+            self.conditional(level, below, context)
+            for level, below in enumerate(belows)
+        ]
+
+    def log_prob(
+        self,
+        zs: tuple[tf.Tensor, ...],
+        x: tf.Tensor,
+        context: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """The log density of given latents: log q(z|x), summed over layers.
+
+        Args:
+          zs: tuple of latents, bottom-up, each [k, b, d].
+          x: images [b, height, width, channels].
+          context: [b, c].
+
+        Returns:
+          log_qz: [k, b], nats.
+        """
+        layers = self.layers(zs, x, context)
+        return sum(q.log_prob(z) for q, z in zip(layers, zs, strict=True))
+
+
+class FlowPosterior(GaussianChain):
+    """A Gaussian q(z0|x) and an inverse autoregressive flow from z0 to z.
+
+    The flow sees features of x too. The density of a z that was not drawn here would
+    take the flow's inverse, entry by entry, and is refused.
+
+    Attributes:
+      n_flows: steps of the flow.
+
+    Reference:
+      Kingma et al. 2016, algorithm 1, arXiv:1606.04934.
+    """
+
+    def __init__(
+        self,
+        network: keras.layers.Layer,
+        d: int,
+        n_flows: int,
+        widths: Sequence[int],
+        n_features: int,
+        normalisation: str = "none",
+        n_bounded: int = 0,
+    ):
+        """Makes the flow.
+
+        Args:
+          network: from flattened images [b, n_pixels] to features.
+          d: latent size.
+          n_flows: steps of the flow.
+          widths: hidden units of each step's network.
+          n_features: of x that each step sees.
+          normalisation: see `iwae_tf.networks.MaskedDense`.
+          n_bounded: so many means of q(z0|x), the last, go through tanh.
+        """
+        super().__init__((), [d], n_bounded=n_bounded, networks=[network])
+        self.n_flows = n_flows
+        self.features = keras.layers.Dense(n_features, activation="elu")
+        self.flow = InverseAutoregressiveFlow(
+            d, n_flows, widths, n_features, normalisation
+        )
+
+    def draw(
+        self,
+        x: tf.Tensor,
+        k: int,
+        seed: tf.Tensor,
+        context: tf.Tensor | None = None,
+    ) -> tuple[tuple[tf.Tensor, ...], tf.Tensor]:
+        """See `GaussianChain.draw`; with no flow it draws the same latents."""
+        z, log_qz, features = self._base(x, k, seed, context)
+        z, log_det = self.flow.forward_and_log_det(z, features)
+        return (z,), log_qz - log_det
+
+    def features_of(self, x: tf.Tensor, context: tf.Tensor | None = None) -> tf.Tensor:
+        """What the flow sees of images [b, height, width, channels]: [b, n]."""
+        (head,) = self.conditionals
+        return self.features(head.mlp(beside(flatten(x), context)))
+
+    def _base(self, x, k, seed, context):
+        (head,) = self.conditionals
+        features = head.mlp(beside(flatten(x), context))
+        loc, scale = head.of_features(features)
+        q = tfd.Independent(tfd.Normal(loc, scale), 1)
+        z = reparameterised(q, k, randomness.seed_of(seed, 0))
+        return z, q.log_prob(z), self.features(features)
+
+    def initialise(
+        self, x: tf.Tensor, seed: tf.Tensor, context: tf.Tensor | None = None
+    ) -> None:
+        """Sets weight-normalised layers of the flow by a batch.
+
+        Args:
+          x: images [b, height, width, channels].
+          seed: [2].
+          context: [b, c].
+        """
+        z, _, features = self._base(tf.cast(x, tf.float32), 1, seed, context)
+        self.flow.initialise(z, features)
+
+    def layers(self, zs, x, context=None):
+        """Is refused: the entries of z depend on one another.
+
+        Raises:
+          UsageError: always.
+        """
+        raise UsageError(
+            "posterior: must be without flows for the distribution of one unit, got "
+            f"{self.n_flows} flows"
+        )
+
+    def log_prob(self, zs, x, context=None):
+        """Is refused: it would take the inverse of the flow.
+
+        Raises:
+          UsageError: always.
+        """
+        raise UsageError(
+            "posterior: must be without flows for the density of given latents, got "
+            f"{self.n_flows} flows; objectives that need none are vae_elbo, iwae_elbo, "
+            "iwae_eq14, miwae, piwae and combination"
+        )
+
+
+def reparameterised(q: tfd.Distribution, k: int, seed: tf.Tensor) -> tf.Tensor:
+    """One layer's draws, mean + standard deviation times noise: [k, b, d].
+
+    Args:
+      q: Gaussian, with means [b, d] or [k, b, d].
+      k: draws per image.
+      seed: [2].
+    """
+    mean = q.mean()
+    shape = [k, tf.shape(mean)[-2], mean.shape[-1]]
+    return mean + q.stddev() * randomness.normal(shape, seed)
+
+
+def beside(features: tf.Tensor, context: tf.Tensor | None) -> tf.Tensor:
+    """Features [..., b, d] with the context [b, c] appended: [..., b, d + c]."""
+    if context is None:
+        return features
+    context = tf.cast(context, features.dtype)
+    shape = tf.concat([tf.shape(features)[:-1], tf.shape(context)[-1:]], axis=0)
+    return tf.concat([features, tf.broadcast_to(context, shape)], axis=-1)
+
+
+def flatten(x: tf.Tensor) -> tf.Tensor:
+    """Images [b, height, width, channels] as rows [b, n_pixels]."""
+    return tf.reshape(x, [tf.shape(x)[0], x.shape[1] * x.shape[2] * x.shape[3]])

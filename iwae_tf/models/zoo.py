@@ -1,0 +1,294 @@
+"""Named constructors for each paper's networks."""
+
+import math
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+
+from iwae_tf.errors import UsageError
+from iwae_tf.models.generators import BernoulliChain, WarpedBernoulli
+from iwae_tf.models.iwae import IWAE
+from iwae_tf.models.networks import (
+    MLP,
+    Bias,
+    ConvolutionalDecoder,
+    ConvolutionalEncoder,
+    DenseNet,
+)
+from iwae_tf.models.posteriors import FlowPosterior, GaussianChain
+from iwae_tf.runs.config import (
+    CONVOLUTIONAL,
+    DEEP,
+    FLOWS,
+    Config,
+    check_flows,
+    check_sizes,
+)
+
+# Of the 60 latents of a model, those that place the image, and how.
+SPATIAL = {"vae60": (0, None), "tvae_affine": (6, "affine"), "tvae_tps": (18, "spline")}
+
+
+def build(
+    config: Config,
+    image_shape: tuple[int, int, int],
+    n_context: int = 0,
+    mean_image: np.ndarray | None = None,
+) -> IWAE:
+    """The networks that the options of a run name.
+
+    Args:
+      config: options of the run.
+      image_shape: height, width, channels.
+      n_context: size of the contexts, 0 for none.
+      mean_image: see `burda`; no other networks start from it.
+
+    Returns:
+      model: not compiled.
+
+    Raises:
+      UsageError: see `burda`.
+    """
+    shape, seed = tuple(image_shape), config.seed
+    flows = {name: getattr(config, name) for name in ("n_flows", *FLOWS)}
+    if config.model in SPATIAL:
+        return spatial(config.model, shape, seed, **flows)
+    if config.model in DEEP:
+        return deep(
+            config.model,
+            shape,
+            config.n_latent,
+            config.n_hidden,
+            config.feature_maps,
+            seed,
+            **flows,
+        )
+    return burda(
+        shape,
+        config.stochastic_layers,
+        config.n_latent,
+        config.n_hidden,
+        mean_image,
+        seed,
+        n_context,
+        config.conditional_prior,
+        **flows,
+    )
+
+
+def _posterior(network, d, n_bounded=0, *, n_flows=0, **flows):
+    """One layer, a Gaussian or with flows, whose options are named as in `Config`."""
+    if not n_flows:
+        return GaussianChain((), [d], n_bounded=n_bounded, networks=[network])
+    chosen = FLOWS | {name: value for name, value in flows.items() if value is not None}
+    return FlowPosterior(
+        network,
+        d,
+        n_flows,
+        chosen["flow_hidden"],
+        chosen["flow_features"],
+        chosen["flow_normalisation"],
+        n_bounded,
+    )
+
+
+def deep(
+    name: str,
+    image_shape: tuple[int, int, int],
+    n_latent: Sequence[int] | None = None,
+    n_hidden: Sequence[int] | None = None,
+    feature_maps: int | None = None,
+    seed: int = 123,
+    n_flows: int = 8,
+    **flows,
+) -> IWAE:
+    """Deep networks with one stochastic layer and inverse autoregressive flow.
+
+    `dense` has two layers of ELUs, to each of which the input is fed again; `resnet`
+    six residual blocks and a layer of 450, `gated` five gated convolutions and a layer
+    of 256, each in both directions. The output bias starts at 0: from the logits of
+    MNIST's mean image `gated` does not leave that image, and the others are slower.
+
+    Args:
+      name: `dense`, `gated` or `resnet`.
+      image_shape: height, width, channels.
+      n_latent: latent size, by default 64.
+      n_hidden: hidden units of `dense`, by default 300.
+      feature_maps: of the convolutions, by default 64.
+      seed: of the initial weights and of the model's noise.
+      n_flows: steps of the flow, 0 for a Gaussian.
+      **flows: `flow_hidden`, `flow_features` and `flow_normalisation`, see `Config`.
+
+    Returns:
+      model: not compiled.
+
+    Raises:
+      UsageError: if images do not go with convolutions.
+
+    Reference:
+      Kingma et al. 2016, arXiv:1606.04934; van den Berg et al. 2018, arXiv:1803.05649.
+    """
+    height, width, _ = image_shape
+    if name in CONVOLUTIONAL and (height % 4 or width % 4):
+        raise UsageError(
+            "dataset: must have images whose sides are multiples of 4 for model "
+            f"{name}, got {height}x{width}"
+        )
+    keras.utils.set_random_seed(seed)
+    (d,), (hidden,) = n_latent or (64,), n_hidden or (300,)
+    if name == "dense":
+        encoder, decoder = (DenseNet((hidden, hidden), "elu") for _ in range(2))
+        head = None
+    else:
+        options = (image_shape, name, feature_maps or 64)
+        n_features = {"resnet": 450, "gated": 256}[name]
+        encoder = ConvolutionalEncoder(*options, n_features)
+        decoder = ConvolutionalDecoder(*options, n_features)
+        head = Bias(math.prod(image_shape))
+    return IWAE(
+        _posterior(encoder, d, n_flows=n_flows, **flows),
+        BernoulliChain(image_shape, [()], [d], pixels=decoder, head=head),
+        seed,
+    )
+
+
+def spatial(
+    name: str,
+    image_shape: tuple[int, int, int],
+    seed: int = 123,
+    **flows,
+) -> IWAE:
+    """A VAE with 60 latents, some of which may place the image: x-256-256-z-256-256-x.
+
+    Hidden layers are rectified. `vae60` is plain; of `tvae_affine` 6 latents give an
+    affine map, of `tvae_tps` 18 give the control points of a thin-plate spline, and
+    their posterior means go through tanh. The output bias starts at 0: from the logits
+    of MNIST's mean image `vae60` with k = 1 does not leave that image.
+
+    Args:
+      name: a key of `SPATIAL`.
+      image_shape: height, width, channels.
+      seed: of the initial weights and of the model's noise.
+      **flows: see `burda`.
+
+    Returns:
+      model: not compiled.
+
+    Reference:
+      Jaderberg et al. 2015, arXiv:1506.02025.
+    """
+    n_placing, warp = SPATIAL[name]
+    keras.utils.set_random_seed(seed)
+    widths, n_latent = (256, 256), 60
+    posterior = _posterior(MLP(widths, "relu"), n_latent, n_placing, **flows)
+    if warp is None:
+        generator = BernoulliChain(image_shape, [widths], [n_latent], activation="relu")
+    else:
+        generator = WarpedBernoulli(
+            image_shape, widths, n_latent, n_placing, warp, "relu"
+        )
+    return IWAE(posterior, generator, seed)
+
+
+def burda(
+    image_shape: tuple[int, int, int],
+    stochastic_layers: int = 1,
+    n_latent: Sequence[int] | None = None,
+    n_hidden: Sequence[int] | None = None,
+    mean_image: np.ndarray | None = None,
+    seed: int = 123,
+    n_context: int = 0,
+    conditional_prior: bool = False,
+    n_flows: int = 0,
+    **flows,
+) -> IWAE:
+    """The networks of Burda et al. 2016: two tanh layers per stochastic layer.
+
+    One stochastic layer: x-200-200-z50-200-200-x. Two: x-200-200-z100-100-100-z50 and
+    back. More layers go on halving both sizes. With contexts y, log p(x|y) is modelled
+    (Sohn et al. 2015): y is appended to the input of every network.
+
+    Args:
+      image_shape: height, width, channels.
+      stochastic_layers: L.
+      n_latent: latent size of each layer, bottom-up.
+      n_hidden: hidden units beside each layer, bottom-up.
+      mean_image: mean of the training images, 0..1, of which the logits are the
+        initial output bias.
+      seed: of the initial weights and of the model's noise.
+      n_context: size of the contexts, 0 for none.
+      conditional_prior: whether p(zL|y) is a Gaussian with a network of its own, as
+        wide as the one below it, and not standard normal.
+      n_flows: steps of inverse autoregressive flow in q, of one layer.
+      **flows: `flow_hidden`, `flow_features` and `flow_normalisation`, see `Config`.
+
+    Returns:
+      model: not compiled.
+
+    Raises:
+      UsageError: if the sizes do not fit the number of layers, a prior has nothing to
+        be conditional on, or there are flows and more than one layer.
+    """
+    if conditional_prior and not n_context:
+        raise UsageError("n_context: must be at least 1 for a conditional prior, got 0")
+    n_latent = tuple(n_latent or default_latents(stochastic_layers))
+    n_hidden = tuple(n_hidden or default_hidden(stochastic_layers))
+    check_sizes("n_latent", n_latent, stochastic_layers)
+    check_sizes("n_hidden", n_hidden, stochastic_layers)
+    check_flows(n_flows, stochastic_layers)
+    keras.utils.set_random_seed(seed)
+    widths = [(n, n) for n in n_hidden]
+    bias = "zeros" if mean_image is None else constant_logit(mean_image)
+    posterior = (
+        _posterior(MLP(widths[0]), n_latent[0], n_flows=n_flows, **flows)
+        if n_flows
+        else GaussianChain(widths, n_latent)
+    )
+    return IWAE(
+        posterior,
+        BernoulliChain(
+            image_shape,
+            widths,
+            n_latent,
+            output_bias=bias,
+            prior_widths=widths[-1] if conditional_prior else None,
+        ),
+        seed=seed,
+        n_context=n_context,
+    )
+
+
+def pretrained(name: str) -> IWAE:
+    """A trained model that comes with the package.
+
+    Args:
+      name: a key of `iwae_tf.pretrained.SHA256`, such as `mnist_iwae_1l_z2_k50`.
+
+    Returns:
+      model: not compiled.
+
+    Raises:
+      UsageError: for an unknown name or a damaged file.
+    """
+    from iwae_tf.runs import pretrained
+
+    return pretrained.load(name)
+
+
+def default_latents(stochastic_layers: int) -> tuple[int, ...]:
+    """The paper's latent sizes: 50, or 100 and 50; then halved on."""
+    if stochastic_layers == 1:
+        return (50,)
+    return tuple(max(1, 100 >> level) for level in range(stochastic_layers))
+
+
+def default_hidden(stochastic_layers: int) -> tuple[int, ...]:
+    """The paper's hidden widths: 200, then 100; then halved on."""
+    return tuple(max(1, 200 >> level) for level in range(stochastic_layers))
+
+
+def constant_logit(mean_image: np.ndarray) -> keras.initializers.Initializer:
+    """An initializer with the logits of a mean image, kept off 0 and 1 by 0.001."""
+    mean = np.clip(np.ravel(mean_image).astype(np.float64), 0.001, 0.999)
+    return keras.initializers.Constant(np.log(mean / (1 - mean)))

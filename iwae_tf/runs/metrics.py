@@ -1,0 +1,156 @@
+"""What is measured while a model trains: `metrics.csv`, and the same in TensorBoard."""
+
+import csv
+import os
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from iwae_tf.errors import UsageError
+from iwae_tf.measures.units import Units
+from iwae_tf.plots.layout import displayable
+from iwae_tf.runs.run import written_whole
+from iwae_tf.runs.schedules import learning_rate_at
+from iwae_tf.runs.training import steps_done
+
+SCALARS = ("bound", "vae_elbo", "iwae_elbo", "log_px", "log_pz", "log_qz")
+
+
+class Metrics(keras.callbacks.Callback):
+    """Writes `metrics.csv` and TensorBoard's scalars and histograms, once an epoch."""
+
+    COLUMNS = (
+        "epoch",
+        "step",
+        "seconds",
+        "learning_rate",
+        "images_per_second",
+        "train_samples",
+        *(f"train_{name}" for name in SCALARS),
+        *(f"test_{name}" for name in SCALARS),
+    )
+
+    def __init__(
+        self, run_dir: Path, batch_size: int, first_step: int, histograms: bool
+    ):
+        """Opens the files and drops what a lost part of the run had written.
+
+        Args:
+          run_dir: gets `metrics.csv` and `tensorboard`.
+          batch_size: images per step.
+          first_step: steps done by an earlier start.
+          histograms: whether to write histograms of the weights.
+        """
+        super().__init__()
+        self.path = Path(run_dir) / "metrics.csv"
+        self._batch_size, self._histograms = batch_size, histograms
+        rows = [
+            row for row in read_metrics(self.path) if int(row["step"]) <= first_step
+        ]
+        with (
+            written_whole(self.path) as unfinished,
+            unfinished.open("w", newline="") as file,
+        ):
+            writer = csv.DictWriter(file, self.COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+        seconds_before = float(rows[-1]["seconds"]) if rows else 0.0
+        self._start = time.monotonic() - seconds_before
+        self._writers = {
+            part: tf.summary.create_file_writer(
+                str(Path(run_dir) / "tensorboard" / part)
+            )
+            for part in ("train", "test")
+        }
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Starts the clock of the rate."""
+        self._epoch_start = (time.monotonic(), steps_done(self.model))
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Writes a row."""
+        now, step = time.monotonic(), steps_done(self.model)
+        started, first_step = self._epoch_start
+        rate = (step - first_step) * self._batch_size / (now - started)
+        train = {name: logs[name] for name in SCALARS}
+        test = {name: logs[f"val_{name}"] for name in SCALARS}
+        rates = {
+            "learning_rate": learning_rate_at(self.model.optimizer, step - 1),
+            "images_per_second": rate,
+        }
+        row = {
+            "epoch": epoch + 1,
+            "step": step,
+            "seconds": round(now - self._start, 3),
+            **{name: f"{value:.7g}" for name, value in rates.items()},
+            "train_samples": self.model.train_samples,
+            **{f"train_{name}": f"{value:.4f}" for name, value in train.items()},
+            **{f"test_{name}": f"{value:.4f}" for name, value in test.items()},
+        }
+        with self.path.open("a", newline="") as file:
+            csv.DictWriter(file, self.COLUMNS).writerow(row)
+            file.flush()
+            os.fsync(file.fileno())  # before any checkpoint that counts on it
+        for part, values in (("train", train | rates), ("test", test)):
+            with self._writers[part].as_default(step):
+                for name, value in values.items():
+                    tf.summary.scalar(name, value)
+        if self._histograms:
+            with self._writers["train"].as_default(step):
+                for variable in self.model.trainable_variables:
+                    tf.summary.histogram(variable.path, variable)
+
+    def write_images(self, name: str, images: np.ndarray) -> None:
+        """Sends one picture [height, width, channels] to TensorBoard."""
+        with self._writers["test"].as_default(steps_done(self.model)):
+            tf.summary.image(name, displayable(images)[None])
+
+    def write_units(self, layers: tuple[Units, ...]) -> None:
+        """Sends statistics of latent units to TensorBoard, layer by layer."""
+        with self._writers["test"].as_default(steps_done(self.model)):
+            for level, layer in enumerate(layers, 1):
+                tf.summary.scalar(f"active_units/z{level}", layer.active.sum())
+                activity = np.log10(np.maximum(layer.activity, 1e-6))
+                tf.summary.histogram(f"log10_activity/z{level}", activity)
+                if layer.kl is not None:
+                    tf.summary.scalar(f"kl/z{level}", layer.kl.sum())
+                    tf.summary.histogram(f"kl_per_unit/z{level}", layer.kl)
+
+    def on_train_end(self, logs=None):
+        """Leaves everything on disk."""
+        for writer in self._writers.values():
+            writer.flush()
+
+
+def read_metrics(path: Path, epochs: int = 0) -> list[dict[str, str]]:
+    """The complete rows of a `metrics.csv`, none if there is no such file.
+
+    Args:
+      path: of the file.
+      epochs: of which there must be the last, in the last row.
+
+    Raises:
+      UsageError: if there is not.
+    """
+    rows = []
+    if Path(path).exists():
+        with Path(path).open(newline="", errors="replace") as file:
+            rows = [row for row in csv.DictReader(file) if _is_complete(row)]
+    last = int(rows[-1]["epoch"]) if rows else 0
+    if last < epochs:
+        raise UsageError(
+            f"run_dir: must hold a metrics.csv of {epochs} epochs, got {last} in "
+            f"{str(path)!r}"
+        )
+    return rows
+
+
+def _is_complete(row):
+    try:
+        values = {name: float(value) for name, value in row.items()}
+    except (TypeError, ValueError):  # of a line that ends too early or too late
+        return False
+    return values.keys() >= {"epoch", "step", "seconds"}

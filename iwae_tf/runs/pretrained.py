@@ -1,0 +1,107 @@
+"""Trained models that come with the package.
+
+Each is the directory of a finished run, with its report and, as its checkpoint, the
+weights alone. `python -m iwae_tf.pretrained RUN_DIR NAME` makes one and prints the line
+for `SHA256`.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+from iwae_tf.errors import UsageError
+from iwae_tf.runs.run import read_report, sha256_of_file
+
+DIRECTORY = Path(__file__).parents[1] / "trained"
+# Of the weights.
+SHA256 = {
+    "mnist_iwae_1l_k50": (
+        "0477d2f27e5f62e58de43ddd4e3de6f2b06346a01beb04871ea7d5f70e4cf1b0"
+    ),
+    "mnist_iwae_1l_z2_k50": (
+        "077ad366535e03254985da2281f99641201d4cf122709cb574120c3cba0d25b4"
+    ),
+    "mnist_iwae_2l_k50": (
+        "92a2ebcfff5bd223fb5e53cad41b96f38e04813d61b7a138771ddaa9ac3235ac"
+    ),
+    "mnist_iwae_2l_z42_k5": (
+        "283879cb522d372de942a2e1e7623081c56180364e06d31c4b1ec818d76cbed5"
+    ),
+}
+
+
+def directory(name: str) -> Path:
+    """The run directory of a trained model, its weights checked.
+
+    Args:
+      name: a key of `SHA256`.
+
+    Raises:
+      UsageError: for an unknown name, or weights that are not those of the run.
+    """
+    if name not in SHA256:
+        raise UsageError(
+            f"pretrained: must be one of {', '.join(SHA256) or 'none'}, got {name!r}"
+        )
+    path = DIRECTORY / name
+    found = [sha256_of_file(p) for p in path.glob("checkpoints/*.weights.h5")]
+    if found != [SHA256[name]]:
+        raise UsageError(
+            f"pretrained: {name} must have weights with SHA-256 {SHA256[name][:8]}, "
+            f"got {found[0][:8] if found else 'no file'}; install the package anew"
+        )
+    return path
+
+
+def load(name: str):
+    """A trained model: `directory` says what is refused.
+
+    Args:
+      name: a key of `SHA256`.
+
+    Returns:
+      model: an `iwae_tf.model.IWAE`, not compiled.
+    """
+    from iwae_tf.runs import experiment
+
+    return experiment.load(directory(name))
+
+
+def add(run_dir: str | Path, name: str) -> str:
+    """Makes a trained model of a finished run.
+
+    Args:
+      run_dir: the run's.
+      name: of the model.
+
+    Returns:
+      line: for `SHA256`.
+
+    Raises:
+      UsageError: if the run is not finished.
+    """
+    from iwae_tf.runs import experiment, training
+
+    run_dir, target = Path(run_dir), DIRECTORY / name
+    read_report(run_dir)
+    model = experiment.load(run_dir)
+    newest = training.Checkpoints(run_dir / "checkpoints").paths()[-1]
+    shutil.rmtree(target, ignore_errors=True)
+    path = target / "checkpoints" / newest.name
+    path.parent.mkdir(parents=True)
+    model.save_weights(path)
+    for file in ("config.json", "report.json", "metrics.csv"):
+        shutil.copy(run_dir / file, target)
+    return f'    "{name}": ("{sha256_of_file(path)}"),'
+
+
+if __name__ == "__main__":
+    try:
+        if len(sys.argv) != 3:
+            raise UsageError(
+                f"arguments: must be RUN_DIR and NAME, got {' '.join(sys.argv[1:])!r}"
+            )
+        print(add(*sys.argv[1:]))
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

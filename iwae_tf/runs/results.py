@@ -1,0 +1,401 @@
+"""Reports of runs as text: one run in a few lines, many as a Markdown table.
+
+`python -m iwae_tf.results DIRECTORY` puts the table of every `report.json` below a
+directory into its `README.md`.
+"""
+
+import json
+import statistics
+import sys
+from pathlib import Path
+
+from iwae_tf.errors import UsageError
+from iwae_tf.runs.config import BURDA_EPOCHS, SCHEDULES
+from iwae_tf.runs.progress import clock
+from iwae_tf.runs.run import config_of, epochs, flows, read_report
+
+# Burda et al. 2016, table 1: MNIST, log p(x) by 5,000 samples, nats.
+PAPER = {
+    ("vae", 1): {1: -86.76, 5: -86.47, 50: -86.35},
+    ("iwae", 1): {1: -86.76, 5: -85.54, 50: -84.78},
+    ("vae", 2): {1: -85.33, 5: -85.01, 50: -84.78},
+    ("iwae", 2): {1: -85.33, 5: -83.89, 50: -82.90},
+}
+# The earlier TensorFlow 2 reproduction, github.com/nbip/IWAE, single runs.
+EARLIER = {
+    ("vae", 1): {1: -86.35, 5: -86.10, 50: -86.06},
+    ("iwae", 1): {1: -86.35, 5: -85.18, 50: -84.59},
+    ("vae", 2): {1: -84.83, 5: -84.08, 50: -83.89},
+    ("iwae", 2): {1: -84.83, 5: -83.48, 50: -82.82},
+    ("dreg", 1): {1: -86.08, 5: -84.90, 50: -84.32},
+}
+# Table 1 too: active units, bottom-up.
+PAPER_UNITS = {
+    ("vae", 1): {1: "19", 5: "20", 50: "20"},
+    ("iwae", 1): {1: "19", 5: "22", 50: "25"},
+    ("vae", 2): {1: "16 + 5", 5: "17 + 5", 50: "17 + 5"},
+    ("iwae", 2): {1: "16 + 5", 5: "21 + 5", 50: "26 + 7"},
+}
+# Table 2, one layer: log p(x) and active units after a start from the other's weights.
+PAPER_WARM = {
+    (("vae", 1), ("iwae", 50)): (-84.88, "22"),
+    (("iwae", 50), ("vae", 1)): (-86.02, "23"),
+}
+BEGIN, END = "<!-- table: begin -->\n", "<!-- table: end -->\n"
+
+
+def paper_value(report: dict) -> float | None:
+    """The paper's test log-likelihood of a model, nats, or None."""
+    return _of_paper(report)[0]
+
+
+def paper_units(report: dict) -> str | None:
+    """The paper's numbers of active units, such as 16 + 5; None as `paper_value`."""
+    return _of_paper(report)[1]
+
+
+def _of_paper(report):
+    config, init = report["config"], report.get("init")
+    layers = config["stochastic_layers"]
+    if _is_other_model(config) or (init and layers > 1):
+        return None, None
+    family, k = _family(config)
+    if init:
+        return PAPER_WARM.get((_family(init), (family, k)), (None, None))
+    return tuple(of.get((family, layers), {}).get(k) for of in (PAPER, PAPER_UNITS))
+
+
+def _is_other_model(config):
+    return bool(
+        config["dataset"] != "mnist"
+        or config["n_latent"]
+        or config["n_hidden"]
+        or config["binarization"] != "dynamic"
+        or config["beta"] != 1.0
+        or config.get("conditional")
+        or config.get("validation")
+        or config.get("model", "burda") != "burda"
+        or config.get("n_flows")
+    )
+
+
+def _family(options):
+    return options["objective"].split("_")[0], options["n_samples"]
+
+
+def active_units(report: dict) -> str:
+    """The active units of every layer, bottom-up: such as 21 of 100 + 5 of 50."""
+    layers = report.get("units")
+    if layers is None:  # of a report from before they were counted
+        return "—"
+    return " + ".join(
+        f"{layer['n_active']} of {len(layer['activity'])}" for layer in layers
+    )
+
+
+def summary(report: dict) -> str:
+    """A finished run in a few lines."""
+    test = report["test"]
+    bounds = "  ".join(f"{k}: {value:.2f}" for k, value in test["bounds"].items())
+    lines = [
+        f"{_set(report)} log p(x) = {estimate(report)} nats "
+        f"({test['n_samples']} samples, {test['n_images']} images), "
+        f"{epochs(report['epochs'])}",
+        f"bound at k = {bounds}",
+        f"ELBO = E log p(x|z) - KL = {test['log_px_given_z']:.2f} - {test['kl']:.2f}; "
+        f"effective sample size: median {test['ess_median']:.0f}, "
+        f"least {test['ess_min']:.1f}",
+        f"trained in {clock(report['train_seconds'])}, "
+        f"scored in {clock(report['score_seconds'])}",
+    ]
+    if "jackknife" in test:
+        estimates = "  ".join(
+            f"{order}: {part['log_likelihood']:.2f} ± {part['standard_error']:.2f}"
+            for order, part in test["jackknife"].items()
+        )
+        lines.insert(1, f"log p(x) by the jackknife of order {estimates}")
+    if "ais" in report:
+        lines[-1:-1] = _of_annealing(report["ais"])
+    if "units" in report:
+        lines.insert(-1, f"active units, bottom-up: {active_units(report)}")
+    paper = paper_value(report)
+    if paper is not None:
+        lines.insert(1, f"the paper: {paper:.2f} after {BURDA_EPOCHS} epochs")
+    return "\n".join(lines)
+
+
+def _set(report):
+    return "validation" if report["config"].get("validation") else "test"
+
+
+def table(reports: list[dict]) -> str:
+    """Reports as a Markdown table, ordered by what they are."""
+    header = (
+        "data | objective | layers | k | epochs | schedule | seed | test log p(x) | "
+        "paper | active units | training | scoring | commit"
+    )
+    rows = [_row(report) for report in sorted(reports, key=_key)]
+    return markdown(header, "---|---|--:|--:|--:|---|--:|---|--:|--:|--:|--:|---", rows)
+
+
+def table_of_paper(reports: list[dict]) -> str:
+    """Table 1 of the paper beside the runs of the fast recipe; "" without any.
+
+    With one sample VAE and IWAE are one model. Of several runs those of most epochs
+    count. A row without a run has dashes; DReG has rows where there are runs.
+    """
+    runs = {}
+    for report in sorted(reports, key=_key):
+        config = report["config"]
+        recipe = {"schedule": "fast"} | SCHEDULES["fast"]
+        del recipe["epochs"]
+        is_fast = all(config.get(name) == value for name, value in recipe.items())
+        is_known = config["objective"] in ("vae_elbo", "iwae_elbo", "dreg")
+        if is_fast and is_known and not (_is_other_model(config) or "init" in report):
+            runs.setdefault(_row_of_paper(config), []).append(report)
+    if not runs:
+        return ""
+    of_paper = dict.fromkeys(
+        (layers, "vae, iwae" if k == 1 else family, k)
+        for (family, layers), of in PAPER.items()
+        for k in of
+    )
+    longest = {
+        row: max(report["epochs"] for report in reports)
+        for row, reports in runs.items()
+    }
+    for row, most in longest.items():
+        runs[row] = [report for report in runs[row] if report["epochs"] == most]
+    order = ("vae, iwae", "vae", "iwae", "dreg")
+    every = sorted(
+        {*of_paper, *runs}, key=lambda row: (row[0], order.index(row[1]), row[2])
+    )
+    rows = [_compared(*row, runs.get(row, [])) for row in every]
+    header = (
+        "layers | objective | k | paper | earlier | test log p(x) | of images | "
+        "of scoring | over seeds | active units | paper | epochs | training | seeds | "
+        "commit"
+    )
+    return markdown(
+        header, "--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|---", rows
+    )
+
+
+def _row_of_paper(config):
+    family, k = _family(config)
+    return (
+        config["stochastic_layers"],
+        "vae, iwae" if k == 1 and family in ("vae", "iwae") else family,
+        k,
+    )
+
+
+def _compared(layers, family, k, runs):
+    last = family.split(", ")[-1]
+    known = [of.get((last, layers), {}).get(k) for of in (PAPER, EARLIER, PAPER_UNITS)]
+    paper, earlier, units = (
+        "—" if value is None else f"{value:.2f}" if isinstance(value, float) else value
+        for value in known
+    )
+    found = ["—"] * 9
+    if runs:
+        scores = [run["test"]["log_likelihood"] for run in runs]
+        first = runs[0]
+        noise = first["test"]["scoring_error"]
+        found = [
+            f"{statistics.mean(scores):.2f}",
+            f"{first['test']['standard_error']:.2f}",
+            "—" if noise is None else f"{noise:.4f}",
+            f"{statistics.stdev(scores):.2f}" if len(runs) > 1 else "—",
+            active_units(first),
+            first["epochs"],
+            clock(statistics.mean(run["train_seconds"] for run in runs)),
+            ", ".join(str(run["config"]["seed"]) for run in runs),
+            ", ".join(dict.fromkeys((r["commit"] or "unknown")[:10] for r in runs)),
+        ]
+    return (layers, family, k, paper, earlier, *found[:5], units, *found[5:])
+
+
+def markdown(header: str, rule: str, rows: list[tuple]) -> str:
+    """A Markdown table.
+
+    Args:
+      header: names of the columns, with bars between.
+      rule: what stands below them, such as "---|--:".
+      rows: cells of each row.
+    """
+    body = (f"| {' | '.join(map(str, cells))} |" for cells in rows)
+    return "\n".join([f"| {header} |", f"|{rule}|", *body])
+
+
+def _of_annealing(ais):
+    options, certificate = ais["options"], ais["certificate"]
+    return [
+        f"by annealing ({options['ais_chains']} chains, "
+        f"{options['ais_temperatures']} temperatures), {ais['n_images']} images: "
+        f"{ais['log_likelihood']:.2f} ± {ais['standard_error']:.2f}; less what "
+        f"importance sampling finds: {ais['difference']:+.3f} ± "
+        f"{ais['difference_error']:.3f}",
+        f"on {ais['n_images']} simulated images log p(x) is from "
+        f"{certificate['lower']:.2f} to {certificate['upper']:.2f}: gap "
+        f"{certificate['gap']:.3f} ± {certificate['gap_error']:.3f}",
+    ]
+
+
+def estimate(report: dict) -> str:
+    """The test log-likelihood of a run with its standard error, nats."""
+    test = report["test"]
+    return f"{test['log_likelihood']:.2f} ± {test['standard_error']:.2f}"
+
+
+def table_over_seeds(reports: list[dict]) -> str:
+    """Runs that differ in nothing but their seed as one row; "" if there are none."""
+    groups = {}
+    for report in sorted(reports, key=_key):
+        config = config_of(report).of_run() | {"seed": None}
+        same = (report["test"]["n_samples"], report["epochs"], _start(report))
+        groups.setdefault((json.dumps(config, sort_keys=True), same), []).append(report)
+    rows = []
+    for group in groups.values():
+        scores = {r["config"]["seed"]: r["test"]["log_likelihood"] for r in group}
+        if len(scores) > 1:
+            config, values = group[0]["config"], list(scores.values())
+            rows.append(
+                (
+                    config["dataset"],
+                    _objective(config) + _start(group[0]),
+                    config["stochastic_layers"],
+                    config["n_samples"],
+                    group[0]["epochs"],
+                    ", ".join(map(str, scores)),
+                    f"{statistics.mean(values):.3f}",
+                    f"{statistics.stdev(values):.3f}",
+                )
+            )
+    header = (
+        "data | objective | layers | k | epochs | seeds | mean test log p(x) | "
+        "standard deviation"
+    )
+    return markdown(header, "---|---|--:|--:|--:|---|--:|--:", rows) if rows else ""
+
+
+def _key(report):
+    config = report["config"]
+    return (
+        config["dataset"],
+        config["stochastic_layers"],
+        config["objective"],
+        config.get("n_groups", 1),
+        config["n_samples"],
+        report["epochs"],
+        config["seed"],
+    )
+
+
+def _objective(config):
+    text = f"`{config['objective']}`"
+    if config.get("n_groups", 1) > 1:
+        text += f" m = {config['n_groups']}"
+    if config.get("combination_beta") is not None:
+        text += f" c = {config['combination_beta']:g}"
+    if config.get("model", "burda") != "burda":
+        text += f" {config['model']}"
+    if config.get("feature_maps"):
+        text += f", {config['feature_maps']} maps"
+    if config.get("n_flows"):
+        text += f", {flows(config['n_flows'], config.get('flow_normalisation'))}"
+    if config.get("validation"):
+        text += " validation"
+    if config["n_latent"]:
+        text += f" z {' + '.join(map(str, config['n_latent']))}"
+    if config.get("conditional"):
+        text += " p(x given y)" + ", p(z given y)" * config["conditional_prior"]
+    return text
+
+
+def _schedule(config):
+    """The schedule, and what was not its own choice."""
+    own = SCHEDULES[config["schedule"]]
+    given = {name: config.get(name, value) for name, value in own.items()}
+    text = config["schedule"]
+    if given["optimizer"] != own["optimizer"]:
+        text += f", {given['optimizer']}"
+    if given["batch_size"] != own["batch_size"]:
+        text += f", batches of {given['batch_size']}"
+    if given["grow_samples"] != own["grow_samples"]:
+        text += ", k grows" if given["grow_samples"] else ", k from the start"
+    return text
+
+
+def _start(report):
+    init = report.get("init")
+    return f" after `{init['objective']}` k = {init['n_samples']}" if init else ""
+
+
+def _row(report):
+    config, test = report["config"], report["test"]
+    paper = paper_value(report)
+    return (
+        config["dataset"],
+        _objective(config) + _start(report),
+        config["stochastic_layers"],
+        config["n_samples"],
+        report["epochs"],
+        _schedule(config),
+        config["seed"],
+        f"{estimate(report)} (k = {test['n_samples']}, {test['n_images']:,} images)",
+        "—" if paper is None else f"{paper:.2f}",
+        active_units(report),
+        clock(report["train_seconds"]),
+        clock(report["score_seconds"]),
+        (report["commit"] or "unknown")[:10],
+    )
+
+
+def collect(directory: str | Path) -> Path:
+    """Writes the tables of all reports below a directory into its `README.md`.
+
+    Text around the tables is kept.
+
+    Args:
+      directory: where to look for `report.json`, at any depth.
+
+    Returns:
+      path: of the README.
+
+    Raises:
+      UsageError: if there are no reports, or the README has a part of a table.
+    """
+    paths = sorted(Path(directory).rglob("report.json"))
+    if not paths:
+        raise UsageError(
+            f"directory: must have a report.json below it, got {str(directory)!r}"
+        )
+    readme = Path(directory) / "README.md"
+    text = (
+        readme.read_text("utf-8") if readme.exists() else f"# Results\n\n{BEGIN}{END}"
+    )
+    if BEGIN not in text and END not in text:
+        text += f"\n{BEGIN}{END}"
+    before, _, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end or END in before or BEGIN in rest or END in after:
+        raise UsageError(
+            f"directory: must have a README.md with one {BEGIN.strip()} before one "
+            f"{END.strip()}, on lines of their own, or neither, got {str(readme)!r}"
+        )
+    reports = [read_report(path.parent) for path in paths]
+    parts = (f(reports) for f in (table_of_paper, table, table_over_seeds))
+    tables = "\n\n".join(filter(None, parts))
+    readme.write_text(f"{before}{BEGIN}{tables}\n{END}{after}", "utf-8")
+    return readme
+
+
+if __name__ == "__main__":
+    try:
+        if len(sys.argv) != 2:
+            raise UsageError(f"arguments: must be one directory, got {sys.argv[1:]}")
+        print(collect(sys.argv[1]))
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

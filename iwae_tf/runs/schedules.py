@@ -1,0 +1,102 @@
+"""How a run is optimised: rates, optimizers, and the samples of each epoch.
+
+A schedule is named by `Config.schedule`; what it leaves to choose, and its own choices,
+are in `iwae_tf.config.SCHEDULES`.
+"""
+
+import itertools
+from typing import NamedTuple
+
+import keras
+
+from iwae_tf.runs.config import Config
+
+Rate = float | keras.optimizers.schedules.LearningRateSchedule
+
+
+def burda(total_steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Eight stages, the i-th of 3^i parts at rate 1e-3 * 10^(-i/7).
+
+    Args:
+      total_steps: optimizer steps of the whole run; the paper's are 3,280 epochs.
+
+    Reference:
+      Burda et al. 2016, section 5, arXiv:1509.00519.
+    """
+    parts = [3**i for i in range(8)]
+    ends = [end * total_steps / sum(parts) for end in itertools.accumulate(parts)]
+    # A boundary is the last step of its stage, counted from 0.
+    return keras.optimizers.schedules.PiecewiseConstantDecay(
+        boundaries=[round(end) - 1 for end in ends[:-1]],
+        values=[1e-3 * 10 ** (-i / 7) for i in range(8)],
+    )
+
+
+def optimizer(config: Config, total_steps: int) -> keras.optimizers.Optimizer:
+    """The optimizer of a run, with its learning rate.
+
+    Muon orthogonalises the momentum of every weight matrix; its update has the root
+    mean square of Adam's, and what is not a matrix is left to Adam, at half the rate.
+
+    Args:
+      config: options of the run.
+      total_steps: optimizer steps of the whole run.
+
+    Reference:
+      Jordan et al. 2024, Muon: an optimizer for hidden layers; Liu et al. 2025,
+      arXiv:2502.16982. Kingma and Ba 2015, arXiv:1412.6980.
+    """
+    rate = _rate(config, total_steps)
+    if config.optimizer == "adam":
+        return keras.optimizers.Adam(rate, epsilon=1e-4)
+    return keras.optimizers.Muon(
+        rate, adam_lr_ratio=0.5, weight_decay=None, adam_weight_decay=None
+    )
+
+
+def _rate(config, total_steps) -> Rate:
+    if config.schedule == "burda":
+        return burda(total_steps)
+    if config.schedule == "fast":
+        return keras.optimizers.schedules.PolynomialDecay(
+            config.learning_rate, total_steps, end_learning_rate=0.0
+        )
+    return config.learning_rate
+
+
+class Stage(NamedTuple):
+    """Epochs that are trained with the same number of samples.
+
+    Attributes:
+      first: epoch, counted from 0.
+      end: the epoch after the last.
+      n_samples: k, per image and group.
+    """
+
+    first: int
+    end: int
+    n_samples: int
+
+
+def stages(config: Config) -> list[Stage]:
+    """The stages of training, from epoch 0 to the end.
+
+    With `grow_samples` k is 1 first, then 5, then `n_samples`, without what is not
+    below `n_samples`; the last stage is never empty.
+
+    Args:
+      config: options of the run.
+    """
+    if not config.grow_samples:
+        return [Stage(0, config.epochs, config.n_samples)]
+    ks = [k for k in (1, 5) if k < config.n_samples] + [config.n_samples]
+    ends = {1: (1.0,), 2: (0.5, 1.0), 3: (0.5, 0.85, 1.0)}[len(ks)]
+    ends = [int(end * config.epochs) for end in ends]
+    found = map(Stage, [0, *ends], ends, ks)
+    return [stage for stage in found if stage.first < stage.end]
+
+
+def learning_rate_at(optimizer: keras.optimizers.Optimizer, step: int) -> float:
+    """The learning rate of a step, counted from 0."""
+    rate = optimizer._learning_rate
+    return float(rate(step) if callable(rate) else rate)

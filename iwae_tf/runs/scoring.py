@@ -1,0 +1,251 @@
+"""Scores of a trained model: parts of its run's report, and files beside it."""
+
+import contextlib
+import math
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+
+from iwae_tf import data
+from iwae_tf.errors import UsageError
+from iwae_tf.measures import annealing, units
+from iwae_tf.measures.likelihood import (
+    LADDER,
+    Likelihood,
+    log_likelihood,
+    standard_error,
+)
+from iwae_tf.models.iwae import IWAE
+from iwae_tf.runs.config import Config
+from iwae_tf.runs.progress import Progress, say
+from iwae_tf.runs.run import as_json, read_arrays, write_arrays, write_json
+
+
+def score(model: IWAE, config: Config, sets: data.Sets, run_dir: Path) -> dict:
+    """Scores a model and keeps the values of every image in `scores.npz`.
+
+    What is done is kept in the directory `scoring` of the run until all is, and another
+    start goes on from there.
+
+    Returns:
+      part of the report: `test`, `units` and `score_seconds`, of the last start.
+    """
+    n_test = len(sets.x_test)
+    places = data.spread(n_test, config.eval_images or n_test)
+    n_images = len(places)
+    name = "validation" if config.validation else "test"
+    what = f"scoring {n_images} {name} images with {config.eval_samples} samples each"
+    options = ("eval_samples", "eval_images", "eval_chunk", "jackknife")
+    directory = _directory(
+        run_dir / "scoring", {name: getattr(config, name) for name in options}
+    )
+    start = time.monotonic()
+    with _progress(what, n_images) as on_progress:
+        likelihood = log_likelihood(
+            model,
+            sets.x_test[places],
+            config.eval_samples,
+            chunk=config.eval_chunk,
+            seed=config.seed,
+            jit_compile=config.jit,
+            on_progress=on_progress,
+            ladder={*LADDER, config.n_groups * config.n_samples},
+            with_jackknife=config.jackknife,
+            context=sets.context_test[places] if sets.n_context else None,
+            directory=directory,
+        )
+    layers = unit_statistics(model, config, sets)
+    write_arrays(
+        run_dir / "scores.npz",
+        log_px=likelihood.log_px,
+        ess=likelihood.ess,
+        log_px_given_z=likelihood.log_px_given_z,
+        kl=likelihood.kl,
+        **{f"bound_{k}": values for k, values in likelihood.bounds.items()},
+        **{f"jackknife_{order}": v for order, v in likelihood.jackknife.items()},
+    )
+    report = {
+        "test": summarise(likelihood)
+        | {"n_samples": config.eval_samples, "chunk": config.eval_chunk},
+        "units": [describe_units(layer) for layer in layers],
+        "score_seconds": round(time.monotonic() - start, 3),
+    }
+    shutil.rmtree(directory)
+    return report
+
+
+def anneal(
+    model: IWAE, config: Config, sets: data.Sets, run_dir: Path, test: dict
+) -> dict:
+    """Anneals some of the images that were scored, and as many simulated ones.
+
+    What is done of them is kept in the directory `annealing` of the run, and another
+    start goes on from there.
+
+    Args:
+      model: trained.
+      config: options of the run.
+      sets: with the images.
+      run_dir: of a scored run.
+      test: that part of its report.
+
+    Returns:
+      report: nats per image, means and standard errors over images.
+
+    Raises:
+      UsageError: if the run has no `scores.npz`, a damaged one, or that of a scoring
+        that was stopped before its report.
+    """
+    try:
+        by_importance = read_arrays(run_dir / "scores.npz", "log_px")["log_px"]
+    except UsageError as error:
+        raise UsageError(f"{error}; --rescore makes it") from None
+    n_scored = len(by_importance)
+    found = (n_scored, round(float(by_importance.mean()), 4))
+    reported = (test["n_images"], test["log_likelihood"])
+    if found != reported:
+        raise UsageError(
+            f"run_dir: scores.npz must have the log p(x) of report.json, {reported[1]} "
+            f"for {reported[0]} images, got {found[1]} for {found[0]} in "
+            f"{str(run_dir)!r}; --rescore makes both"
+        )
+    chosen = data.spread(n_scored, config.ais_images)
+    by_importance = by_importance[chosen]
+    places = data.spread(len(sets.x_test), n_scored)[chosen]
+    n_images = len(places)
+    options = config.of_annealing()
+    directory = _directory(run_dir / "annealing", options | {"n_scored": n_scored})
+    annealer = annealing.Annealer(
+        model,
+        config.ais_chains,
+        config.ais_temperatures,
+        config.ais_leapfrog,
+        config.ais_schedule,
+        config.ais_start,
+        config.ais_acceptance,
+        config.jit,
+    )
+    context = sets.context_test[places] if sets.n_context else None
+    shared = {"seed": config.seed, "context": context}
+    with _progress(f"annealing {n_images} images", n_images) as on_progress:
+        annealed = annealing.log_likelihood(
+            annealer,
+            sets.x_test[places],
+            directory=directory / "images",
+            on_progress=on_progress,
+            **shared,
+        )
+    what = f"annealing {n_images} simulated images, forward and in reverse"
+    with _progress(what, n_images) as on_progress:
+        certificate = annealing.certify(
+            annealer,
+            n_images,
+            directory=directory / "simulated",
+            on_progress=on_progress,
+            **shared,
+        )
+    forward, reverse = certificate.forward, certificate.reverse
+    return {
+        "n_images": n_images,
+        **_mean("log_likelihood", annealed.lower),
+        **_mean("importance", by_importance),
+        **_mean("difference", annealed.lower - by_importance),
+        "ess_median": round(float(np.median(annealed.ess)), 2),
+        "ess_min": round(float(annealed.ess.min()), 2),
+        "acceptance": round(float(annealed.acceptance.mean()), 4),
+        "certificate": {
+            **_mean("lower", forward.lower),
+            **_mean("upper", reverse.upper),
+            **_mean("gap", certificate.gap),
+        },
+        "options": options,
+    }
+
+
+def _directory(path, settings):
+    """A directory for batches, without those of other settings."""
+    file = path / "settings.json"
+    if not file.exists() or file.read_bytes() != as_json(settings).encode():
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir()
+        write_json(file, settings)
+    return path
+
+
+@contextlib.contextmanager
+def _progress(what, n_images):
+    say(what)
+    progress = Progress(n_images, "images")
+    is_compiled = False
+
+    def on_progress(done):
+        nonlocal is_compiled
+        if not is_compiled:
+            is_compiled = True
+            progress.restart_clock(done)
+        progress.update(done)
+
+    try:
+        yield on_progress
+    except KeyboardInterrupt:
+        say("\nstopped; the same command goes on after the last batch")
+        raise
+    finally:
+        progress.close()
+
+
+def _mean(name, values):
+    """The mean over images, and its standard error under a name of its own."""
+    error = "standard_error" if name == "log_likelihood" else f"{name}_error"
+    return {
+        name: round(float(values.mean()), 4),
+        error: round(standard_error(values), 4),
+    }
+
+
+def summarise(likelihood: Likelihood) -> dict:
+    """Means over the test images, nats per image."""
+    reconstruction, kl = likelihood.log_px_given_z.mean(), likelihood.kl.mean()
+    jackknife = {
+        str(order): {
+            "log_likelihood": round(float(values.mean()), 4),
+            "standard_error": round(standard_error(values), 4),
+        }
+        for order, values in likelihood.jackknife.items()
+    }
+    noise = likelihood.scoring_error
+    return {
+        "n_images": len(likelihood.log_px),
+        "log_likelihood": round(likelihood.mean, 4),
+        "standard_error": round(likelihood.standard_error, 4),
+        "scoring_error": None if math.isnan(noise) else round(noise, 4),
+        "elbo": round(float(reconstruction - kl), 4),
+        "log_px_given_z": round(float(reconstruction), 4),
+        "kl": round(float(kl), 4),
+        "bounds": {
+            str(k): round(float(values.mean()), 4)
+            for k, values in likelihood.bounds.items()
+        },
+        "ess_median": round(float(np.median(likelihood.ess)), 2),
+        "ess_min": round(float(likelihood.ess.min()), 2),
+    } | ({"jackknife": jackknife} if jackknife else {})
+
+
+def describe_units(layer: units.Units) -> dict:
+    """The units of one stochastic layer: how many are active, and each one's values."""
+    values = {
+        name: [float(f"{value:.4g}") for value in getattr(layer, name)]
+        for name in ("activity", "variance", "kl")
+        if getattr(layer, name) is not None
+    }
+    return {"n_active": int(layer.active.sum()), **values}
+
+
+def unit_statistics(model, config, sets, n_images=None) -> tuple[units.Units, ...]:
+    """Statistics of the latent units over the first test images, by default all."""
+    context = sets.context_test[:n_images] if sets.n_context else None
+    return units.statistics(
+        model, sets.x_test[:n_images], seed=config.seed, context=context
+    )

@@ -1,0 +1,506 @@
+"""Tests of iwae_tf.evaluation."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.special
+import tensorflow as tf
+from linear_gaussian import LinearGaussian, exact_posterior
+
+from iwae_tf import randomness, weights
+from iwae_tf.draws import Draws
+from iwae_tf.errors import UsageError
+from iwae_tf.measures.likelihood import (
+    LADDER,
+    GradientMoments,
+    Likelihood,
+    gradient_statistics,
+    log_likelihood,
+)
+from iwae_tf.models.iwae import IWAE
+from iwae_tf.objectives import table, value_and_gradients
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Table:
+    """A model without noise: its parts of log w are rows of tables.
+
+    An image is a number, the column. Every batch of images starts again at row 0, so
+    the sample with index i of an image always has the entry [i, image].
+    """
+
+    def __init__(self, n_rows, n_images, scale=2.0):
+        rng = np.random.default_rng(0)
+        self.log_px, self.log_pz, self.log_qz = (
+            rng.normal(level, scale, size=(n_rows, n_images)).astype(np.float32)
+            for level in (-80.0, -9.0, -7.0)
+        )
+        self.n_rows = n_rows
+        self.next_row = tf.Variable(0)
+        self.shapes = []
+
+    def images(self):
+        n = self.log_px.shape[1]
+        return np.arange(n, dtype=np.float32).reshape(n, 1, 1, 1)
+
+    def draw(self, x, k, seed, context=None):
+        self.shapes.append((k, x.shape[0]))
+        rows = (self.next_row + tf.range(k)) % self.n_rows
+        self.next_row.assign_add(k)
+        columns = tf.cast(x[:, 0, 0, 0], tf.int32)
+        parts = (
+            tf.gather(tf.gather(part, rows), columns, axis=1)
+            for part in (self.log_px, self.log_pz, self.log_qz)
+        )
+        return Draws((), *parts)
+
+
+def table_for(n_samples, chunk, n_images=5):
+    return Table(-(-n_samples // chunk) * chunk, n_images)
+
+
+# chunk: one sample; not a divisor; a divisor; all; more than all.
+@pytest.mark.parametrize("chunk", [1, 7, 10, 30, 100])
+@pytest.mark.parametrize("batch_size", [1, 2, 9])
+def test_every_image_has_exactly_k_samples_of_its_own(chunk, batch_size):
+    n_samples = 30
+    model = table_for(n_samples, min(chunk, n_samples))
+    got = log_likelihood(
+        model, model.images(), n_samples, chunk, batch_size, jit_compile=False
+    )
+    parts = (model.log_px, model.log_pz, model.log_qz)
+    log_px, log_pz, log_qz = (part[:n_samples].astype(np.float64) for part in parts)
+    log_w = log_px + log_pz - log_qz
+    want = scipy.special.logsumexp(log_w, axis=0) - np.log(n_samples)
+    # float32 rounds log w, of size 80, by 4e-6; the sums are in float64.
+    np.testing.assert_allclose(got.log_px, want, rtol=0, atol=1e-5)
+    w = np.exp(log_w - log_w.max(axis=0))
+    ess = w.sum(axis=0) ** 2 / (w**2).sum(axis=0)
+    np.testing.assert_allclose(got.ess, ess, rtol=1e-4)
+    np.testing.assert_allclose(got.log_px_given_z, log_px.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(got.kl, (log_qz - log_pz).mean(axis=0), atol=1e-5)
+    # One shape is compiled, whatever is left over.
+    assert set(model.shapes) == {(min(chunk, n_samples), min(batch_size, 5))}
+
+
+@pytest.mark.parametrize(
+    ("n_samples", "ladder"),
+    [
+        (1, [1]),
+        (3, [1, 3]),
+        (5, [1, 5]),
+        (60, [1, 5, 50, 60]),
+        (1234, [1, 5, 50, 500, 1000, 1234]),
+    ],
+)
+def test_ladder_of_bounds_equals_numpy_over_complete_groups(n_samples, ladder):
+    model = table_for(n_samples, 7, n_images=2)
+    got = log_likelihood(
+        model, model.images(), n_samples, chunk=7, batch_size=2, jit_compile=False
+    )
+    assert list(got.bounds) == ladder
+    log_w = (model.log_px + model.log_pz - model.log_qz).astype(np.float64)
+    for k, bound in got.bounds.items():
+        n_groups = n_samples // k
+        groups = log_w[: n_groups * k].reshape(n_groups, k, 2)
+        want = scipy.special.logsumexp(groups, axis=1).mean(axis=0) - np.log(k)
+        np.testing.assert_allclose(bound, want, rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(got.bounds[n_samples], got.log_px)
+    # The elbo is the reconstruction minus the KL.
+    np.testing.assert_allclose(got.bounds[1], got.log_px_given_z - got.kl, rtol=1e-12)
+
+
+def test_ladder_is_the_papers():
+    assert LADDER == (1, 5, 50, 500, 1000, 5000)
+
+
+def test_ladder_of_ones_own_has_the_first_and_the_last_step_too():
+    model = table_for(20, 7)
+    got = log_likelihood(
+        model, model.images(), 20, 7, jit_compile=False, ladder=(4, 3, 20, 64)
+    )
+    assert list(got.bounds) == [1, 3, 4, 20]
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 30])
+def test_jackknife_is_that_of_all_samples_of_an_image(chunk):
+    model = table_for(30, chunk)
+    got = log_likelihood(
+        model, model.images(), 30, chunk, 2, jit_compile=False, with_jackknife=True
+    )
+    log_w = (model.log_px + model.log_pz - model.log_qz)[:30]
+    assert set(got.jackknife) == {1, 2}
+    for order, values in got.jackknife.items():
+        want = weights.jackknife(log_w, order)
+        # log w in float32, and leaving out magnifies its rounding.
+        np.testing.assert_allclose(values, want, rtol=0, atol=1e-3)
+        assert np.all(np.abs(values - got.log_px) > 0.01)
+    plain = log_likelihood(model, model.images(), 30, chunk, 2, jit_compile=False)
+    assert plain.jackknife == {}
+
+
+def test_jackknife_comes_closer_to_the_closed_form_log_px():
+    generator = LinearGaussian(n_latent=(3, 2))
+    model = IWAE(exact_posterior(generator, shift=0.3, stretch=1.3), generator)
+    n = 8000
+    x = np.repeat(generator.images(1), n, axis=0)
+    got = log_likelihood(model, x, 20, 20, batch_size=n, with_jackknife=True)
+    log_px = generator.log_evidence(x[:1])[0]
+    plain, first, second = (
+        (np.mean(v) - log_px, np.std(v) / n**0.5)
+        for v in (got.log_px, got.jackknife[1], got.jackknife[2])
+    )
+    assert plain[0] < -10 * plain[1]
+    for error, standard_error in (first, second):
+        assert abs(error) < abs(plain[0]) / 3
+        assert abs(error) < 5 * standard_error
+
+
+@pytest.mark.parametrize("level", [1e4, -1e4])
+def test_extreme_weights_stay_finite(level):
+    model = table_for(20, 7)
+    model.log_px += np.float32(level)
+    got = log_likelihood(model, model.images(), 20, 7, jit_compile=False)
+    log_w = (model.log_px + model.log_pz - model.log_qz)[:20].astype(np.float64)
+    want = scipy.special.logsumexp(log_w, axis=0) - np.log(20)
+    np.testing.assert_allclose(got.log_px, want, rtol=1e-6)
+    assert np.all((got.ess >= 1) & (got.ess <= 20))
+
+
+def test_mean_and_standard_error_by_hand():
+    # Deviations from 4: -3, -1, 1, 3; their squares sum to 20.
+    got = Likelihood(np.array([1.0, 3.0, 5.0, 7.0]), *[np.zeros(4)] * 3, {}, {})
+    assert got.mean == 4
+    assert got.standard_error == pytest.approx((20 / 3 / 4) ** 0.5)
+    one = Likelihood(np.array([1.0]), *[np.zeros(1)] * 3, {}, {})
+    assert one.mean == 1 and np.isnan(one.standard_error)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_last_batch_is_filled_up_without_a_trace(jit_compile, tiny, binary):
+    # 5 images in batches of 2 score as the first 5 of 6 do.
+    model, x = tiny(), binary(6)
+    options = {
+        "n_samples": 11,
+        "chunk": 4,
+        "batch_size": 2,
+        "jit_compile": jit_compile,
+        "with_jackknife": True,
+    }
+    want, done = log_likelihood(model, x, **options), []
+    got = log_likelihood(model, x[:5], **options, on_progress=done.append)
+    for a, b in zip(
+        tf.nest.flatten(got._asdict()), tf.nest.flatten(want._asdict()), strict=True
+    ):
+        assert a.shape == (5,)
+        np.testing.assert_array_equal(a, b[:5])
+    assert done == [2, 4, 5]
+
+
+def test_stopped_scoring_goes_on_after_its_last_batch(tiny, binary, tmp_path):
+    model, x, begun = tiny(), binary(6), []
+    options = {"batch_size": 2, "jit_compile": False, "with_jackknife": True}
+
+    def stop(done):
+        if done == 6:
+            raise KeyboardInterrupt
+
+    want = log_likelihood(model, x, 11, 4, **options)
+    with pytest.raises(KeyboardInterrupt):
+        log_likelihood(model, x, 11, 4, **options, directory=tmp_path, on_progress=stop)
+    options |= {"directory": tmp_path, "on_progress": begun.append}
+    got = log_likelihood(model, x, 11, 4, **options)
+    assert begun == [6]
+    for a, b in zip(
+        tf.nest.flatten(got._asdict()), tf.nest.flatten(want._asdict()), strict=True
+    ):
+        np.testing.assert_array_equal(a, b, strict=True)
+
+
+def test_likelihood_equals_numpy_on_the_draws_of_the_documented_seeds(tiny, binary):
+    model, x = tiny(2), binary(4)
+    got = log_likelihood(model, x, 10, chunk=4, batch_size=2, seed=8, jit_compile=False)
+    for first in (0, 2):
+        batch_seed = randomness.seed_of(8, randomness.SCORE, first)
+        chunks = [
+            model.draw(x[first : first + 2], 4, randomness.seed_of(batch_seed, start))
+            for start in (0, 4, 8)
+        ]
+        log_w = np.concatenate([chunk.log_w() for chunk in chunks])[:10]
+        want = scipy.special.logsumexp(log_w.astype(np.float64), axis=0) - np.log(10)
+        np.testing.assert_allclose(got.log_px[first : first + 2], want, rtol=1e-6)
+
+
+def test_scoring_is_a_function_of_its_seed_and_no_two_images_share_noise(tiny, binary):
+    model, x = tiny(), np.repeat(binary(1), 4, axis=0)
+    options = {"n_samples": 6, "chunk": 3, "batch_size": 2, "jit_compile": False}
+    first, again, other = (
+        log_likelihood(model, x, seed=seed, **options).log_px for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert len({*first, *other}) == 8
+
+
+@pytest.mark.parametrize("n_latent", [(3,), (3, 2)])
+def test_inexact_posterior_estimates_the_closed_form_log_px(n_latent):
+    generator = LinearGaussian(n_latent=n_latent)
+    model = IWAE(exact_posterior(generator, shift=0.2, stretch=1.2), generator)
+    x, n_samples = generator.images(6), 20000
+    got = log_likelihood(model, x, n_samples, 5000, batch_size=4, jit_compile=False)
+    # By the delta method, with w of mean 1: var(log mean w) = var(w) / n.
+    standard_error = np.sqrt(1 / got.ess - 1 / n_samples)
+    error = got.log_px - generator.log_evidence(x)
+    assert np.all(np.abs(error) < 5 * standard_error)
+    assert np.all(got.ess < 0.95 * n_samples)
+    # All of them at once: the mean over images is more exact than any of them.
+    assert abs(error.mean()) < 5 * np.sqrt(np.mean(standard_error**2) / 6)
+    assert np.all(got.bounds[1] < got.bounds[50])
+    assert np.all(got.bounds[1] < generator.log_evidence(x) - 0.01)
+
+
+def test_scoring_error_is_the_spread_of_the_mean_over_seeds():
+    generator = LinearGaussian(n_latent=(3,))
+    model = IWAE(exact_posterior(generator, shift=0.2, stretch=1.2), generator)
+    x = generator.images(20)
+    scores = [
+        log_likelihood(model, x, 500, 500, seed=seed, jit_compile=False)
+        for seed in range(40)
+    ]
+    spread = np.std([score.mean for score in scores], ddof=1)
+    got = np.mean([score.scoring_error for score in scores])
+    # The standard deviation of 40 has a relative error of 1 / sqrt(78).
+    assert abs(got / spread - 1) < 5 / np.sqrt(78)
+    assert spread < 0.1 * scores[0].standard_error
+
+
+@pytest.mark.parametrize("k", [2, 3, 5, 50])
+def test_scoring_error_of_few_samples_is_their_spread(k):
+    # Log-normal weights of 20,000 images that differ in nothing but their noise.
+    log_w = np.random.default_rng(k).normal(scale=0.1, size=(k, 20_000))
+    log_px = scipy.special.logsumexp(log_w, axis=0) - np.log(k)
+    ess = np.exp(2 * scipy.special.logsumexp(log_w, axis=0))
+    ess /= np.exp(scipy.special.logsumexp(2 * log_w, axis=0))
+    got = Likelihood(log_px, ess, log_px, log_px, {k: log_px}, {}).scoring_error
+    # A variance of two weights has a relative error of 2^.5, that of k less.
+    assert abs(got / (np.std(log_px) / 20_000**0.5) - 1) < 5 * (2 / 20_000) ** 0.5
+
+
+def test_scoring_error_of_one_sample_is_not_known():
+    model = Table(1, 3)
+    got = log_likelihood(model, model.images(), 1, jit_compile=False)
+    assert np.isnan(got.scoring_error)
+
+
+@pytest.mark.parametrize("n_latent", [(3,), (3, 2)])
+def test_exact_posterior_scores_the_closed_form_with_one_sample(n_latent):
+    generator = LinearGaussian(n_latent=n_latent)
+    model = IWAE(exact_posterior(generator), generator)
+    x = generator.images(3)
+    got = log_likelihood(model, x, 7, chunk=3, batch_size=2, jit_compile=False)
+    want = generator.log_evidence(x)
+    # About 30 terms of up to 10 nats, each rounded by 6e-8 of itself.
+    for bound in got.bounds.values():
+        np.testing.assert_allclose(bound, want, rtol=0, atol=30 * 10 * 6e-8)
+    np.testing.assert_allclose(got.ess, 7, rtol=1e-5)
+    assert got.scoring_error < 1e-3
+
+
+MEMORY = """
+import re
+import numpy as np
+from iwae_tf import evaluation, zoo
+
+def peak():  # kB
+    status = open("/proc/self/status").read()
+    return int(re.search(r"VmHWM:\\s+(\\d+)", status)[1])
+
+model = zoo.burda((4, 4, 1), n_latent=(8,), n_hidden=(100,))
+x = np.ones((5, 4, 4, 1), np.float32)
+for n_samples in (5_000, 50_000):
+    evaluation.log_likelihood(model, x, n_samples, batch_size=5, jit_compile=False)
+    print(peak())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+def test_memory_at_ten_times_the_samples_is_the_same_within_a_tenth():
+    # Held at once, the hidden layers of 50,000 samples of 5 images are 100 MB each.
+    # The peak is that of a process of its own; `ru_maxrss` would be no lower than the
+    # test runner's, which a child inherits.
+    lines = subprocess.run(
+        [sys.executable, "-c", MEMORY],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.split()
+    few, many = map(int, lines)
+    assert many < 1.1 * few
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_compiled_scoring_equals_eager(jit_compile, tiny, binary):
+    model, x = tiny(2), binary(2)
+    got = log_likelihood(model, x, 5, 5, 2, seed=4, jit_compile=jit_compile)
+    seed = randomness.seed_of(randomness.seed_of(4, randomness.SCORE, 0), 0)
+    log_w = model.draw(x, 5, seed).log_w().numpy().astype(np.float64)
+    want = scipy.special.logsumexp(log_w, axis=0) - np.log(5)
+    np.testing.assert_allclose(got.log_px, want, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "n_images", "rule"),
+    [
+        ({"n_samples": 0}, 2, "n_samples: must be at least 1, got 0"),
+        ({"chunk": -1}, 2, "chunk: must be at least 1, got -1"),
+        ({"batch_size": 0}, 2, "batch_size: must be at least 1, got 0"),
+        ({"ladder": (5, 0)}, 2, "ladder: must be at least 1, got 0"),
+        ({}, 0, "number of images: must be at least 1, got 0"),
+        (
+            {"n_samples": 2, "with_jackknife": True},
+            2,
+            "n_samples: must be at least 3 for the jackknife, got 2",
+        ),
+    ],
+)
+def test_numbers_out_of_range_are_refused_in_one_line(options, n_images, rule):
+    with pytest.raises(UsageError, match=f"^{rule}$"):
+        log_likelihood(None, np.zeros((n_images, 1, 1, 1)), **options)
+
+
+# Statistics of gradients -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["iwae_elbo", "dreg", "piwae"])
+def test_moments_equal_numpy_on_the_gradients_of_the_documented_seeds(
+    name, tiny, binary
+):
+    model, x, k, n = tiny(2), binary(3), 2, 6
+    before, done = [v.numpy() for v in model.trainable_variables], []
+    row = table(n_groups=2)[name]
+    got = gradient_statistics(
+        model, x, row, k, n, seed=8, jit_compile=False, on_progress=done.append
+    )
+    gradients = [
+        [
+            g.numpy().astype(np.float64)
+            for g in value_and_gradients(
+                row,
+                model,
+                x,
+                k,
+                randomness.seed_of(8, randomness.GRADIENT, i),
+                1.0,
+            )[1]
+        ]
+        for i in range(n)
+    ]
+    n_phi = len(model.posterior.trainable_variables)
+    parts = {"posterior": slice(None, n_phi), "generator": slice(n_phi, None)}
+    assert set(got) == set(parts)
+    for group, part in parts.items():
+        flat = np.array(
+            [np.concatenate([v.ravel() for v in g[part]]) for g in gradients]
+        )
+        np.testing.assert_allclose(got[group].mean, flat.mean(axis=0), atol=1e-6)
+        np.testing.assert_allclose(
+            got[group].variance, flat.var(axis=0, ddof=1), rtol=1e-3, atol=1e-10
+        )
+        assert got[group].n_draws == n
+    assert done == [1, 2, 3, 4, 5, 6]
+    for variable, value in zip(model.trainable_variables, before, strict=True):
+        np.testing.assert_array_equal(variable, value)
+
+
+def test_groups_are_parts_of_the_whole_in_the_order_of_their_variables(tiny, binary):
+    model, x = tiny(), binary(3)
+    phi = model.posterior.trainable_variables
+    options = {"n_samples": 2, "n_draws": 3, "jit_compile": False}
+    whole = gradient_statistics(model, x, "dreg", **options)["posterior"]
+    groups = {"last": phi[-1:], "first two": phi[:2]}
+    parts = gradient_statistics(model, x, "dreg", groups=groups, **options)
+    assert list(parts) == ["last", "first two"]
+    n_last, n_first = (sum(int(tf.size(v)) for v in g) for g in groups.values())
+    np.testing.assert_allclose(parts["last"].mean, whole.mean[-n_last:])
+    np.testing.assert_allclose(parts["first two"].variance, whole.variance[:n_first])
+
+
+def test_signal_to_noise_by_hand():
+    # 3^2 + 4^2 less a hundredth of the noise, which is 4 + 12.
+    got = GradientMoments(np.array([3.0, -4.0]), np.array([4.0, 12.0]), 100)
+    assert got.signal_to_noise == pytest.approx(((25 - 0.16) / 16) ** 0.5)
+    assert GradientMoments(np.zeros(2), np.ones(2), 9).signal_to_noise == 0
+    assert np.isnan(GradientMoments(np.ones(2), np.zeros(2), 9).signal_to_noise)
+
+
+def test_one_parameter_has_the_ratio_of_its_own_draws():
+    rng = np.random.default_rng(0)
+    draws = rng.normal(0.5, 2.0, size=(200_000, 1))
+    got = GradientMoments(draws.mean(axis=0), draws.var(axis=0, ddof=1), len(draws))
+    assert got.signal_to_noise == pytest.approx(0.25, abs=0.01)
+
+
+RATES = {  # of the encoder's and the decoder's signal-to-noise ratio in k
+    "iwae_elbo": (-0.5, 0.5),
+    "dreg": (0.5, 0.5),
+    "miwae": (-0.5, 0.5),
+}
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_signal_to_noise_has_the_rates_of_the_papers_near_the_optimum(name):
+    # Rainforth et al. 2018, theorem 1; Tucker et al. 2018. The generator is off the
+    # data, so that its gradient does not vanish; the posterior is nearly exact.
+    generator = LinearGaussian(n_latent=(2,))
+    model = IWAE(exact_posterior(generator, shift=0.1, stretch=1.1), generator)
+    x = np.repeat(generator.images(1) + 0.5, 50, axis=0)
+    ks = (4, 16, 64)
+    ratios = {"posterior": [], "generator": []}
+    for k in ks:
+        row = table(n_groups=2)[name]
+        moments = gradient_statistics(model, x, row, k, 1000, jit_compile=False)
+        for network, values in ratios.items():
+            values.append(moments[network].signal_to_noise)
+    slopes = [np.polyfit(np.log(ks), np.log(v), 1)[0] for v in ratios.values()]
+    np.testing.assert_allclose(slopes, RATES[name], atol=0.15)
+
+
+@pytest.mark.parametrize("n_latent", [(3,), (3, 2)])
+def test_variance_of_dreg_is_below_that_of_iwae_near_the_optimum_only(n_latent):
+    generator = LinearGaussian(n_latent=n_latent)
+    x = generator.images(4)
+    ratios = []
+    for shift, stretch in ((0.05, 1.05), (3.0, 0.4)):
+        model = IWAE(exact_posterior(generator, shift, stretch), generator)
+        iwae, dreg = (
+            gradient_statistics(model, x, name, 10, 400, jit_compile=False)[
+                "posterior"
+            ].variance.sum()
+            for name in ("iwae_elbo", "dreg")
+        )
+        ratios.append(dreg / iwae)
+    near, far = ratios
+    assert near < 0.05
+    assert far > 1
+
+
+@pytest.mark.parametrize(
+    ("options", "rule"),
+    [
+        ({"objective": "elbow"}, "objective: must be one of vae_elbo, .*, got 'elbow'"),
+        ({"n_samples": 0}, "n_samples: must be at least 1, got 0"),
+        ({"n_draws": 1}, "n_draws: must be at least 2, got 1"),
+    ],
+)
+def test_gradient_statistics_refuse_in_one_line(options, rule):
+    with pytest.raises(UsageError, match=f"^{rule}$"):
+        gradient_statistics(None, np.zeros((1, 1, 1, 1)), **options)
+
+
+def test_gradient_statistics_refuse_bytes(tiny, binary):
+    with pytest.raises(UsageError, match="^x: must be in 0..1, got 0 to 255$"):
+        gradient_statistics(tiny(), 255 * binary(2), n_samples=2, n_draws=2)

@@ -1,0 +1,401 @@
+"""Tests of iwae_tf.model."""
+
+import keras
+import numpy as np
+import pytest
+import scipy.special
+import tensorflow as tf
+
+from iwae_tf import randomness
+from iwae_tf.errors import UsageError
+from iwae_tf.models import zoo
+from iwae_tf.objectives import Objective, table, vae_elbo
+
+SEED = randomness.seed_of(5)
+LOGS = {"loss", "bound", "vae_elbo", "iwae_elbo", "log_px", "log_pz", "log_qz"}
+
+
+# A graph takes longer to trace than to run twice, and Adam's eager updates longer than
+# the gradient: where nothing else is said, fit in eager mode by SGD.
+EAGER = {"jit_compile": False, "run_eagerly": True}
+GRAPH = {"jit_compile": False, "run_eagerly": False}
+XLA = {"jit_compile": True, "run_eagerly": False}
+
+
+def fit(model, x, epochs=1, batch_size=5, shuffle=True, **options):
+    model.compile(**({"optimizer": "sgd", "n_samples": 3} | EAGER | options))
+    history = model.fit(
+        x, batch_size=batch_size, epochs=epochs, shuffle=shuffle, verbose=0
+    )
+    return history.history
+
+
+def evaluate(model, x, batch_size=5):
+    return model.evaluate(x, batch_size=batch_size, verbose=0, return_dict=True)
+
+
+# Draws and the KL --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stochastic_layers", [1, 2, 3])
+def test_draw_weighs_the_latents_that_it_drew(stochastic_layers, tiny, binary):
+    model, x = tiny(stochastic_layers), binary(4)
+    draws = model.draw(x, 5, SEED)
+    assert [z.shape for z in draws.zs] == [(5, 4, d) for d in model.posterior.n_latent]
+    log_px, log_pz = model.generator.log_joint(x, draws.zs)
+    np.testing.assert_allclose(draws.log_px, log_px)
+    np.testing.assert_allclose(draws.log_pz, log_pz)
+    log_qz = model.posterior.log_prob(draws.zs, x)
+    np.testing.assert_allclose(draws.log_qz, log_qz, rtol=1e-5, atol=1e-5)
+    assert draws.kl is None
+
+
+def test_kl_equals_the_formula_in_numpy(tiny, binary, loc_scale):
+    model, x = tiny(), binary(4)
+    loc, scale = loc_scale(model.posterior.conditionals[0], x.reshape(4, -1))
+    want = np.sum(loc**2 + scale**2 - 1 - 2 * np.log(scale), axis=-1) / 2
+    np.testing.assert_allclose(model.kl(x), want, rtol=1e-5)
+    draws = model.draw(x, 3, SEED, with_kl=True)
+    np.testing.assert_allclose(draws.kl, want, rtol=1e-5)
+
+
+def test_kl_equals_the_sampled_one(tiny, binary):
+    model, x, k = tiny(), binary(4), 20000
+    draws = model.draw(x, k, SEED)
+    sampled = draws.log_qz.numpy().astype(np.float64) - draws.log_pz.numpy()
+    error = sampled.mean(axis=0) - model.kl(x).numpy()
+    assert np.all(np.abs(error) < 5 * sampled.std(axis=0) / k**0.5)
+
+
+def test_images_of_any_number_type_are_the_same_images(tiny, binary):
+    model, x = tiny(), binary(4)
+    want = model.draw(x, 3, SEED).log_w()
+    for dtype in (np.uint8, bool, np.float64):
+        np.testing.assert_array_equal(
+            model.draw(x.astype(dtype), 3, SEED).log_w(), want
+        )
+
+
+# fit, evaluate, predict --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("stochastic_layers", "image_shape", "mode"),
+    [(1, (3, 2, 1), XLA), (2, (2, 5, 3), EAGER)],
+    ids=["xla", "eager"],
+)
+def test_fit_evaluate_and_predict_take_numpy_images(
+    stochastic_layers, image_shape, mode, tiny, binary
+):
+    model, x = tiny(stochastic_layers, image_shape), binary(10, image_shape)
+    before = [v.numpy() for v in model.trainable_variables]
+    history = fit(model, x, epochs=2, optimizer="adam", **mode)
+    assert set(history) == LOGS
+    assert np.all(np.isfinite(list(history.values())))
+    for variable, value in zip(model.trainable_variables, before, strict=True):
+        assert not np.array_equal(variable.numpy(), value), variable.path
+    assert model.optimizer.iterations == 4
+    assert model.first_bad_step == -1
+    logs = evaluate(model, x)
+    assert set(logs) == LOGS and np.all(np.isfinite(list(logs.values())))
+    predicted = model.predict(x, batch_size=5, verbose=0)
+    assert predicted.shape == x.shape
+    assert np.all((predicted > 0) & (predicted < 1))
+
+
+def test_training_raises_the_bound_but_not_above_the_entropy():
+    # Two images, each half of the data: no model has E log p(x) above -log 2.
+    patterns = np.stack([np.eye(4), 1 - np.eye(4)])[..., None]
+    x = np.tile(patterns, [20, 1, 1, 1])
+    model = zoo.burda((4, 4, 1), 2, n_latent=(2, 2), n_hidden=(8, 8))
+    options = {"optimizer": keras.optimizers.Adam(0.02), "n_samples": 20} | GRAPH
+    history = fit(model, x, epochs=25, batch_size=10, **options)
+    after = evaluate(model, x)
+    assert history["bound"][0] < -5
+    assert -2 < after["bound"] < -np.log(2)
+
+
+def test_one_step_of_sgd_goes_up_the_gradient_of_the_bound(tiny, binary):
+    model, x, rate = tiny(2), binary(5), 0.01
+    # Before fit, so that the model is the one that the step starts from.
+    before = [v.numpy() for v in model.trainable_variables]
+    seed = randomness.seed_of(model.seed, randomness.TRAIN, 0)
+    with tf.GradientTape() as tape:
+        log_w = model.draw(x, 3, seed).log_w()
+        bound = tf.reduce_mean(tf.math.log(tf.reduce_mean(tf.exp(log_w), axis=0)))
+    gradients = tape.gradient(bound, model.trainable_variables)
+    # One batch of all images: shuffling would pair them with other noise.
+    fit(model, x, shuffle=False, optimizer=keras.optimizers.SGD(rate))
+    for variable, value, gradient in zip(
+        model.trainable_variables, before, gradients, strict=True
+    ):
+        np.testing.assert_allclose(
+            variable.numpy(), value + rate * gradient.numpy(), atol=1e-6
+        )
+
+
+def test_each_step_has_its_own_noise(tiny, binary):
+    model, x = tiny(), binary(5)
+    x = np.repeat(x[:1], 5, axis=0)
+    logs = fit(model, x, epochs=3, optimizer=keras.optimizers.SGD(0.0))
+    assert len(set(logs["bound"])) == 3
+
+
+def test_fit_is_a_function_of_the_seed(tiny, binary):
+    x = binary(5)
+
+    def bounds(seed):
+        model = tiny()
+        model.seed = seed
+        return fit(model, x, epochs=2, shuffle=False)["bound"]
+
+    assert bounds(1) == bounds(1)
+    assert bounds(1) != bounds(2)
+
+
+def test_evaluate_twice_gives_identical_values(tiny, binary):
+    model, x = tiny(), binary(10)
+    fit(model, x)
+    logs = evaluate(model, x)
+    assert evaluate(model, x) == logs
+    # Nor does the noise repeat from batch to batch: equal images, unequal bounds.
+    same = np.repeat(x[:1], 10, axis=0)
+    assert evaluate(model, same)["bound"] != evaluate(model, same[:5])["bound"]
+
+
+def test_logs_are_means_over_the_images_of_unequal_batches(tiny, binary):
+    # 7 = 5 + 2: a mean over batches would weigh the last two images more.
+    model, x = tiny(), binary(7)
+    model.compile(n_samples=3, **EAGER)
+    logs = evaluate(model, x)
+    parts = [
+        model.draw(x[first:last], 3, randomness.seed_of(1, randomness.TEST, first))
+        for first, last in ((0, 5), (5, 7))
+    ]
+    log_w = np.concatenate([part.log_w() for part in parts], axis=1)
+    want = {
+        "bound": np.log(np.exp(log_w).mean(axis=0)).mean(),
+        "iwae_elbo": np.log(np.exp(log_w).mean(axis=0)).mean(),
+        "vae_elbo": log_w.mean(),
+    }
+    for name in ("log_px", "log_pz", "log_qz"):
+        want[name] = np.mean(np.concatenate([getattr(p, name) for p in parts], axis=1))
+    for name, value in want.items():
+        assert logs[name] == pytest.approx(value, rel=1e-5), name
+
+
+@pytest.mark.parametrize("step", ["train", "test"])
+@pytest.mark.parametrize("objective", table())
+def test_bound_in_the_logs_is_at_beta_one_while_the_loss_is_not(
+    objective, step, tiny, binary
+):
+    model, x, beta = tiny(), binary(5), 0.5
+    sgd = keras.optimizers.SGD(0.0)
+    options = {"objective": objective, "beta": beta, "optimizer": sgd}
+    logs = fit(model, x, shuffle=False, **options)
+    logs = {name: values[0] for name, values in logs.items()}
+    purpose = randomness.TRAIN
+    if step == "test":
+        logs, purpose = evaluate(model, x), randomness.TEST
+    latent = logs["log_pz"] - logs["log_qz"]
+    assert logs["vae_elbo"] == pytest.approx(logs["log_px"] + latent, rel=1e-5)
+    if objective == "vae_elbo":
+        assert logs["bound"] == logs["vae_elbo"]
+        want = -(logs["log_px"] + beta * latent)
+        assert logs["loss"] == pytest.approx(want, rel=1e-5)
+    elif objective == "vae_elbo_kl":
+        kl = np.mean(model.kl(x))
+        assert logs["bound"] == pytest.approx(logs["log_px"] - kl, rel=1e-5)
+        assert logs["loss"] == pytest.approx(-logs["log_px"] + beta * kl, rel=1e-5)
+    elif objective == "combination":
+        half = (logs["vae_elbo"] + logs["iwae_elbo"]) / 2
+        assert logs["bound"] == pytest.approx(half, rel=1e-5)
+        assert logs["loss"] != pytest.approx(-half, rel=1e-3)
+    else:
+        assert logs["bound"] == pytest.approx(logs["iwae_elbo"], rel=1e-6)
+        draws = model.draw(x, 3, randomness.seed_of(model.seed, purpose, 0))
+        log_px, log_pz, log_qz = (part.numpy() for part in draws[1:4])
+        w = np.exp(log_px + beta * (log_pz - log_qz))
+        assert logs["loss"] == pytest.approx(-np.mean(np.log(w.mean(axis=0))), rel=1e-5)
+
+
+def test_with_one_sample_iwae_and_vae_bounds_are_equal_in_the_logs(tiny, binary):
+    logs = fit(tiny(2), binary(5), n_samples=1)
+    assert logs["iwae_elbo"][0] == pytest.approx(logs["vae_elbo"][0], rel=1e-6)
+    assert logs["bound"][0] == pytest.approx(logs["vae_elbo"][0], rel=1e-6)
+    logs = fit(tiny(2), binary(5), n_samples=5)
+    assert logs["iwae_elbo"][0] > logs["vae_elbo"][0] + 0.01
+
+
+def test_row_of_ones_own_needs_no_change_to_the_train_step(tiny, binary):
+    equal = Objective(vae_elbo, lambda w, beta: tf.ones_like(w) / w.shape[0])
+    models = []
+    for objective in (equal, "vae_elbo"):
+        models.append(tiny(2))
+        options = {"objective": objective, "beta": 0.5}
+        fit(models[-1], binary(5), shuffle=False, **options)
+    for a, b in zip(*(m.trainable_variables for m in models), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("beta", "warmup_steps", "want"),
+    [(1.0, 4, [0, 0.25, 0.5, 0.75, 1, 1, 1]), (0.5, 2, [0, 0.25, 0.5, 0.5])],
+)
+def test_beta_rises_linearly_during_warm_up(beta, warmup_steps, want, tiny):
+    model = tiny()
+    model.compile(beta=beta, warmup_steps=warmup_steps)
+    got = [float(model.beta_at(tf.constant(step))) for step in range(len(want))]
+    np.testing.assert_allclose(got, want)
+
+
+def test_beta_without_warm_up_is_constant(tiny):
+    model = tiny()
+    model.compile(beta=0.3)
+    assert model.beta_at(tf.constant(0)) == model.beta_at(tf.constant(99)) == 0.3
+
+
+def test_warm_up_reaches_the_loss(tiny, binary):
+    # At step 0 the loss is the reconstruction alone; at step 1 it has half the rest.
+    model, x = tiny(), binary(5)
+    sgd = keras.optimizers.SGD(0.0)
+    logs = fit(model, x, epochs=2, objective="vae_elbo", warmup_steps=2, optimizer=sgd)
+    for epoch, beta in enumerate((0.0, 0.5)):
+        log_px, log_pz, log_qz, loss = (
+            logs[name][epoch] for name in ("log_px", "log_pz", "log_qz", "loss")
+        )
+        assert loss == pytest.approx(-log_px - beta * (log_pz - log_qz), rel=1e-5)
+
+
+def test_first_bad_step_is_the_first_one_without_a_finite_loss(tiny, binary):
+    model, x = tiny(), binary(15)
+    x[5:10] = np.nan  # the second of three batches
+    model.compile(keras.optimizers.SGD(0.0), n_samples=3, **EAGER)
+    model.fit(tf.data.Dataset.from_tensor_slices(x).batch(5), shuffle=False, verbose=0)
+    assert model.first_bad_step == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "rule"),
+    [
+        (
+            {"objective": "elbow"},
+            "objective: must be one of vae_elbo, .*rws_dreg, got 'elbow'",
+        ),
+        ({"n_samples": 0}, "n_samples: must be at least 1, got 0"),
+        ({"warmup_steps": -1}, "warmup_steps: must be at least 0, got -1"),
+        (
+            {"objective": "vae_elbo_kl"},
+            "objective: vae_elbo_kl .*one stochastic layer.* 2 layers; use vae_elbo",
+        ),
+        ({"objective": "miwae", "n_groups": 0}, "n_groups: must be at least 1, got 0"),
+        ({"n_groups": 2}, "n_groups: goes with .* got 2 with objective iwae_elbo"),
+        (
+            {"objective": "combination", "combination_beta": 1.5},
+            "combination_beta: must be from 0 to 1, got 1.5",
+        ),
+        (
+            {"objective": "dreg", "combination_beta": 0.5},
+            "combination_beta: goes with .* got 0.5 with objective dreg",
+        ),
+    ],
+)
+def test_compile_refuses_in_one_line(options, rule, tiny):
+    with pytest.raises(UsageError, match=f"^{rule}$") as info:
+        tiny(2).compile(**options)
+    assert "\n" not in str(info.value)
+
+
+def test_row_of_ones_own_has_its_own_groups(tiny):
+    for options in ({"n_groups": 2}, {"combination_beta": 0.5}):
+        with pytest.raises(UsageError, match="^objective: must be a name to go with"):
+            tiny().compile(objective=table()["vae_elbo"], **options)
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        (lambda x: x.swapaxes(1, 2), r"x: must be of shape \['b', 3, 2, 1\], got"),
+        (lambda x: x[0], r"x: must be of shape \['b', 3, 2, 1\], got \(3, 2, 1\)"),
+    ],
+)
+def test_images_of_another_shape_are_refused(change, rule, tiny, binary):
+    model, x = tiny(), binary(4)
+    zs = model.draw(x, 2, SEED).zs
+    for look in (
+        lambda x: model.draw(x, 2, SEED),
+        lambda x: model.log_joint(x, zs),
+        lambda x: model.weigh(x, zs),
+        lambda x: model.reconstruct(x, SEED),
+        model.kl,
+    ):
+        with pytest.raises(UsageError, match=f"^{rule}"):
+            look(change(x))
+
+
+def test_fit_refuses_grey_values_of_bytes_and_weights_of_images(tiny, binary):
+    model, x = tiny(), binary(4)
+    with pytest.raises(UsageError, match=r"^x: must be in 0\.\.1, got 0 to 255$"):
+        fit(model, 255 * x)
+    for y in (None, np.ones((4, 1))):
+        with pytest.raises(UsageError, match="^sample_weight: must be None, got "):
+            model.fit(x, y, sample_weight=np.ones(4), verbose=0)
+    with pytest.raises(UsageError, match="^sample_weight: must be None, got "):
+        model.evaluate(x, np.ones((4, 1)), sample_weight=np.ones(4), verbose=0)
+
+
+def test_loss_is_a_mean_over_images_not_batches(tiny, binary):
+    model = tiny()
+    model.compile("sgd", "iwae_elbo", 3, **EAGER)
+    logs = evaluate(model, binary(7))
+    assert logs["loss"] == pytest.approx(-logs["bound"], rel=1e-6)
+
+
+# Images ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("image_shape", [(3, 2, 1), (2, 5, 3)])
+def test_samples_are_binary_draws_from_their_mean(image_shape, tiny):
+    model, n = tiny(2, image_shape), 4000
+    samples, mean = (part.numpy() for part in model.sample(n, SEED))
+    assert samples.shape == mean.shape == (n, *image_shape)
+    assert set(np.unique(samples)) == {0, 1}
+    assert mean.min() >= 0 and mean.max() <= 1
+    # Residuals of Bernoulli pixels, pixel by pixel and all together.
+    variance = np.mean(mean * (1 - mean), axis=0)
+    error = np.mean(samples - mean, axis=0)
+    assert np.all(np.abs(error) < 5 * np.sqrt(variance / n))
+    residuals = ((samples - mean) / np.sqrt(mean * (1 - mean))).reshape(n, -1)
+    correlations = np.corrcoef(residuals.T) - np.eye(residuals.shape[1])
+    assert np.abs(correlations).max() < 5 / n**0.5
+
+
+def test_same_seed_same_samples_and_same_latents_whatever_the_weights(tiny, loc_scale):
+    model = tiny(2)
+    a, b, c = (model.sample(6, randomness.seed_of(seed))[0] for seed in (1, 1, 2))
+    np.testing.assert_array_equal(a, b)
+    assert np.any(a != c)
+    # The mean is that of the latents with this seed.
+    zs = model.generator.sample_latents(6, SEED)
+    _, mean = model.sample(6, SEED)
+    np.testing.assert_allclose(model.generator.mean_image(zs), mean, rtol=1e-6)
+
+    def noise(model):
+        zs = model.generator.sample_latents(6, SEED)
+        loc, scale = loc_scale(model.generator.conditionals[0], zs[1])
+        return zs[1].numpy(), (zs[0] - loc) / scale
+
+    for got, want in zip(noise(tiny(2, seed=9)), noise(model), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("stochastic_layers", [1, 2])
+def test_reconstruction_is_the_mean_image_of_a_posterior_draw(
+    stochastic_layers, tiny, binary, pixel_logits
+):
+    model, x = tiny(stochastic_layers), binary(4)
+    zs, _ = model.posterior.draw(x, 1, SEED)
+    want = scipy.special.expit(pixel_logits(model.generator, zs[0][0]))
+    got = model.reconstruct(x, SEED)
+    np.testing.assert_allclose(got, want.reshape(x.shape), rtol=1e-5)
+    np.testing.assert_array_equal(model(x), model(x))

@@ -1,0 +1,281 @@
+import dataclasses
+import math
+import re
+import subprocess
+import sys
+
+import pytest
+
+from iwae_tf.errors import UsageError
+from iwae_tf.runs.config import Config
+
+AIS = {
+    "ais_images": (7, 1),
+    "ais_chains": (1, 0),
+    "ais_temperatures": (1, 0),
+    "ais_leapfrog": (1, 0),
+    "ais_schedule": ("sigmoidal", "cosine"),
+    "ais_start": ("prior", "q"),
+    "ais_acceptance": (0.9, 1.0),
+}
+INVALID = {
+    "binarization": ["", "Dynamic", "static"],
+    "stochastic_layers": [0, -1],
+    "objective": ["", "iwae", "IWAE_ELBO"],
+    "n_samples": [0, -5],
+    "beta": [-0.1, math.nan, math.inf],
+    "warmup_steps": [-1],
+    "schedule": ["", "cosine"],
+    "optimizer": ["", "sgd"],
+    "validation": [-1],
+    "epochs": [0, -1, 2**31, 10**30],
+    "batch_size": [0, -1],
+    "seed": [-1, 2**31],
+    "checkpoint_seconds": [-1.0, math.nan, math.inf],
+    "eval_samples": [0, -1],
+    "eval_images": [0, -1, 1],
+    "eval_chunk": [0, -1],
+    "n_latent": [(), (0,), (-3,), (4, 2)],
+    "n_hidden": [(), (0,), (-3,), (4, 2)],
+    "n_flows": [-1],
+    "feature_maps": [0],
+    "flow_features": [0],
+    "flow_normalisation": ["", "layer"],
+    "scorer": ["", "IS"],
+}
+VALID = {
+    "binarization": ["dynamic", "threshold", "none"],
+    "stochastic_layers": [1, 2, 5],
+    "objective": ["vae_elbo", "vae_elbo_kl", "iwae_elbo", "iwae_eq14"],
+    "n_samples": [1, 5000],
+    "beta": [0.0, 0.5, 4.0],
+    "warmup_steps": [0, 1000],
+    "schedule": ["burda", "constant", "fast"],
+    "optimizer": ["adam", "muon"],
+    "grow_samples": [True, False],
+    "validation": [0, 5000],
+    "epochs": [1, 3280],
+    "batch_size": [1, 100],
+    "seed": [0, 2**31 - 1],
+    "checkpoint_seconds": [0.0, 3600.0],
+    "eval_samples": [1, 5000],
+    "eval_chunk": [1, 5000],
+    "n_latent": [None, (1,), (50,)],
+    "n_hidden": [None, (1,), (200,)],
+    "n_flows": [0, 1, 16],
+}
+OUTSIDE_OF_RUN = {
+    "run_dir",
+    "data_dir",
+    "offline",
+    "device",
+    "checkpoint_seconds",
+    "histograms",
+    "eval_samples",
+    "eval_images",
+    "eval_chunk",
+    "jackknife",
+    "init_from",
+    "pretrained",
+    "rescore",
+    "scorer",
+    *AIS,
+}
+
+
+def cases(table):
+    return [(name, value) for name, values in table.items() for value in values]
+
+
+@pytest.mark.parametrize(("name", "value"), cases(INVALID))
+def test_value_against_a_rule_is_refused_in_one_line_that_names_it(name, value):
+    with pytest.raises(UsageError) as info:
+        Config(**{name: value})
+    line = str(info.value)
+    shown = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    assert line.startswith(f"{name}: must be ") and shown in line
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize(("name", "value"), cases(VALID))
+def test_value_at_the_edge_of_a_rule_is_taken(name, value):
+    assert getattr(Config(**{name: value}), name) == value
+
+
+@pytest.mark.parametrize("rate", [0.0, -1e-3, math.nan, math.inf])
+def test_learning_rate_must_be_positive_and_finite(rate):
+    with pytest.raises(UsageError, match="^learning_rate: must be "):
+        Config(schedule="constant", learning_rate=rate)
+
+
+def test_learning_rate_does_not_go_with_the_papers_schedule():
+    for schedule in ("constant", "fast"):
+        assert Config(schedule=schedule, learning_rate=0.1).learning_rate == 0.1
+    with pytest.raises(UsageError, match="^learning_rate: .*constant or fast"):
+        Config(learning_rate=0.1)
+
+
+def test_schedule_chooses_what_is_not_given():
+    fast = Config(schedule="fast")
+    assert (fast.epochs, fast.batch_size, fast.optimizer) == (200, 800, "muon")
+    assert fast.learning_rate == 0.012 and fast.grow_samples
+    given = {"epochs": 3, "batch_size": 7, "optimizer": "adam", "grow_samples": False}
+    own = Config(schedule="fast", learning_rate=0.5, **given)
+    assert own.learning_rate == 0.5
+    assert {name: getattr(own, name) for name in given} == given
+    assert Config(schedule="constant").learning_rate == 1e-3
+    assert Config().learning_rate is None and not Config().grow_samples
+
+
+def test_deep_models_choose_flows_and_maps():
+    dense, resnet = Config(model="dense"), Config(model="resnet")
+    for config in (dense, resnet):
+        assert (config.n_flows, config.flow_hidden) == (8, (256, 256))
+        assert (config.flow_features, config.flow_normalisation) == (64, "weight")
+    assert (dense.feature_maps, resnet.feature_maps) == (None, 64)
+    plain = Config(model="gated", n_flows=0, feature_maps=8, n_latent=(9,))
+    assert (plain.n_flows, plain.flow_hidden, plain.feature_maps) == (0, None, 8)
+    burda = Config(n_flows=2, flow_hidden=(7,), conditional=True)
+    assert (burda.n_flows, burda.flow_hidden, burda.flow_features) == (2, (7,), 64)
+    assert Config().n_flows == Config(model="tvae_tps").n_flows == 0
+    assert Config(model="dense", n_hidden=(90,)).n_hidden == (90,)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"flow_hidden": (7,)}, "flow_hidden: goes with flows only, got (7,) without"),
+        (
+            {"model": "dense", "n_flows": 0, "flow_normalisation": "batch"},
+            "flow_normalisation: goes with flows only, got batch without",
+        ),
+        (
+            {"n_flows": 2, "flow_hidden": (7, 0)},
+            "flow_hidden: must be positive sizes, got 7,0",
+        ),
+        (
+            {"n_flows": 2, "stochastic_layers": 2},
+            "n_flows: goes with one stochastic layer only, got 2 with 2 layers",
+        ),
+        (
+            {"feature_maps": 8},
+            "feature_maps: goes with model gated or resnet only, got 8 with model "
+            "burda",
+        ),
+        (
+            {"model": "resnet", "n_hidden": (8,)},
+            "n_hidden: goes with model burda or dense only, got (8,) with model resnet",
+        ),
+        *(
+            (
+                {"model": "dense", "objective": objective},
+                "objective: must need no closed form and no density of given latents "
+                f"with flows, got {objective} with 8 flows; use vae_elbo, iwae_elbo, "
+                "iwae_eq14, miwae, piwae or combination",
+            )
+            for objective in ("vae_elbo_kl", "stl", "dreg", "rws_dreg")
+        ),
+    ],
+)
+def test_options_of_deep_models_that_do_not_fit_are_refused(options, line):
+    with pytest.raises(UsageError) as info:
+        Config(**options)
+    assert str(info.value) == line
+
+
+@pytest.mark.parametrize("name", ["n_latent", "n_hidden"])
+def test_one_size_for_each_stochastic_layer(name):
+    assert getattr(Config(stochastic_layers=2, **{name: (4, 2)}), name) == (4, 2)
+    with pytest.raises(UsageError, match=f"^{name}: must be 3 positive sizes"):
+        Config(stochastic_layers=3, **{name: (4, 2)})
+
+
+@pytest.mark.parametrize("objective", ["miwae", "piwae"])
+def test_groups_go_with_multiply_weighted_objectives_only(objective):
+    assert Config(objective=objective, n_groups=8).n_groups == 8
+    with pytest.raises(UsageError, match="^n_groups: .* got 8 with objective dreg$"):
+        Config(objective="dreg", n_groups=8)
+    with pytest.raises(UsageError, match="^n_groups: must be at least 1, got 0$"):
+        Config(objective=objective, n_groups=0)
+
+
+def test_combination_beta_goes_with_combination_only():
+    for beta in (0.0, 0.3, 1.0):
+        config = Config(objective="combination", combination_beta=beta)
+        assert config.combination_beta == beta
+    with pytest.raises(UsageError, match="^combination_beta: .* with objective stl$"):
+        Config(objective="stl", combination_beta=0.5)
+    for beta in (-0.1, 1.1, math.nan):
+        with pytest.raises(UsageError, match="^combination_beta: must be "):
+            Config(objective="combination", combination_beta=beta)
+
+
+def test_jackknife_needs_three_samples():
+    assert Config(jackknife=True, eval_samples=3).jackknife
+    with pytest.raises(UsageError, match="^eval_samples: must be at least 3 .* got 2$"):
+        Config(jackknife=True, eval_samples=2)
+
+
+@pytest.mark.parametrize("name", AIS)
+def test_options_of_annealing_go_with_their_scorer_only(name):
+    good, bad = AIS[name]
+    assert getattr(Config(scorer="ais", **{name: good}), name) == good
+    with pytest.raises(UsageError, match=f"^{name}: must be .* got {bad!r}$"):
+        Config(scorer="ais", **{name: bad})
+    line = f"^{name}: goes with scorer ais only, got {good} with scorer importance$"
+    with pytest.raises(UsageError, match=line):
+        Config(**{name: good})
+
+
+def test_closed_form_kl_goes_with_one_layer_only():
+    assert Config(objective="vae_elbo_kl").stochastic_layers == 1
+    with pytest.raises(UsageError, match="^objective: .* got 2 layers; use vae_elbo$"):
+        Config(objective="vae_elbo_kl", stochastic_layers=2)
+
+
+def test_defaults_are_the_papers():
+    config = Config()
+    assert (config.schedule, config.epochs, config.batch_size) == ("burda", 3280, 20)
+    assert config.eval_samples == 5000 and config.binarization == "dynamic"
+    assert sum(3**i for i in range(8)) == config.epochs
+
+
+def test_choices_are_those_of_the_rooms():
+    from iwae_tf import data, objectives
+    from iwae_tf.models import networks, zoo
+    from iwae_tf.runs import config
+
+    choices = {
+        field.name: field.metadata["choices"]
+        for field in dataclasses.fields(Config)
+        if "choices" in field.metadata
+    }
+    assert choices["objective"] == tuple(objectives.table())
+    assert choices["binarization"] == data.BINARIZATIONS
+    assert choices["model"] == ("burda", *zoo.SPATIAL, *config.DEEP)
+    assert choices["flow_normalisation"] == networks.NORMALISATIONS
+    assert choices["ais_schedule"] == config.AIS_SCHEDULES
+    assert choices["ais_start"] == config.AIS_STARTS
+
+
+def test_of_run_leaves_out_what_does_not_decide_the_numbers():
+    names = {field.name for field in dataclasses.fields(Config)}
+    assert names >= OUTSIDE_OF_RUN
+    assert set(Config().of_run()) == names - OUTSIDE_OF_RUN
+    config = Config(stochastic_layers=2, n_latent=(4, 2), seed=7, run_dir="x")
+    assert config.of_run()["n_latent"] == (4, 2) and config.of_run()["seed"] == 7
+
+
+def test_every_option_has_a_help_text_that_is_a_sentence():
+    for field in dataclasses.fields(Config):
+        assert re.fullmatch(r"[A-Za-z].+\.", field.metadata["help"]), field.name
+
+
+def test_options_are_had_without_tensorflow():
+    code = "import iwae_tf.cli, sys; sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_trained_model_and_another_start_are_refused():
+    with pytest.raises(UsageError, match="^init_from: goes without pretrained only"):
+        Config(pretrained="mnist_iwae_1l_k50", init_from="runs/a")

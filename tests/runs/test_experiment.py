@@ -1,0 +1,1276 @@
+import csv
+import dataclasses
+import hashlib
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+import iwae_tf
+from iwae_tf import data
+from iwae_tf.data import datasets
+from iwae_tf.draws import Draws
+from iwae_tf.errors import UsageError
+from iwae_tf.measures.likelihood import log_likelihood
+from iwae_tf.runs import experiment, scoring, training
+from iwae_tf.runs import run as records
+from iwae_tf.runs.config import Config
+from iwae_tf.runs.metrics import Metrics
+
+ROOT = Path(__file__).resolve().parents[2]
+SCALARS = ("bound", "vae_elbo", "iwae_elbo", "log_px", "log_pz", "log_qz")
+# 1,437 digits in batches of 10: 141 steps an epoch, in three executions of 47.
+DIGITS = (
+    "--n_hidden=8 --n_latent=2 --n_samples=2 --batch_size=10 --epochs=6 "
+    "--eval_samples=10 --eval_chunk=4 --checkpoint_seconds=0 --nojit"
+).split()
+EPOCH, EPOCHS = 141, 6
+
+
+class Command:
+    """`main.py` in a process of its own; its output goes to files."""
+
+    def __init__(self, directory, *arguments):
+        directory.mkdir(exist_ok=True)
+        count = len(list(directory.glob("*.out")))
+        self.out, self.err = (directory / f"{count}.{part}" for part in ("out", "err"))
+        environment = os.environ | {"TFDS_DATA_DIR": str(directory / "no_data")}
+        with self.out.open("w") as out, self.err.open("w") as err:
+            self.process = subprocess.Popen(
+                [sys.executable, str(ROOT / "main.py"), *map(str, arguments)],
+                stdout=out,
+                stderr=err,
+                cwd=directory,
+                env=environment,
+            )
+
+    def stop_when(self, is_time, number):
+        """Sends a signal, 0..0.3 s after it is time."""
+        deadline = time.monotonic() + 120
+        while not is_time():
+            assert self.process.poll() is None, self.err.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        time.sleep(delay := random.SystemRandom().uniform(0, 0.3))
+        print(f"signal {number} after {delay:.4f} s")
+        self.process.send_signal(number)
+        return self.process.wait(timeout=120)
+
+    def end(self):
+        """Waits; gives status, standard output and standard error."""
+        status = self.process.wait(timeout=200)
+        return status, self.out.read_text(), self.err.read_text()
+
+
+def steps(run_dir):
+    return [int(path.name[5:15]) for path in sorted(run_dir.glob("checkpoints/step-*"))]
+
+
+def rows(run_dir):
+    if not run_dir.joinpath("metrics.csv").exists():
+        return []
+    with run_dir.joinpath("metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def arrays(path):
+    """Every array of a checkpoint: weights, optimizer slots, the step."""
+    found = {}
+    with h5py.File(path) as file:
+        file.visititems(
+            lambda name, item: (
+                found.__setitem__(name, item[()])
+                if isinstance(item, h5py.Dataset)
+                else None
+            )
+        )
+    return found
+
+
+def assert_same_end(a, b):
+    """Two runs: the same bits where they must not depend on stops."""
+    assert steps(a)[-1] == steps(b)[-1]
+    newest = [sorted(run.glob("checkpoints/step-*"))[-1] for run in (a, b)]
+    one, other = map(arrays, newest)
+    assert set(one) == set(other) and len(one) > 20
+    assert any("optimizer" in name for name in one)
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+    assert len(rows(a)) == len(rows(b))
+    columns = ["epoch", "step", "learning_rate", *(f"test_{name}" for name in SCALARS)]
+    for x, y in zip(rows(a), rows(b), strict=True):
+        assert [x[column] for column in columns] == [y[column] for column in columns]
+    for name in ("samples.gif", "reconstructions.png"):
+        assert a.joinpath(name).read_bytes() == b.joinpath(name).read_bytes()
+    with np.load(a / "scores.npz") as x, np.load(b / "scores.npz") as y:
+        assert set(x) == set(y)
+        for name in x:
+            np.testing.assert_array_equal(x[name], y[name])
+    one, other = (json.loads(run.joinpath("report.json").read_text()) for run in (a, b))
+    for name in ("config", "data", "test", "units", "epochs", "steps"):
+        assert one[name] == other[name]
+    assert one.get("init") == other.get("init")
+
+
+# Killed and never stopped ------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two runs of one configuration on digits, of which one was killed twice.
+
+    The other ran as `--dataset auto --offline` where there is no MNIST.
+    """
+    whole = tmp_path_factory.mktemp("whole")
+    killed = tmp_path_factory.mktemp("killed") / "run"
+    command = Command(whole, "--dataset=auto", "--offline", "--histograms", *DIGITS)
+    again = ("--dataset=digits", f"--run_dir={killed}", *DIGITS)
+    first = Command(killed.parent, *again)
+    assert first.stop_when(lambda: steps(killed), signal.SIGKILL) == -signal.SIGKILL
+    assert len(rows(killed)) < EPOCHS
+    second = Command(killed.parent, *again)
+    has_two = len(rows(killed)) + 1
+    status = second.stop_when(lambda: len(rows(killed)) > has_two, signal.SIGKILL)
+    assert status == -signal.SIGKILL
+    assert not killed.joinpath("report.json").exists()
+    at = steps(killed)[-1]
+    third = Command(killed.parent, *again)
+    ends = {"whole": command.end(), "killed": third.end()}
+    name = "digits-iwae_elbo-1l-k2-s123"
+    return {
+        "ends": ends,
+        "whole": whole / "runs" / name,
+        "killed": killed,
+        "killed_at": at,
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(runs):
+    return runs["whole"]
+
+
+@pytest.fixture(scope="module")
+def report(whole):
+    return json.loads(whole.joinpath("report.json").read_text())
+
+
+def test_run_killed_twice_ends_bit_for_bit_as_one_that_never_stopped(runs):
+    assert [runs["ends"][name][0] for name in ("whole", "killed")] == [0, 0]
+    assert f"goes on at step {runs['killed_at']} of 846\n" in runs["ends"]["killed"][1]
+    assert steps(runs["killed"])[-1] == EPOCH * EPOCHS
+    assert_same_end(runs["whole"], runs["killed"])
+
+
+def test_auto_without_mnist_is_digits_in_warning_name_and_report(runs, report):
+    _, stdout, stderr = runs["ends"]["whole"]
+    (warning,) = (line for line in stderr.splitlines() if "auto uses digits" in line)
+    assert "instead of MNIST" in warning and "absent" in warning
+    assert stdout.startswith("digits · ")
+    assert report["config"]["dataset"] == report["data"]["name"] == "digits"
+    assert os.listdir(runs["whole"].parent) == ["digits-iwae_elbo-1l-k2-s123"]
+    assert "Traceback" not in stderr
+
+
+def test_run_directory_holds_every_file_and_no_part(whole):
+    names = {
+        str(path.relative_to(whole))
+        for path in whole.rglob("*")
+        if path.is_file() and path.parts[-3] != "tensorboard"
+    }
+    assert names == {
+        "config.json",
+        "metrics.csv",
+        "report.json",
+        "scores.npz",
+        "samples.gif",
+        "reconstructions.png",
+        "curves.png",
+        *(f"figures/samples-{epoch}.png" for epoch in (0, 1, 2, 4, 6)),
+        *(f"checkpoints/step-{s:010}.weights.h5" for s in (799, 846)),
+    }
+    with Image.open(whole / "samples.gif") as gif:
+        assert gif.n_frames == 5
+
+
+def test_metrics_have_a_row_for_every_epoch(whole):
+    table = rows(whole)
+    assert [int(row["epoch"]) for row in table] == list(range(1, EPOCHS + 1))
+    assert [int(row["step"]) for row in table] == [EPOCH * e for e in range(1, 7)]
+    columns = [f"{part}_{name}" for part in ("train", "test") for name in SCALARS]
+    assert list(table[0]) == [
+        *("epoch", "step", "seconds", "learning_rate", "images_per_second"),
+        "train_samples",
+        *columns,
+    ]
+    values = np.array([[float(row[column]) for column in columns] for row in table])
+    assert np.isfinite(values).all()
+    row = table[-1]
+    for part in ("train", "test"):
+        # log w = log p(x|z) + log p(z) - log q(z|x), whose mean is the ELBO.
+        mean = sum(
+            sign * float(row[f"{part}_{name}"])
+            for sign, name in ((1, "log_px"), (1, "log_pz"), (-1, "log_qz"))
+        )
+        assert mean == pytest.approx(float(row[f"{part}_vae_elbo"]), abs=2e-3)
+        assert float(row[f"{part}_iwae_elbo"]) > float(row[f"{part}_vae_elbo"])
+        assert row[f"{part}_bound"] == row[f"{part}_iwae_elbo"]
+    assert float(row["learning_rate"]) == pytest.approx(1e-4)
+
+
+def events(run_dir, part):
+    """What TensorBoard reads: {tag: {step: value}}."""
+    from tensorboard.backend.event_processing import event_accumulator
+
+    files = event_accumulator.EventAccumulator(
+        str(run_dir / "tensorboard" / part), size_guidance={"tensors": 0}
+    )
+    files.Reload()
+    return {
+        tag: {
+            event.step: tf.make_ndarray(event.tensor_proto)
+            for event in files.Tensors(tag)
+        }
+        for tag in files.Tags()["tensors"]
+    }
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_tensorboard_has_the_scalars_of_metrics(whole, part):
+    logged = events(whole, part)
+    for name in SCALARS:
+        assert list(logged[name]) == [EPOCH * e for e in range(1, 7)]
+        for row in rows(whole):
+            value = logged[name][int(row["step"])]
+            assert float(value) == pytest.approx(float(row[f"{part}_{name}"]), abs=1e-4)
+    for name in ("learning_rate", "images_per_second"):
+        assert (name in logged) == (part == "train")
+    if part == "train":
+        for row in rows(whole):
+            value = float(logged["learning_rate"][int(row["step"])])
+            assert value == pytest.approx(float(row["learning_rate"]), rel=1e-5)
+
+
+def test_tensorboard_has_images_and_histograms(whole, runs):
+    logged = events(whole, "test")
+    for name in ("samples", "means", "reconstructions"):
+        assert list(logged[name]) == [EPOCH * epoch for epoch in (0, 1, 2, 4, 6)]
+        width, height, png = logged[name][EPOCH].tolist()
+        assert int(width) >= 80 and int(height) >= 80
+        assert tf.io.decode_png(png).shape[:2] == (int(height), int(width))
+    histograms = [name for name in events(whole, "train") if "kernel" in name]
+    assert len(histograms) == 7  # q: two hidden, loc, scale; p: two hidden, logits
+    assert not any("kernel" in name for name in events(runs["killed"], "train"))
+
+
+def test_units_in_report_and_tensorboard_are_those_of_the_posterior_means(
+    whole, report
+):
+    model = iwae_tf.load(whole)
+    x = data.binarize(datasets.load("digits").x_test, "dynamic", data.TEST_SEED)
+    q = model.posterior.conditional(0, tf.reshape(x, [360, 64]))
+    loc, scale = q.mean().numpy().astype(float), q.stddev().numpy().astype(float)
+    activity = np.mean((loc - loc.mean(axis=0)) ** 2, axis=0) * 360 / 359
+    kl = np.mean(0.5 * (scale**2 + loc**2 - 1) - np.log(scale), axis=0)
+    (layer,) = report["units"]
+    assert layer["n_active"] == (activity > 0.01).sum()
+    for name, values in (
+        ("activity", activity),
+        ("variance", np.mean(scale**2, axis=0)),
+        ("kl", kl),
+    ):
+        np.testing.assert_allclose(layer[name], values, rtol=1e-3)
+    logged = events(whole, "test")  # of the first 500 test images: all 360
+    for name, value in (("active_units/z1", layer["n_active"]), ("kl/z1", kl.sum())):
+        assert list(logged[name]) == [EPOCH * epoch for epoch in (0, 1, 2, 4, 6)]
+        assert logged[name][EPOCH * EPOCHS] == pytest.approx(value, rel=1e-3)
+    assert {"log10_activity/z1", "kl_per_unit/z1"} < set(logged)
+    text = (whole / "report.json").read_text()
+    assert re.search(r'"activity": \[ ?[-\d.e, ]+ ?\]', text)  # on one line
+
+
+def test_report_is_what_scores_and_metrics_give(whole, report):
+    test = report["test"]
+    with np.load(whole / "scores.npz") as scores:
+        values = {name: scores[name].astype(np.float64) for name in scores}
+    n = len(values["log_px"])
+    assert n == test["n_images"] == report["data"]["n_test"] == 360
+    assert test["log_likelihood"] == round(values["log_px"].mean(), 4)
+    deviation = ((values["log_px"] - values["log_px"].mean()) ** 2).sum() / (n - 1)
+    assert test["standard_error"] == pytest.approx((deviation / n) ** 0.5, abs=1e-4)
+    assert set(test["bounds"]) == {"1", "2", "5", "10"}  # 2 is the run's own k
+    for k, bound in test["bounds"].items():
+        assert bound == pytest.approx(values[f"bound_{k}"].mean(), abs=1e-4)
+    assert test["bounds"]["10"] == test["log_likelihood"]
+    assert test["elbo"] == pytest.approx(test["log_px_given_z"] - test["kl"], abs=3e-4)
+    assert test["elbo"] == pytest.approx(test["bounds"]["1"], abs=2e-4)
+    assert test["kl"] == pytest.approx(values["kl"].mean(), abs=1e-4)
+    assert test["ess_median"] == round(np.median(values["ess"]), 2)
+    assert test["ess_min"] == round(values["ess"].min(), 2)
+    assert (test["n_samples"], test["chunk"]) == (10, 4)
+    assert (report["epochs"], report["steps"]) == (EPOCHS, EPOCH * EPOCHS)
+    assert report["train_seconds"] == float(rows(whole)[-1]["seconds"]) > 0
+    assert report["score_seconds"] > 0
+
+
+def test_report_has_configuration_versions_commit_and_hashes(whole, report):
+    assert report["config"] == json.loads(
+        json.dumps(
+            Config(
+                dataset="digits",
+                n_hidden=(8,),
+                n_latent=(2,),
+                n_samples=2,
+                batch_size=10,
+                epochs=6,
+                jit=False,
+            ).of_run()
+        )
+    )
+    record = json.loads(whole.joinpath("config.json").read_text())
+    assert {"config": report["config"], "data": report["data"]} == record
+    images = datasets.load("digits")
+    binary = data.binarize(images.x_test, "dynamic", data.TEST_SEED)
+    assert report["data"]["train_sha256"] == data.sha256(images.x_train)
+    assert report["data"]["binarized_test_sha256"] == data.sha256(binary)
+    assert report["versions"]["tensorflow"] == tf.__version__
+    assert report["versions"]["numpy"] == np.__version__
+    assert report["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert report["versions"]["iwae_tf"] == iwae_tf.__version__
+    assert report["device"]
+
+
+def test_commit_is_that_of_git(report):
+    git = ["git", "-C", str(ROOT), "rev-parse", "--verify", "HEAD"]
+    done = subprocess.run(git, capture_output=True, text=True, check=False)
+    if done.returncode:
+        assert report["commit"] is None
+        pytest.skip("the tests do not run in a git checkout")
+    assert re.fullmatch("[0-9a-f]{40}[+]?", report["commit"])
+    # Read again: other hands may have committed since the run.
+    assert records.commit().removesuffix("+") == done.stdout.strip()
+
+
+def test_loaded_model_scores_as_the_report_says(whole, report):
+    model = iwae_tf.load(whole)
+    x_test = data.binarize(datasets.load("digits").x_test, "dynamic", data.TEST_SEED)
+    again = log_likelihood(
+        model, x_test.numpy(), 10, chunk=4, seed=123, jit_compile=False
+    )
+    assert round(again.mean, 4) == report["test"]["log_likelihood"]
+    with np.load(whole / "scores.npz") as scores:
+        np.testing.assert_array_equal(again.log_px, scores["log_px"])
+        np.testing.assert_array_equal(again.ess, scores["ess"])
+
+
+@pytest.mark.parametrize("what", ["nothing", "config.json"])
+def test_what_holds_no_checkpoint_is_not_loaded(tmp_path, whole, what):
+    if what != "nothing":
+        shutil.copy(whole / what, tmp_path)
+    with pytest.raises(UsageError, match="^run_dir: must hold a run"):
+        experiment.load(tmp_path)
+
+
+# Once finished -----------------------------------------------------------------------
+
+
+def finished(runs, tmp_path):
+    """A copy of the finished run, and what its command was."""
+    copy = tmp_path / "run"
+    shutil.copytree(runs["killed"], copy)
+    config = Config(
+        dataset="digits",
+        n_hidden=(8,),
+        n_latent=(2,),
+        n_samples=2,
+        batch_size=10,
+        epochs=6,
+        eval_samples=10,
+        eval_chunk=4,
+        checkpoint_seconds=0.0,
+        jit=False,
+        run_dir=str(copy),
+    )
+    return copy, config
+
+
+def contents(run_dir):
+    return {
+        path.relative_to(run_dir): path.read_bytes()
+        for path in run_dir.rglob("*")
+        if path.is_file()
+    }
+
+
+def no_work(*_, **__):
+    raise AssertionError("must not be done again")
+
+
+def test_finished_run_is_told_and_not_touched(runs, tmp_path, capsys, monkeypatch):
+    copy, config = finished(runs, tmp_path)
+    before = contents(copy)
+    monkeypatch.setattr(experiment, "train", no_work)
+    monkeypatch.setattr(scoring, "score", no_work)
+    report = experiment.run(config)
+    assert report == json.loads((copy / "report.json").read_text())
+    out = capsys.readouterr().out
+    assert "--rescore" in out
+    assert f"{report['test']['log_likelihood']:.2f} ± " in out
+    assert contents(copy) == before
+
+
+def test_rescore_scores_again_and_does_not_train(runs, tmp_path, monkeypatch):
+    copy, config = finished(runs, tmp_path)
+    before = contents(copy)
+    old = json.loads((copy / "report.json").read_text())
+    monkeypatch.setattr(training, "fit", no_work)
+    report = experiment.run(dataclasses.replace(config, rescore=True, eval_samples=20))
+    assert report["test"]["n_samples"] == 20
+    assert report["test"]["log_likelihood"] > old["test"]["log_likelihood"]
+    new = json.loads((copy / "report.json").read_text())
+    assert json.loads(json.dumps(report)) == new
+    for name in ("config", "data", "epochs", "steps", "train_seconds"):
+        assert new[name] == old[name]
+    changed = {str(p) for p, value in contents(copy).items() if before.get(p) != value}
+    assert changed == {"report.json", "scores.npz"}
+
+
+def test_interrupted_scoring_goes_on_after_its_last_batch(
+    runs, tmp_path, capsys, monkeypatch
+):
+    copy, config = finished(runs, tmp_path)
+    report = json.loads((copy / "report.json").read_text())
+    want = contents(copy)
+    for name in ("report.json", "scores.npz"):
+        (copy / name).unlink()
+    seen = []
+
+    def interrupt(self, done, *_):
+        seen.append(done)
+        if done > 100:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring.Progress, "update", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            experiment.run(config)
+        assert "goes on after the last batch" in capsys.readouterr().out
+        assert not (copy / "scores.npz").exists() and len(seen) == 6
+        del seen[:]
+        with pytest.raises(KeyboardInterrupt):
+            experiment.run(config)
+        assert seen == [120]
+        # Other samples are another score.
+        del seen[:]
+        with pytest.raises(KeyboardInterrupt):
+            experiment.run(dataclasses.replace(config, eval_samples=20))
+        assert seen == [20, 40, 60, 80, 100, 120]
+    again = experiment.run(config)
+    assert again["test"] == report["test"]
+    changed = {str(p) for p, value in contents(copy).items() if want.get(p) != value}
+    assert changed == {"report.json"} and not (copy / "scoring").exists()
+
+
+@pytest.mark.parametrize("damage", ["half", "other", "noise"])
+@pytest.mark.parametrize(
+    ("file", "options"),
+    [
+        ("config.json", {}),
+        ("report.json", {}),
+        ("report.json", {"scorer": "ais"}),
+        ("metrics.csv", {"rescore": True}),
+        ("scores.npz", {"scorer": "ais"}),
+    ],
+)
+def test_damaged_file_of_a_run_is_refused_in_one_line(
+    runs, tmp_path, file, options, damage
+):
+    copy, config = finished(runs, tmp_path)
+    whole = (copy / file).read_bytes()
+    damaged = {"half": whole[: len(whole) // 2], "other": b"{}", "noise": b"\xff\x00"}
+    (copy / file).write_bytes(damaged[damage])
+    with pytest.raises(UsageError, match=rf"^run_dir: must hold .*{file}") as refused:
+        experiment.run(dataclasses.replace(config, **options))
+    assert str(copy) in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("inside", [".", "a"])
+def test_file_in_place_of_a_run_directory_is_refused(runs, tmp_path, inside):
+    _, config = finished(runs, tmp_path)
+    (tmp_path / "file").touch()
+    place = dataclasses.replace(config, run_dir=str(tmp_path / "file" / inside))
+    with pytest.raises(UsageError, match="^run_dir: must be a directory or a place"):
+        experiment.run(place)
+
+
+@pytest.mark.parametrize("file", ["config.json", "report.json"])
+@pytest.mark.parametrize(
+    "config", [[], {"newer": 1}, {"n_samples": "5"}, {"n_samples": -5}], ids=str
+)
+def test_options_of_another_version_are_refused(runs, tmp_path, file, config):
+    copy, own = finished(runs, tmp_path)
+    value = json.loads((copy / file).read_text())
+    (copy / file).write_text(json.dumps(value | {"config": config}))
+    with pytest.raises(UsageError, match=rf"^run_dir: .* without a readable {file}$"):
+        experiment.run(own)
+
+
+@pytest.mark.parametrize("part", ["epochs", "test", "ess_min"])
+def test_report_without_a_part_is_refused(runs, tmp_path, part):
+    copy, own = finished(runs, tmp_path)
+    report = json.loads((copy / "report.json").read_text())
+    (report if part in report else report["test"]).pop(part)
+    (copy / "report.json").write_text(json.dumps(report))
+    with pytest.raises(UsageError, match=r"^run_dir: .* without a readable report"):
+        experiment.run(own)
+
+
+def test_arrays_come_back_in_the_order_of_their_file(tmp_path):
+    path, names = tmp_path / "a.npz", list("hgfedcba")
+    records.write_arrays(path, **dict.fromkeys(names, np.ones(2)))
+    assert list(records.read_arrays(path, "a")) == names
+
+
+def test_run_without_its_pictures_is_scored_again(runs, tmp_path, capsys):
+    copy, config = finished(runs, tmp_path)
+    before = json.loads((copy / "report.json").read_text())["test"]
+    shutil.rmtree(copy / "figures")
+    report = experiment.run(dataclasses.replace(config, rescore=True))
+    assert report["test"] == before
+    assert "goes on at step" not in capsys.readouterr().out
+
+
+def test_run_directory_is_for_one_process_at_a_time(runs, tmp_path):
+    copy, config = finished(runs, tmp_path)
+    with records.locked(copy):
+        for options in ({}, {"rescore": True}):
+            with pytest.raises(
+                UsageError, match="^run_dir: must be used by one process at a time"
+            ):
+                experiment.run(dataclasses.replace(config, **options))
+    experiment.run(config)
+
+
+def test_damaged_newest_checkpoint_of_a_finished_run_is_told_and_made_anew(
+    runs, tmp_path
+):
+    copy, config = finished(runs, tmp_path)
+    weights = [w.numpy() for w in experiment.load(copy).weights]
+    (*_, newest) = sorted(copy.glob("checkpoints/*"))
+    newest.write_bytes(newest.read_bytes()[:3000])
+    for look in (
+        lambda: experiment.load(copy),
+        lambda: experiment.run(dataclasses.replace(config, **AIS)),
+    ):
+        with pytest.raises(UsageError, match="^run_dir: the newest .* --rescore, make"):
+            look()
+    experiment.run(dataclasses.replace(config, rescore=True))
+    for own, other in zip(experiment.load(copy).weights, weights, strict=True):
+        np.testing.assert_array_equal(own, other)
+
+
+def test_scores_of_another_scoring_than_the_reports_are_not_annealed(runs, tmp_path):
+    copy, config = finished(runs, tmp_path)
+    with np.load(copy / "scores.npz") as scores:
+        np.savez(copy / "scores.npz", log_px=scores["log_px"][:50])
+    with pytest.raises(UsageError, match=r"^run_dir: scores\.npz must .* for 50 in "):
+        experiment.run(dataclasses.replace(config, **AIS))
+
+
+def test_damaged_settings_are_those_of_another_score(runs, tmp_path):
+    copy, config = finished(runs, tmp_path)
+    report = json.loads((copy / "report.json").read_text())
+    (copy / "scoring").mkdir()
+    (copy / "scoring" / "settings.json").write_bytes(b"\xff")
+    (copy / "scoring" / "000000.npz").write_bytes(b"")
+    again = experiment.run(dataclasses.replace(config, rescore=True))
+    assert again["test"] == report["test"]
+
+
+AIS = {
+    "scorer": "ais",
+    "ais_images": 60,
+    "ais_chains": 3,
+    "ais_temperatures": 5,
+    "ais_leapfrog": 2,
+}
+
+
+def test_finished_run_is_annealed_too_and_goes_on_after_its_last_batch(
+    runs, tmp_path, capsys, monkeypatch
+):
+    copy, config = finished(runs, tmp_path)
+    config = dataclasses.replace(config, **AIS)
+    before = contents(copy)
+    monkeypatch.setattr(experiment, "train", no_work)
+    monkeypatch.setattr(scoring, "score", no_work)
+    seconds = []
+
+    def interrupt(self, done, *_):
+        if done > 55:
+            seconds.append(done)
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring.Progress, "update", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            experiment.run(config)
+    assert "goes on after the last batch" in capsys.readouterr().out
+    (batch,) = copy.glob("annealing/images/*.npz")
+    kept = batch.stat()
+    report = experiment.run(config)
+    assert seconds and batch.stat().st_mtime_ns == kept.st_mtime_ns
+    assert report == json.loads((copy / "report.json").read_text())
+    old = json.loads(before[Path("report.json")])
+    ais = report.pop("ais")
+    assert report == old
+    changed = {str(p) for p, value in contents(copy).items() if before.get(p) != value}
+    batches = ("000000.npz", "000050.npz")
+    assert changed == {
+        "report.json",
+        "annealing/settings.json",
+        *(f"annealing/{part}/{b}" for part in ("images", "simulated") for b in batches),
+    }
+    # The numbers again, from the files.
+    files = {
+        part: [np.load(copy / f"annealing/{part}/{b}") for b in batches]
+        for part in ("images", "simulated")
+    }
+    log_w = {
+        part: np.concatenate([f["log_w"] for f in of], axis=-1).astype(np.float64)
+        for part, of in files.items()
+    }
+    assert log_w["images"].shape == (1, 3, 60)
+    assert log_w["simulated"].shape == (2, 3, 60)
+    log_px = np.log(np.exp(log_w["images"][0]).mean(axis=0))
+    lower = np.log(np.exp(log_w["simulated"][0]).mean(axis=0))
+    upper = -np.log(np.exp(-log_w["simulated"][1]).mean(axis=0))
+    by_importance = np.load(copy / "scores.npz")["log_px"]
+    by_importance = by_importance[data.spread(len(by_importance), 60)]
+    for got, values in (
+        ((ais["log_likelihood"], ais["standard_error"]), log_px),
+        ((ais["importance"], ais["importance_error"]), by_importance),
+        ((ais["difference"], ais["difference_error"]), log_px - by_importance),
+        *(
+            ((ais["certificate"][name], ais["certificate"][f"{name}_error"]), values)
+            for name, values in (
+                ("lower", lower),
+                ("upper", upper),
+                ("gap", upper - lower),
+            )
+        ),
+    ):
+        want = values.mean(), values.std(ddof=1) / 60**0.5
+        np.testing.assert_allclose(got, want, atol=2e-4)
+    assert 1 <= ais["ess_min"] <= ais["ess_median"] <= 3
+    assert 0 < ais["acceptance"] < 1
+    out = capsys.readouterr().out
+    assert f"gap {ais['certificate']['gap']:.3f} ± " in out
+    assert "by annealing (3 chains, 5 temperatures), 60 images: " in out
+    again = contents(copy)
+    experiment.run(config)
+    assert contents(copy) == again
+    other = experiment.run(dataclasses.replace(config, ais_chains=2))
+    assert other["ais"]["options"]["ais_chains"] == 2
+    assert other["ais"]["log_likelihood"] != ais["log_likelihood"]
+
+
+def test_some_images_are_scored_as_they_are_among_all(runs, tmp_path):
+    copy, config = finished(runs, tmp_path)
+    x = data.sets_of(datasets.load("digits"), "dynamic").x_test
+    report = experiment.run(dataclasses.replace(config, rescore=True, eval_images=7))
+    assert report["test"]["n_images"] == 7
+    places = data.spread(len(x), 7)
+    want = log_likelihood(
+        experiment.load(copy), x[places], 10, chunk=4, jit_compile=False
+    )
+    with np.load(copy / "scores.npz") as scores:
+        np.testing.assert_array_equal(scores["log_px"], want.log_px)
+    many = dataclasses.replace(config, rescore=True, eval_images=10**6)
+    assert experiment.run(many)["test"]["n_images"] == len(x)
+
+
+@pytest.mark.parametrize("found", ["none", "other"])
+def test_annealing_needs_the_scores_of_its_run(runs, tmp_path, found):
+    copy, config = finished(runs, tmp_path)
+    copy.joinpath("scores.npz").unlink()
+    if found == "other":
+        np.savez(copy / "scores.npz", x=np.ones(3))
+    with pytest.raises(UsageError, match="^run_dir: .*scores.npz; --rescore makes it"):
+        experiment.run(dataclasses.replace(config, **AIS))
+
+
+# Whose directory it is ---------------------------------------------------------------
+
+
+RECORD = {
+    "config": Config(n_latent=(2,)).of_run(),
+    "data": {
+        "name": "x",
+        "image_shape": [8, 8, 1],
+        "n_train": 3,
+        "n_test": 2,
+        "train_sha256": "a",
+        "binarized_test_sha256": "b",
+    },
+}
+OTHER = {
+    "dataset": "digits",
+    "binarization": "none",
+    "conditional": True,
+    "conditional_prior": True,
+    "stochastic_layers": 2,
+    "n_latent": None,
+    "n_hidden": (3,),
+    "objective": "vae_elbo",
+    "n_samples": 6,
+    "n_groups": 2,
+    "combination_beta": 0.5,
+    "beta": 0.5,
+    "warmup_steps": 7,
+    "schedule": "constant",
+    "epochs": 30,
+    "batch_size": 21,
+    "optimizer": "muon",
+    "learning_rate": 0.1,
+    "grow_samples": True,
+    "validation": 7,
+    "model": "vae60",
+    "feature_maps": 8,
+    "n_flows": 2,
+    "flow_hidden": (4,),
+    "flow_features": 3,
+    "flow_normalisation": "batch",
+    "seed": 1,
+    "jit": False,
+}
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_other_configuration_is_refused_and_its_flag_named(tmp_path, name):
+    assert set(OTHER) == set(RECORD["config"])
+    records.claim(tmp_path / "run", RECORD)
+    before = contents(tmp_path)
+    other = RECORD | {"config": RECORD["config"] | {name: OTHER[name]}}
+    with pytest.raises(UsageError, match=f"^{name}: .*--run_dir") as info:
+        records.claim(tmp_path / "run", other)
+    was = json.loads(json.dumps(RECORD["config"][name]))
+    assert repr(was) in str(info.value) and "\n" not in str(info.value)
+    assert contents(tmp_path) == before
+
+
+def test_run_from_before_an_option_existed_has_its_default(tmp_path):
+    records.claim(tmp_path, RECORD)
+    path = tmp_path / "config.json"
+    record = json.loads(path.read_text())
+    del record["config"]["n_groups"], record["config"]["combination_beta"]
+    path.write_text(json.dumps(record))
+    records.claim(tmp_path, RECORD)
+    other = RECORD | {"config": RECORD["config"] | {"n_groups": 2}}
+    with pytest.raises(UsageError, match="^n_groups: must be 1 to go on "):
+        records.claim(tmp_path, other)
+
+
+@pytest.mark.parametrize("rate", [None, 0.5])
+def test_run_from_before_schedules_had_defaults_has_what_they_were(tmp_path, rate):
+    config = Config(schedule="constant", learning_rate=rate, batch_size=20, epochs=9)
+    record = RECORD | {"config": config.of_run()}
+    records.claim(tmp_path, record)
+    path = tmp_path / "config.json"
+    old = json.loads(path.read_text())
+    del old["config"]["optimizer"], old["config"]["grow_samples"]
+    old["config"]["learning_rate"] = rate
+    path.write_text(json.dumps(old))
+    records.claim(tmp_path, record)
+    other = record | {"config": record["config"] | {"learning_rate": 0.25}}
+    with pytest.raises(UsageError, match=f"^learning_rate: must be {rate or 0.001} "):
+        records.claim(tmp_path, other)
+
+
+@pytest.mark.parametrize("name", RECORD["data"])
+def test_other_data_are_refused(tmp_path, name):
+    records.claim(tmp_path / "run", RECORD)
+    with pytest.raises(UsageError, match=f"^{name}: .*--run_dir"):
+        records.claim(tmp_path / "run", RECORD | {"data": RECORD["data"] | {name: 9}})
+
+
+def test_same_run_may_go_on_and_empty_directory_be_taken(tmp_path):
+    records.claim(tmp_path, RECORD)
+    before = contents(tmp_path)
+    records.claim(tmp_path, RECORD)
+    assert contents(tmp_path) == before
+    record = json.loads((tmp_path / "config.json").read_text())
+    assert record == json.loads(json.dumps(RECORD))
+
+
+def test_foreign_directory_is_refused_and_left_alone(tmp_path):
+    tmp_path.joinpath("thesis.tex").write_text("mine")
+    with pytest.raises(UsageError, match="^run_dir: must be new, empty or a run"):
+        records.claim(tmp_path, RECORD)
+    assert os.listdir(tmp_path) == ["thesis.tex"]
+
+
+def test_claim_that_was_killed_can_be_made_again(tmp_path, monkeypatch):
+    def kill(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", kill)
+        with pytest.raises(KeyboardInterrupt):
+            records.claim(tmp_path / "run", RECORD)
+    (tmp_path / "run" / ".part.json").write_text("half")
+    records.claim(tmp_path / "run", RECORD)
+    assert (tmp_path / "run" / "config.json").exists()
+
+
+# An own .npz, compiled, with Ctrl-C --------------------------------------------------
+
+
+def rgb(seed=0, n=60):
+    x = np.random.default_rng(seed).integers(0, 256, (n + 9, 5, 7, 3), dtype=np.uint8)
+    return {"x_train": x[:n], "x_test": x[n:]}
+
+
+# 60 images, one a step: two executions an epoch. Before the end only Ctrl-C saves.
+RGB = (
+    "--n_hidden=3 --n_latent=2 --n_samples=2 --batch_size=1 --epochs=40 "
+    "--eval_samples=7 --checkpoint_seconds=1000 --run_dir=run --dataset=own-set.npz"
+).split()
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    """Two compiled runs on own colour images, of which one met Ctrl-C."""
+    folders = [tmp_path_factory.mktemp(name) for name in ("whole", "interrupted")]
+    for folder in folders:
+        np.savez(folder / "own-set.npz", **rgb())
+    a, b = folders
+    never = Command(a, *RGB)
+    first = Command(b, *RGB)
+    status = first.stop_when(lambda: len(rows(b / "run")) >= 3, signal.SIGINT)
+    stopped = (status, first.out.read_text(), first.err.read_text(), steps(b / "run"))
+    second = Command(b, *RGB)
+    ends = [never.end(), second.end()]
+    return {"whole": a / "run", "stopped": stopped, "ends": ends, "again": b / "run"}
+
+
+def test_ctrl_c_saves_tells_how_to_go_on_and_leaves_with_130(interrupted):
+    status, stdout, stderr, saved = interrupted["stopped"]
+    assert status == 130 and "Traceback" not in stderr
+    (step,) = re.findall(r"saved at step (\d+); the same command goes on", stdout)
+    assert saved == [int(step)] and 180 <= int(step) < 2400
+
+
+def test_run_after_ctrl_c_ends_bit_for_bit_as_one_that_never_stopped(interrupted):
+    assert [end[0] for end in interrupted["ends"]] == [0, 0]
+    step = interrupted["stopped"][3][0]
+    assert f"goes on at step {step} of 2400\n" in interrupted["ends"][1][1]
+    assert_same_end(interrupted["whole"], interrupted["again"])
+
+
+def test_own_images_of_5_by_7_in_colour_run_from_end_to_end(interrupted):
+    run_dir = interrupted["whole"]
+    report = json.loads((run_dir / "report.json").read_text())
+    assert report["data"]["name"] == report["config"]["dataset"] == "own-set"
+    assert report["data"]["image_shape"] == [5, 7, 3]
+    assert (report["data"]["n_train"], report["data"]["n_test"]) == (60, 9)
+    frames = {path.name for path in (run_dir / "figures").iterdir()}
+    assert frames == {
+        f"samples-{epoch:02}.png" for epoch in (0, 1, 2, 4, 8, 16, 32, 40)
+    }
+    with Image.open(run_dir / "samples.gif") as gif:
+        assert gif.n_frames == 8
+    for name in ("curves.png", "reconstructions.png", "scores.npz"):
+        assert (run_dir / name).stat().st_size > 0
+    # Better than independent coin flips: 105 log 2 of noise cannot be beaten by much.
+    assert -1.2 < report["test"]["log_likelihood"] / (105 * np.log(2)) < -0.5
+    model = experiment.load(run_dir)
+    samples, means = model.sample(3, tf.constant([1, 2]))
+    assert samples.shape == means.shape == (3, 5, 7, 3)
+
+
+def test_changed_file_is_refused_for_its_run(interrupted, tmp_path, monkeypatch):
+    copy = tmp_path / "run"
+    shutil.copytree(interrupted["whole"], copy)
+    changed = rgb()
+    changed["x_train"][7, 1, 2, 0] ^= 1
+    np.savez(tmp_path / "own-set.npz", **changed)
+    before = contents(copy)
+    monkeypatch.setattr(experiment, "train", no_work)
+    config = Config(
+        dataset=str(tmp_path / "own-set.npz"),
+        n_hidden=(3,),
+        n_latent=(2,),
+        n_samples=2,
+        batch_size=1,
+        epochs=40,
+        run_dir=str(copy),
+    )
+    with pytest.raises(UsageError, match="^train_sha256: .*--run_dir"):
+        experiment.run(config)
+    assert contents(copy) == before
+
+
+def test_command_refuses_in_one_line_or_tells_the_end_it_had(interrupted):
+    """Two commands at once: each waits for TensorFlow."""
+    folder = interrupted["whole"].parent
+    before = contents(interrupted["whole"])
+    other = Command(folder, *RGB, "--epochs=41")
+    same = Command(folder, *RGB)
+    status, stdout, stderr = other.end()
+    lines = [line for line in stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and lines[0].startswith("error: epochs: must be 40 ")
+    assert status == 2 and stdout == "" and "Traceback" not in stderr
+    status, stdout, _ = same.end()
+    assert status == 0 and "finished earlier" in stdout and "test log p(x) = " in stdout
+    assert "scoring" not in stdout and contents(interrupted["whole"]) == before
+
+
+def test_divergence_is_one_line_and_status_1(tmp_path):
+    np.savez(tmp_path / "own-set.npz", **rgb())
+    command = Command(
+        tmp_path, *RGB, "--nojit", "--schedule=constant", "--learning_rate=1e30"
+    )
+    status, _, stderr = command.end()
+    lines = [
+        line for line in stderr.splitlines() if not re.match("WARN|[IWE]0000 ", line)
+    ]
+    assert status == 1 and len(lines) == 1, stderr
+    assert re.fullmatch(
+        r"error: the loss was not finite at step \d+ \(counted from 0\), "
+        r"learning rate 1e\+30; last good checkpoint: none",
+        lines[0],
+    )
+    assert steps(tmp_path / "run") == []
+
+
+# Stopped at every kind of moment -----------------------------------------------------
+
+
+def tiny(run_dir, **options):
+    options = {"epochs": 5, "batch_size": 1, "checkpoint_seconds": 0.0} | options
+    return Config(
+        n_latent=(2,),
+        n_hidden=(3,),
+        n_samples=2,
+        jit=False,
+        eval_samples=7,
+        run_dir=str(run_dir),
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def noise():
+    x = np.random.default_rng(1).random((65, 3, 4, 1)).astype(np.float32)
+    return datasets.Images("noise", x[:60], x[60:], None, None)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, noise):
+    run_dir = tmp_path_factory.mktemp("undisturbed") / "run"
+    experiment.run(tiny(run_dir), noise)
+    return run_dir
+
+
+class Killed(BaseException):
+    """Like SIGKILL: nothing of ours catches it."""
+
+
+def kill():
+    raise Killed
+
+
+def ctrl_c():
+    signal.raise_signal(signal.SIGINT)
+
+
+AFTER_A_FIGURE = (Metrics, "write_images")
+BEFORE_A_ROW = (Metrics, "on_epoch_end")
+IN_VALIDATION = (experiment.IWAE, "evaluate")
+AFTER_AN_EXECUTION = (training.StopWhenDiverged, "on_train_batch_end")
+WHILE_SAVING = (training.os, "fsync")
+
+
+# In this order each comes up in one start after the other, before the end.
+@pytest.mark.parametrize(
+    ("stop", "moments"),
+    [
+        (kill, (BEFORE_A_ROW, AFTER_A_FIGURE, WHILE_SAVING)),
+        (ctrl_c, (BEFORE_A_ROW, IN_VALIDATION, AFTER_AN_EXECUTION, WHILE_SAVING)),
+    ],
+)
+def test_stopped_at_every_kind_of_moment_ends_bit_for_bit_the_same(
+    undisturbed, noise, tmp_path, monkeypatch, stop, moments
+):
+    # A Ctrl-C saves by itself; a kill must live with what was saved before.
+    seconds = 0.0 if stop is kill else 1e6
+    config = tiny(tmp_path / "run", checkpoint_seconds=seconds)
+    for room, name in moments:
+        calls, real = [], getattr(room, name)
+
+        def first(*args, calls=calls, real=real, **kwargs):
+            calls.append(None)
+            if len(calls) == 1:
+                stop()
+            return real(*args, **kwargs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(room, name, first)
+            with pytest.raises((Killed, KeyboardInterrupt)):
+                experiment.run(config, noise)
+        assert calls
+        print("stopped", name, steps(tmp_path / "run"))
+    experiment.run(config, noise)
+    assert_same_end(undisturbed, tmp_path / "run")
+
+
+# Models and data ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("layers", "objective"),
+    [(1, "vae_elbo_kl"), (2, "vae_elbo"), (3, "iwae_eq14"), (2, "dreg")],
+)
+def test_layers_and_objectives_run(tmp_path, noise, layers, objective):
+    config = dataclasses.replace(
+        tiny(tmp_path / "run", epochs=1, batch_size=20),
+        stochastic_layers=layers,
+        n_latent=(3, 2, 2)[:layers],
+        n_hidden=(4, 4, 3)[:layers],
+        objective=objective,
+    )
+    report = experiment.run(config, noise)
+    assert np.isfinite(report["test"]["log_likelihood"])
+    (row,) = rows(tmp_path / "run")
+    part = "vae_elbo" if objective == "vae_elbo" else "iwae_elbo"
+    if objective == "vae_elbo_kl":
+        # Another estimate of the ELBO, with less noise.
+        assert row["test_bound"] not in (row["test_vae_elbo"], row["test_iwae_elbo"])
+        assert float(row["test_bound"]) == pytest.approx(
+            float(row["test_vae_elbo"]), abs=2
+        )
+    else:
+        assert row["test_bound"] == row[f"test_{part}"]
+    assert len(experiment.load(tmp_path / "run").posterior.n_latent) == layers
+
+
+@pytest.fixture(scope="module")
+def labelled(noise):
+    y = np.arange(65) % 3 * 10  # labels 0, 10, 20
+    return noise._replace(y_train=y[:60], y_test=y[60:])
+
+
+@pytest.fixture(scope="module")
+def given_labels(tmp_path_factory, labelled):
+    run_dir = tmp_path_factory.mktemp("labelled") / "run"
+    config = tiny(run_dir, conditional=True, conditional_prior=True)
+    return run_dir, config, experiment.run(config, labelled)
+
+
+def test_conditional_run_is_loaded_and_scores_log_p_of_x_given_y(
+    given_labels, labelled
+):
+    run_dir, _, report = given_labels
+    assert report["data"]["classes"] == [0, 10, 20]
+    model = experiment.load(run_dir)
+    assert model.n_context == 3 and model.generator.top is not None
+    context = (labelled.y_test[:, None] == [0, 10, 20]).astype(np.float32)
+    x = data.binarize(labelled.x_test, "dynamic", data.TEST_SEED).numpy()
+    options = {"n_samples": 7, "seed": 123, "jit_compile": False}
+    again = log_likelihood(model, x, context=context, **options)
+    assert round(again.mean, 4) == report["test"]["log_likelihood"]
+    other = log_likelihood(model, x, context=context[:, ::-1].copy(), **options)
+    assert round(other.mean, 4) != report["test"]["log_likelihood"]
+
+
+def test_conditional_run_that_was_killed_ends_bit_for_bit_the_same(
+    given_labels, labelled, tmp_path, monkeypatch
+):
+    run_dir, config, _ = given_labels
+    config = dataclasses.replace(config, run_dir=str(tmp_path / "run"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Metrics, "write_units", lambda *_: kill())
+        with pytest.raises(Killed):
+            experiment.run(config, labelled)
+    experiment.run(config, labelled)
+    assert_same_end(run_dir, tmp_path / "run")
+
+
+@pytest.mark.parametrize("normalisation", ["weight", "batch"])
+def test_run_with_flows_that_was_killed_ends_bit_for_bit_the_same(
+    noise, tmp_path, monkeypatch, normalisation
+):
+    whole, again = (
+        tiny(
+            tmp_path / name,
+            n_flows=2,
+            flow_hidden=(4,),
+            flow_features=3,
+            flow_normalisation=normalisation,
+        )
+        for name in ("whole", "again")
+    )
+    report = experiment.run(whole, noise)
+    assert "kl" not in report["units"][0]
+    calls, real = [], Metrics.write_units
+
+    def third(*args):
+        calls.append(None)
+        real(*args)
+        if len(calls) == 3:
+            kill()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Metrics, "write_units", third)
+        with pytest.raises(Killed):
+            experiment.run(again, noise)
+    assert steps(tmp_path / "again")[-1] > 0
+    experiment.run(again, noise)
+    assert_same_end(tmp_path / "whole", tmp_path / "again")
+
+
+def test_other_labels_are_refused_for_a_run(given_labels, labelled):
+    run_dir, config, _ = given_labels
+    other = labelled._replace(y_test=labelled.y_test[::-1].copy())
+    with pytest.raises(UsageError, match="^labels_sha256: .*--run_dir"):
+        experiment.run(config, other)
+
+
+def test_conditional_run_without_labels_is_refused(tmp_path, noise):
+    config = tiny(tmp_path / "run", conditional=True)
+    with pytest.raises(UsageError, match="^conditional: needs a data set with labels"):
+        experiment.run(config, noise)
+    assert not (tmp_path / "run").exists()
+
+
+def test_run_starts_from_the_weights_of_another_and_a_new_optimizer(
+    tmp_path, noise, undisturbed
+):
+    seen = {}
+
+    def watch(model, epoch, run_dir):
+        if epoch == 0:
+            seen["weights"] = [w.numpy() for w in model.weights]
+            seen["slots"] = [v.numpy() for v in model.optimizer.variables]
+
+    options = {"objective": "vae_elbo", "init_from": str(undisturbed)}
+    config = tiny(tmp_path / "run", **options)
+    report = experiment.run(config, noise, watch)
+    source = experiment.load(undisturbed).weights
+    for own, other in zip(seen["weights"], source, strict=True):
+        np.testing.assert_array_equal(own, other)
+    _, rate, *moments = seen["slots"]  # the step is the first
+    assert not any(np.any(slot) for slot in moments) and seen["slots"][0] == 0
+    (newest,) = sorted(undisturbed.glob("checkpoints/*"))[-1:]
+    assert report["init"] == {
+        "run": "run",
+        "objective": "iwae_elbo",
+        "n_samples": 2,
+        "step": 300,
+        "weights_sha256": hashlib.sha256(newest.read_bytes()).hexdigest(),
+    }
+    killed = dataclasses.replace(config, run_dir=str(tmp_path / "killed"))
+
+    def kill_at_two(model, epoch, run_dir):
+        if epoch == 2:
+            kill()
+
+    with pytest.raises(Killed):
+        experiment.run(killed, noise, kill_at_two)
+    experiment.run(killed, noise)
+    assert_same_end(tmp_path / "run", tmp_path / "killed")
+    without = dataclasses.replace(config, init_from=None)
+    with pytest.raises(
+        UsageError, match="^init_from: must be 'run at step 300, .* got None;"
+    ):
+        experiment.run(without, noise)
+
+
+def test_start_from_what_does_not_fit_is_refused(tmp_path, noise, undisturbed):
+    unstarted = tmp_path / "unstarted"
+    unstarted.mkdir()
+    shutil.copy(undisturbed / "config.json", unstarted)
+    for options, says in (
+        (
+            {"init_from": str(tmp_path)},
+            r"init_from: .* without a readable config\.json",
+        ),
+        ({"init_from": str(unstarted)}, "init_from: must hold a run with a checkpoint"),
+        (
+            {"init_from": str(undisturbed), "n_latent": (3,)},
+            r"init_from: must be a run with the same networks .* with latents \(2,\), "
+            r"images \(3, 4, 1\), [\d,]+ parameters for latents \(3,\), ",
+        ),
+    ):
+        config = dataclasses.replace(tiny(tmp_path / "run"), **options)
+        with pytest.raises(UsageError, match=f"^{says}"):
+            experiment.run(config, noise)
+        assert not (tmp_path / "run").exists()
+
+
+def test_options_of_objectives_arrive_in_the_model(noise):
+    log_w = tf.constant(np.random.default_rng(0).normal(size=(6, 2)))
+    draws = Draws((), log_w, tf.zeros_like(log_w), tf.zeros_like(log_w))
+    w = np.exp(log_w)
+    groups = [np.log(w[group::3].mean(axis=0)) for group in range(3)]
+    mixture = 0.25 * np.mean(log_w, axis=0) + 0.75 * np.log(w.mean(axis=0))
+    for options, n_groups, want in (
+        ({"objective": "piwae", "n_groups": 3}, 3, np.mean(groups, axis=0)),
+        ({"objective": "combination", "combination_beta": 0.25}, 1, mixture),
+    ):
+        model = experiment.build(tiny(None, **options), data.sets_of(noise, "none"))
+        assert model.objective.n_groups == n_groups
+        np.testing.assert_allclose(model.objective.bound(draws, 1.0), want)
+
+
+def test_watch_sees_the_model_at_epochs_that_are_powers_of_two_and_the_last(
+    tmp_path, noise
+):
+    seen = []
+
+    def watch(model, epoch, run_dir):
+        assert run_dir == tmp_path / "run"
+        seen.append((epoch, training.steps_done(model)))
+
+    config = tiny(tmp_path / "run", epochs=6, batch_size=20)
+    experiment.run(config, noise, watch)
+    assert seen == [(epoch, 3 * epoch) for epoch in (0, 1, 2, 4, 6)]
+    experiment.run(config, noise, watch)
+    assert len(seen) == 5
+
+
+def test_mnist_is_learnt_within_an_epoch(tmp_path):
+    import tensorflow_datasets as tfds
+
+    if not tfds.builder("mnist").is_prepared():
+        pytest.skip("MNIST is not prepared under TFDS_DATA_DIR or the default folder")
+    config = Config(
+        dataset="mnist",
+        offline=True,
+        n_hidden=(20,),
+        n_latent=(5,),
+        n_samples=2,
+        epochs=1,
+        batch_size=100,
+        jit=False,
+        eval_samples=10,
+        run_dir=str(tmp_path / "run"),
+    )
+    report = experiment.run(config)
+    assert report["data"]["n_train"] == 60_000
+    assert report["test"]["n_images"] == 10_000
+    # 206.8 nats are what the mean image alone gives with independent pixels.
+    assert -206.8 < report["test"]["log_likelihood"] < -82.9

@@ -1,0 +1,182 @@
+"""What tasks share, on a few tiny images."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from iwae_tf import data
+from iwae_tf.errors import UsageError
+from iwae_tf.runs import run as records
+from iwae_tf.runs.config import Config
+from iwae_tf.runs.task import Run, Task
+
+
+@pytest.fixture
+def make(tmp_path):
+    """A function from options to a task on 65 images of noise."""
+    x = np.random.default_rng(1).random((65, 3, 4, 1)).astype(np.float32)
+    np.savez(tmp_path / "noise.npz", x_train=x[:60], x_test=x[60:])
+    (tmp_path / "task").mkdir()
+
+    def build(given=(), **options):
+        config = Config(
+            dataset=str(tmp_path / "noise.npz"),
+            n_latent=(2,),
+            n_hidden=(3,),
+            n_samples=2,
+            epochs=1,
+            batch_size=20,
+            jit=False,
+            eval_samples=7,
+            **options,
+        )
+        return Task("task00", config, tmp_path / "task", given=given)
+
+    return build
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "caption"),
+    [
+        (
+            {"objective": "piwae", "n_groups": 3},
+            "noise-piwae-1l-m3-k2-s123",
+            "noise · piwae · 1 layer · m = 3 · k = 2 · seed 123",
+        ),
+        (
+            {"objective": "combination", "combination_beta": 0.25},
+            "noise-combination-1l-b0.25-k2-s123",
+            "noise · combination · 1 layer · ELBO × 0.25 · k = 2 · seed 123",
+        ),
+    ],
+)
+def test_run_of_a_task_is_named_scored_at_its_own_k_and_found_again(
+    options, name, caption, make, capsys
+):
+    task = make(jackknife=True)
+    run = task.run(**options)
+    assert run.directory == task.directory / f"{name}-e1"
+    assert caption in capsys.readouterr().out
+    test, n_drawn = run.report["test"], 2 * options.get("n_groups", 1)
+    assert set(test["bounds"]) == {"1", str(n_drawn), "5", "7"}
+    with np.load(run.directory / "scores.npz") as scores:
+        for order in ("1", "2"):
+            values = scores[f"jackknife_{order}"]
+            assert test["jackknife"][order] == {
+                "log_likelihood": round(values.mean(), 4),
+                "standard_error": round(values.std(ddof=1) / len(values) ** 0.5, 4),
+            }
+    assert test["jackknife"]["1"]["log_likelihood"] > test["log_likelihood"]
+    again = task.run(**options)
+    assert (again.directory, again.report) == (run.directory, run.report)
+    assert "finished earlier" in capsys.readouterr().out
+    assert run.title == f"{caption} · 1 epoch"
+    assert [row["epoch"] for row in run.metrics] == ["1"]
+    assert run.model.posterior.n_latent == (2,)
+    changed = {"dataset": "noise", "jackknife": False, "eval_samples": 5000}
+    assert run.config == dataclasses.replace(task.config, **options, **changed)
+
+
+def test_names_of_runs_tell_labels_and_starts():
+    config = Config(dataset="noise", conditional=True)
+    assert records.run_name(config) == "noise-iwae_elbo-1l-y-k5-s123"
+    assert records.caption(config).startswith("noise given y · iwae_elbo · 1 layer")
+    config = dataclasses.replace(config, conditional_prior=True, init_from="a/b")
+    assert records.run_name(config) == "noise-iwae_elbo-1l-yprior-k5-s123-from-b"
+
+
+def test_titles_tell_a_schedule_that_is_not_the_papers(make):
+    config = Config(dataset="noise", schedule="constant", learning_rate=0.01)
+    assert records.caption(config).endswith("k = 5 · constant rate 0.01 · seed 123")
+    title = make(schedule="constant").title
+    assert title == "noise · 1 epoch · constant rate 0.001 · seed 123"
+
+
+def test_given_runs_are_taken_if_they_are_of_the_same_images(make, tmp_path):
+    run = make().run()
+    task = make(given=[str(run.directory)])
+    assert task.only_given().report == run.report
+    assert task.title == "noise · 1 given run"
+    assert make().only_given() is None
+    with pytest.raises(UsageError, match="^run_dir: must be one run .* got 2$"):
+        make(given=2 * [run.directory]).only_given()
+    x = np.zeros((9, 3, 4, 1), np.float32)
+    np.savez(tmp_path / "noise.npz", x_train=x, x_test=x)
+    with pytest.raises(UsageError, match="^run_dir: must be of the test images of no"):
+        make(given=[run.directory])
+    with pytest.raises(UsageError, match="^run_dir: must hold a finished run, got "):
+        Run(tmp_path)
+
+
+def test_labels_say_what_tells_runs_apart(tmp_path, monkeypatch):
+    def run(name, epochs=1, init=None, **options):
+        report = {"config": Config(**options).of_run(), "epochs": epochs, "init": init}
+        monkeypatch.setattr(records, "read_report", {tmp_path / name: report}.get)
+        return Run(tmp_path / name)
+
+    constant = {"learning_rate": 0.01, "schedule": "constant"}
+    runs = [
+        run("a", objective="vae_elbo"),
+        run("b"),
+        run("c", n_samples=3),
+        run("d", n_samples=3, epochs=2),
+        run("e", n_samples=3, epochs=2, **constant),
+        run("f", n_samples=3, epochs=2),
+        run("g", init={"objective": "vae_elbo", "n_samples": 1}),
+        run("h", objective="miwae", n_groups=2),
+    ]
+    alike = "IWAE k = 3, 2 epochs, the paper's schedule"
+    assert Task.labels(runs) == [
+        "VAE k = 5",
+        "IWAE k = 5",
+        "IWAE k = 3, 1 epoch",
+        f"{alike}, {tmp_path / 'd'}",
+        "IWAE k = 3, 2 epochs, constant rate 0.01",
+        f"{alike}, {tmp_path / 'f'}",
+        "IWAE k = 5 after VAE k = 1",
+        "MIWAE k = 5",
+    ]
+    groups = run("i", objective="miwae", n_groups=4)
+    assert Task.labels([runs[-1], groups]) == [
+        "MIWAE k = 5, m = 2",
+        "MIWAE k = 5, m = 4",
+    ]
+    layers = [runs[1], run("j", stochastic_layers=2, seed=1)]
+    assert Task.labels(layers) == ["IWAE k = 5, 1 layer", "IWAE k = 5, 2 layers"]
+
+
+def test_task_asks_what_a_given_run_must_be(make):
+    run = make().run()
+    Task.require(run, True, "anything")
+    with pytest.raises(UsageError, match="^run_dir: must be deep, got '.*task/noise"):
+        Task.require(run, False, "deep")
+
+
+def test_test_images_are_those_of_runs(make):
+    task = make()
+    binary = data.binarize(task.images.x_test, "dynamic", data.TEST_SEED).numpy()
+    np.testing.assert_array_equal(task.x_test, binary)
+    report = task.run().report
+    assert report["data"]["binarized_test_sha256"] == data.sha256(binary)
+
+
+def test_finish_writes_table_and_figure_and_tells_where(make, capsys):
+    task = make()
+    task.finish("| a |", Figure())
+    assert task.path(".md").read_text() == "noise · 1 epoch · seed 123\n\n| a |\n"
+    assert task.path(".png").stat().st_size
+    out = capsys.readouterr().out
+    assert "| a |" in out and str(task.path(".png")) in out
+    task.finish("| b |", title="other")
+    assert task.path(".md").read_text() == "other\n\n| b |\n"
+
+
+def test_lists_of_numbers_are_written_on_one_line_and_read_back(tmp_path):
+    value = {"a": [1, -2.5, 1e-7], "b": {"c": [[1, 2], []]}, "d": ["x, y", "[1,\n 2]"]}
+    records.write_json(tmp_path / "v.json", value)
+    text = (tmp_path / "v.json").read_text()
+    assert json.loads(text) == value
+    assert '"a": [ 1, -2.5, 1e-07 ]' in text
