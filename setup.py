@@ -8,8 +8,6 @@ from setuptools import setup
 HERE = Path(__file__).parent
 INIT = HERE.joinpath("iwae_tf/__init__.py").read_text("utf-8")
 
-FOLDERS = ("data", "measures", "models", "plots", "runs")
-
 setup(
     name="iwae_tf",
     version=re.search(r'__version__ = "(.+)"', INIT)[1],
@@ -38,13 +36,12 @@ setup(
         "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
-    packages=["iwae_tf", *(f"iwae_tf.{folder}" for folder in FOLDERS)],
+    packages=["iwae_tf", "iwae_tf.plots"],
     package_data={"iwae_tf": ["trained/*/*", "trained/*/checkpoints/*"]},
     python_requires=">=3.11,<3.14",
     install_requires=[
         "absl-py>=2.1",
         "importlib_resources>=6",
-        "lazy_loader>=0.5",
         "keras>=3.15,<3.16",
         "matplotlib>=3.9",
         "numpy>=2,<3",

@@ -10,36 +10,33 @@ latents bottom-up (`zs[0]` is nearest to the pixels), `log_px`, `log_pz`, `log_q
 scalar that is minimised, `d` latent size.
 """
 
-import importlib.util
+import logging
 import os
 
-# Before anything imports Keras: the user's shell may name another backend.
+import lazy_loader
+
+# Before anything imports Keras. Every name below is imported when it is first used, so
+# that the command line answers without waiting for TensorFlow.
+if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
+    logging.getLogger(__name__).warning(
+        "KERAS_BACKEND: iwae_tf needs tensorflow, and uses it in place of %r",
+        os.environ["KERAS_BACKEND"],
+    )
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
-_EXPORTS = {
-    "Config": "runs.config",
-    "Draws": "draws",
-    "IWAE": "models.iwae",
-    "Objective": "objectives",
-    "annealing": "measures.annealing",
-    "evaluation": "measures.likelihood",
-    "inspection": "measures.inspection",
-    "load": "runs.experiment",
-    "log_likelihood": "measures.likelihood",
-    "run": "runs.experiment",
-    "units": "measures.units",
-    "zoo": "models.zoo",
-}
-__all__ = tuple(_EXPORTS)
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submodules=("data", "objectives", "plots", "weights"),
+    submod_attrs={
+        "draws": ("Draws",),
+        "measures": ("annealing", "gradients", "inspection", "units"),
+        "measures.likelihood": ("log_likelihood",),
+        "models": ("generators", "likelihoods", "posteriors", "zoo"),
+        "models.iwae": ("IWAE",),
+        "objectives": ("Objective",),
+        "runs.config": ("Config",),
+        "runs.experiment": ("load", "run"),
+        "runs.run": ("Run",),
+    },
+)
 __version__ = "0.1.0"
-
-
-def __getattr__(name: str):
-    """Imports what is asked for, so that the command line starts without TensorFlow."""
-    if name in _EXPORTS:
-        module = importlib.import_module(f"{__name__}.{_EXPORTS[name]}")
-        is_module = _EXPORTS[name].endswith(name) or name == "evaluation"
-        return module if is_module else getattr(module, name)
-    if not name.startswith("_") and importlib.util.find_spec(f"{__name__}.{name}"):
-        return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,10 +3,9 @@
 import dataclasses
 import logging as standard_logging
 import os
-import re
+import shutil
 import sys
-import types
-import typing
+import textwrap
 from collections.abc import Callable, Collection
 from pathlib import Path
 
@@ -16,12 +15,17 @@ import iwae_tf
 from iwae_tf.data import datasets
 from iwae_tf.errors import Diverged, UsageError, place_for_directory
 from iwae_tf.runs import pretrained
-from iwae_tf.runs import run as records
-from iwae_tf.runs.config import Config
+from iwae_tf.runs.config import GROUPS, Config, help_of, kind_of
+from iwae_tf.runs.run import Run
 
 FLAGS = flags.FLAGS
 
+DESCRIPTION = """Trains, scores and draws one importance weighted autoencoder.
 
+Examples:
+  iwae --n_samples 50 --objective iwae_elbo --stochastic_layers 2
+  iwae --dataset digits --n_samples 50 --epochs 40
+"""
 # What a task lets its user choose; the rest is the experiment's own.
 TASK_OPTIONS = (
     "dataset",
@@ -45,28 +49,51 @@ def define_flags(names: Collection[str] | None = None, **defaults) -> None:
     """Defines one flag for each field of `Config`.
 
     Args:
-      names: only these fields.
-      **defaults: of fields that have another default here.
+      names: of the fields to define, by default all.
+      **defaults: values of fields that have another default here.
     """
-    kinds = typing.get_type_hints(Config)
     for field in dataclasses.fields(Config):
         if names is not None and field.name not in names:
             continue
-        kind, help = kinds[field.name], field.metadata["help"]
-        if defaults.get(field.name) is not None:
-            help = re.sub("[,;] by default .*", ".", help)
-        if isinstance(kind, types.UnionType):
-            kind = typing.get_args(kind)[0]
-        if "choices" in field.metadata:
-            help += f" One of: {', '.join(field.metadata['choices'])}."
         define = {
             bool: flags.DEFINE_boolean,
             int: flags.DEFINE_integer,
             float: flags.DEFINE_float,
             str: flags.DEFINE_string,
-        }.get(kind, flags.DEFINE_list)
-        define(field.name, defaults.get(field.name, field.default), help)
-        FLAGS.register_key_flag_for_module(sys.argv[0], FLAGS[field.name])
+            tuple: flags.DEFINE_list,
+        }[kind_of(field)]
+        default = defaults.get(field.name, field.default)
+        define(field.name, default, help_of(field, with_default=default is None))
+
+
+def help_text(description: str, title: str = "Task") -> str:
+    """The description of a command and its flags, group by group.
+
+    Args:
+      description: what stands above the flags.
+      title: of the group of flags that are not fields of `Config`.
+    """
+    width = min(shutil.get_terminal_size().columns, 88)
+    fields = dataclasses.fields(Config)
+    groups = {field.name: field.metadata["group"] for field in fields}
+    own = [name for name in ("smoke", "task_dir") if name in FLAGS]
+    if own:
+        groups |= dict.fromkeys((*own, "run_dir", "pretrained"), "task")
+    lines = [description.strip()]
+    for group, heading in {"task": title, **GROUPS}.items():
+        names = [n for n in groups if groups[n] == group and n in FLAGS]
+        if names:
+            lines += ["", f"{heading}:"]
+        for name in names:
+            flag = FLAGS[name]
+            no = "[no]" if flag.boolean else ""
+            default = (flag.default_as_str or "").strip("'")
+            default = f"  (default: {default})" if default else ""
+            lines.append(f"  --{no}{name}{default}")
+            wrapped = textwrap.wrap(flag.help, width - 6, break_on_hyphens=False)
+            lines += (f"      {line}" for line in wrapped)
+    lines += ["", "  -h, --help  shows this text", "  --version   shows the version"]
+    return "\n".join(lines)
 
 
 def config_from_flags() -> Config:
@@ -83,9 +110,10 @@ def config_from_flags() -> Config:
         values.pop("run_dir", None), values.pop("pretrained", None)
         given = _given()
         if given and not FLAGS["dataset"].present:
-            values["dataset"] = _dataset_of(given[0])
+            values["dataset"] = given[0].report["data"]["name"]
     elif values["pretrained"]:
-        values["dataset"] = _dataset_of(pretrained.directory(values["pretrained"]))
+        source = pretrained.run_of(values["pretrained"])
+        values["dataset"] = source.report["data"]["name"]
         for name in Config().of_run():
             if FLAGS[name].present:
                 raise UsageError(
@@ -98,15 +126,11 @@ def config_from_flags() -> Config:
     return Config(**values)
 
 
-def _dataset_of(run_dir):
-    return records.read_report(run_dir)["data"]["name"]
-
-
 def _given():
-    """Directories of the finished runs that a task is to look at."""
+    """The finished runs that a task is to look at."""
     if "run_dir" not in FLAGS:
         return []
-    return [*FLAGS.run_dir, *map(pretrained.directory, FLAGS.pretrained)]
+    return [*map(Run, FLAGS.run_dir), *map(pretrained.run_of, FLAGS.pretrained)]
 
 
 def _integers(name, words):
@@ -119,14 +143,18 @@ def _integers(name, words):
         ) from None
 
 
-def _parse(argv):
+def _parse(argv, description):
+    if {"-h", "-help", "--help"} & set(argv[1:]):
+        print(help_text(description))
+        sys.exit(0)
+    if "--version" in argv[1:]:
+        print(f"iwae_tf {iwae_tf.__version__}")
+        sys.exit(0)
     try:
         rest = FLAGS(argv)
         if len(rest) > 1:
             raise UsageError(f"arguments: must all be --flags, got {rest[1]!r}")
         return config_from_flags()
-    except SystemExit:  # absl's --help leaves with 1
-        sys.exit(0)
     except (flags.Error, UsageError) as error:
         _fail(error)
 
@@ -155,10 +183,13 @@ def _run(function, config):
         sys.exit(130)
 
 
-def _command(function):
+def _command(function, description):
     try:
         try:
-            app.run(lambda config: _run(function, config), flags_parser=_parse)
+            app.run(
+                lambda config: _run(function, config),
+                flags_parser=lambda argv: _parse(argv, description),
+            )
         finally:
             sys.stdout.flush()
     except BrokenPipeError:  # whoever read the output has left, as `head` does
@@ -169,15 +200,14 @@ def _command(function):
 def main() -> None:
     """The console command `iwae`, and `main.py`."""
     define_flags()
-
-    _command(lambda config: iwae_tf.run(config))
+    _command(lambda config: iwae_tf.run(config), DESCRIPTION)
 
 
 def task(function: Callable, path: str, run_dir: str | None = None, **defaults) -> None:
     """The command of a task.
 
     Args:
-      function: does the task; gets an `iwae_tf.task.Task`.
+      function: does the task; gets an `iwae_tf.runs.task.Task`.
       path: the task's file.
       run_dir: what --run_dir may name, if the task can do with finished runs.
       **defaults: of --epochs, and of fields of `Config` that this task offers beside
@@ -186,23 +216,26 @@ def task(function: Callable, path: str, run_dir: str | None = None, **defaults) 
     name = Path(path).stem
     define_flags({*TASK_OPTIONS, *defaults}, **defaults)
     flags.DEFINE_boolean(
-        "smoke", False, "Only see whether it works, on digits, in a minute or so."
+        "smoke", False, "Only show that the task works, on digits, in about a minute."
     )
     flags.DEFINE_string(
         "task_dir",
         None,
-        f"Where the task's runs, figure and table live, by default runs/{name}; "
-        "finished runs in it are not trained again.",
+        f"Directory for the runs, the figure and the table of the task. Finished runs "
+        f"in it are not trained again. By default runs/{name}.",
     )
-    own = ["smoke", "task_dir"]
     if run_dir is not None:
-        flags.DEFINE_list("run_dir", [], f"Finished runs to look at instead: {run_dir}")
         flags.DEFINE_list(
-            "pretrained", [], "Trained models of the package to look at instead."
+            "run_dir",
+            [],
+            "Directories of finished runs to look at in place of training new ones: "
+            f"{run_dir}",
         )
-        own += ["run_dir", "pretrained"]
-    for flag in own:
-        FLAGS.register_key_flag_for_module(sys.argv[0], FLAGS[flag])
+        flags.DEFINE_list(
+            "pretrained",
+            [],
+            "Names of trained models of the package to look at in place of new runs.",
+        )
 
     def run(config):
         default = Path("runs") / (f"{name}-smoke" if FLAGS.smoke else name)
@@ -213,4 +246,4 @@ def task(function: Callable, path: str, run_dir: str | None = None, **defaults) 
 
         function(Task(name, config, directory, FLAGS.smoke, _given()))
 
-    _command(run)
+    _command(run, sys.modules[function.__module__].__doc__)

@@ -1,7 +1,8 @@
-"""What ends a run early, each told in one line."""
+"""Errors that a person is told in one line, and checks that raise them."""
 
 import contextlib
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 
@@ -21,6 +22,27 @@ def check_at_least(least: float, /, **values: float) -> None:
     for name, value in values.items():
         if value < least:
             raise UsageError(f"{name}: must be at least {least}, got {value}")
+
+
+def check_one_of(choices: Sequence[str], /, **values: str) -> None:
+    """Checks named values against a list of choices.
+
+    Raises:
+      UsageError: for the first that is not in the list, with the choice most like it.
+    """
+    for name, value in values.items():
+        if value not in choices:
+            raise UsageError(
+                f"{name}: must be one of {', '.join(choices)}, got {value!r}"
+                f"{closest(value, choices)}"
+            )
+
+
+def closest(value: str, choices: Sequence[str]) -> str:
+    """A question that offers the choice most like a wrong value; "" if none is."""
+    alike = [choice for choice in choices if value and choice.startswith(str(value))]
+    alike += difflib.get_close_matches(str(value), choices, 1)
+    return f"; did you mean {alike[0]}?" if alike else ""
 
 
 @contextlib.contextmanager

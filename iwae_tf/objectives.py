@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from iwae_tf import weights
 from iwae_tf.draws import Draws
-from iwae_tf.errors import UsageError
+from iwae_tf.errors import UsageError, check_one_of
 
 Beta = float | tf.Tensor
 SampleWeights = Callable[[tf.Tensor, Beta], tf.Tensor]
@@ -209,8 +209,7 @@ def row(
       UsageError: if there is none.
     """
     rows = table(n_groups, combination_beta)
-    if name not in rows:
-        raise UsageError(f"objective: must be one of {', '.join(rows)}, got {name!r}")
+    check_one_of(tuple(rows), objective=name)
     return rows[name]
 
 
@@ -231,7 +230,7 @@ def value_and_gradients(
     Args:
       objective: a row of `table`.
       model: has `inputs`, `draw`, `weigh`, `posterior` and `generator`, see
-        `iwae_tf.model`.
+        `iwae_tf.IWAE`.
       x: images [b, height, width, channels].
       k: samples per image and group.
       seed: [2].
@@ -246,7 +245,7 @@ def value_and_gradients(
 
     Raises:
       UsageError: for a row that is path-only without weights for both, or with a closed
-        form; see `iwae_tf.model.IWAE.draw` too.
+        form; see `iwae_tf.IWAE.draw` too.
     """
     own = (objective.theta_weights, objective.phi_weights)
     if objective.path_only and (None in own or objective.needs_kl):

@@ -9,9 +9,8 @@ only.
 """
 
 import iwae_tf
-from iwae_tf import cli, plots
+from iwae_tf import cli, files, plots
 from iwae_tf.runs import results
-from iwae_tf.runs import run as records
 
 ESTIMATORS = ("iwae_elbo", "dreg")
 N_IMAGES = 20  # of the test set, whose gradient is drawn
@@ -24,10 +23,10 @@ def main(task):
     for k in (1, 3) if task.is_smoke else (1, 5, 50):
         for objective in ESTIMATORS:
 
-            def measure(model, epoch, run_dir, k=k):
+            def measure(model, epoch, run, k=k):
                 point = {"epoch": epoch}
                 for name in ESTIMATORS:
-                    moments = iwae_tf.evaluation.gradient_statistics(
+                    moments = iwae_tf.gradients.gradient_statistics(
                         model,
                         task.x_test[:N_IMAGES],
                         name,
@@ -36,15 +35,15 @@ def main(task):
                         jit_compile=task.config.jit,
                     )
                     point[name] = float(moments["posterior"].variance.mean())
-                path = run_dir / f"variance-{epoch:06}.json"
-                records.write_json(path, point)
+                path = run.directory / f"variance-{epoch:06}.json"
+                files.write_json(path, point)
 
             run = task.run(measure, objective=objective, n_samples=k)
             variances = [
-                records.read_json(path)
+                files.read_json(path)
                 for path in sorted(run.directory.glob("variance-*.json"))
             ]
-            runs[k, objective] = run.report, run.metrics, variances
+            runs[k, objective] = run.report, run.metrics(), variances
     task.finish(table(runs), sheet(runs, task.title))
 
 

@@ -10,9 +10,8 @@ two principal components and coloured by label: at epochs 0, 1, 2, 4, ... and th
 import numpy as np
 
 import iwae_tf
-from iwae_tf import cli, plots
-from iwae_tf.runs import results
-from iwae_tf.runs import run as records
+from iwae_tf import cli, files, plots
+from iwae_tf.runs import names, results
 
 N_DRAWS = 100  # of q for every image
 
@@ -25,17 +24,17 @@ def main(task):
             model, task.x_test, N_DRAWS, jit_compile=task.config.jit
         )
 
-    def keep(model, epoch, run_dir):
+    def keep(model, epoch, run):
         means, ess = means_of(model)
         layers = {f"z{level}": mean for level, mean in enumerate(means, 1)}
-        path = run_dir / f"posterior-means-{epoch:06}.npz"
-        records.write_arrays(path, ess=ess, **layers)
+        path = run.directory / f"posterior-means-{epoch:06}.npz"
+        files.write_arrays(path, ess=ess, **layers)
 
     run = task.only_given()
     if run is None:
         run = task.run(keep, stochastic_layers=2, n_latent=(4, 2))
         paths = sorted(run.directory.glob("posterior-means-*.npz"))
-        found = {int(path.stem[-6:]): records.read_arrays(path) for path in paths}
+        found = {int(path.stem[-6:]): files.read_arrays(path) for path in paths}
     else:
         is_fit = min(run.model.posterior.n_latent) > 1 and not run.model.n_context
         task.require(run, is_fit, "a run with latents of two or more, without labels")
@@ -44,7 +43,7 @@ def main(task):
         found = {run.report["epochs"]: layers | {"ess": ess}}
     frames, last = [], run.report["epochs"]
     for epoch, values in found.items():
-        title = f"{records.caption(run.config)} · epoch {epoch} of {last}"
+        title = f"{names.caption(run.config)} · epoch {epoch} of {last}"
         figure, rows = look(values, task.images.y_test, title)
         frames.append(task.path(f"-epoch{epoch:06}.png"))
         plots.save(figure, frames[-1])

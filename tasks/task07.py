@@ -38,8 +38,8 @@ def main(task):
         if objective == "vae_elbo":  # which is MIWAE of groups of one sample
             m, k = BUDGET, 1
         curves[f"{objective} ({m}, {k})"] = (
-            [int(row["epoch"]) for row in run.metrics],
-            [float(row["test_iwae_elbo"]) for row in run.metrics],
+            [int(row["epoch"]) for row in run.metrics()],
+            [float(row["test_iwae_elbo"]) for row in run.metrics()],
         )
         bound = run.report["test"]["bounds"][str(BUDGET)]
         score = results.estimate(run.report)

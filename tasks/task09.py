@@ -58,8 +58,8 @@ def curves(runs, title):
     for part, called in PARTS.items():
         lines = {
             name: (
-                [int(row["epoch"]) for row in run.metrics],
-                [float(row[f"{part}_vae_elbo"]) for row in run.metrics],
+                [int(row["epoch"]) for row in run.metrics()],
+                [float(row[f"{part}_vae_elbo"]) for row in run.metrics()],
             )
             for name, run in runs.items()
         }
@@ -88,7 +88,7 @@ def columns(run, is_annealed):
     """What the table says of a run, by the titles of the columns."""
     test = run.report["test"]
     row = {
-        "train ELBO": f"{float(run.metrics[-1]['train_vae_elbo']):.2f}",
+        "train ELBO": f"{float(run.metrics()[-1]['train_vae_elbo']):.2f}",
         "test ELBO": f"{test['elbo']:.2f}",
     }
     if test["n_samples"] > 1000:

@@ -9,9 +9,9 @@ the inactive units are worth is seen by scoring without them, on the first test 
 """
 
 import iwae_tf
-from iwae_tf import cli, plots
-from iwae_tf.runs import results
-from iwae_tf.runs import run as records
+from iwae_tf import cli, files, plots
+from iwae_tf.measures import likelihood
+from iwae_tf.runs import names, results
 
 N_SCORED_AGAIN = 1000  # test images, without the inactive units
 
@@ -24,7 +24,7 @@ def main(task):
         task.require(run, not run.config.conditional, "a run without labels")
         layers = iwae_tf.units.statistics(run.model, task.x_test, seed=run.config.seed)
         groups = {f"z{level}": layer.activity for level, layer in enumerate(layers, 1)}
-        title = f"{name}\n{records.epochs(run.report['epochs'])}"
+        title = f"{name}\n{names.epochs(run.report['epochs'])}"
         panels.append(
             plots.Histogram(title, "activity", groups, iwae_tf.units.ACTIVE_ABOVE)
         )
@@ -65,7 +65,7 @@ def train(task):
 
 def without_inactive(task, run, layers):
     """What log p(x) gains when inactive units are held at their mean, same noise."""
-    digest = records.sha256_of_file(run.directory / "report.json")
+    digest = files.sha256_of_file(run.directory / "report.json")
     path = task.path(f"-without-inactive-{run.directory.name}-{digest[:8]}.json")
     if not path.exists():
         test = run.report["test"]
@@ -73,7 +73,7 @@ def without_inactive(task, run, layers):
             run.model, [u.active for u in layers], [u.mean for u in layers]
         )
         before, after = (
-            iwae_tf.evaluation.log_likelihood(
+            iwae_tf.log_likelihood(
                 model,
                 task.x_test[:N_SCORED_AGAIN],
                 test["n_samples"],
@@ -85,9 +85,9 @@ def without_inactive(task, run, layers):
         )
         change = after - before
         found = {"n_images": len(change), "change": change.mean()}
-        found["standard_error"] = iwae_tf.evaluation.standard_error(change)
-        records.write_json(path, found)
-    found = records.read_json(path)
+        found["standard_error"] = likelihood.standard_error(change)
+        files.write_json(path, found)
+    found = files.read_json(path)
     return (
         f"{found['change']:+.3f} ± {found['standard_error']:.3f} "
         f"({found['n_images']:,} images)"

@@ -14,9 +14,8 @@ import itertools
 import numpy as np
 
 import iwae_tf
-from iwae_tf import cli, plots
+from iwae_tf import cli, files, plots
 from iwae_tf.runs import results
-from iwae_tf.runs import run as records
 from iwae_tf.runs.progress import Progress
 
 GROUPS = 8
@@ -36,7 +35,7 @@ def main(task):
     for i, (k, name) in enumerate(itertools.product(ks, ROWS)):
         path = run.directory / f"gradients-{name}-k{k}-n{n_draws}.json"
         if not path.exists():
-            moments = iwae_tf.evaluation.gradient_statistics(
+            moments = iwae_tf.gradients.gradient_statistics(
                 model,
                 task.x_test[:N_IMAGES],
                 iwae_tf.objectives.table(GROUPS)[name],
@@ -46,8 +45,8 @@ def main(task):
                 on_progress=lambda n, i=i: progress.update(i * n_draws + n),
             )
             found = {n: moments[n].signal_to_noise for n in NETWORKS}
-            records.write_json(path, found)
-        for network, ratio in records.read_json(path).items():
+            files.write_json(path, found)
+        for network, ratio in files.read_json(path).items():
             ratios[network][name].append(ratio)
     progress.close()
     title = f"{task.title} · {n_draws} gradients of {N_IMAGES} images"

@@ -10,9 +10,8 @@ of the training images, the last, is held out and scored, also while a model tra
 import itertools
 
 import iwae_tf
-from iwae_tf import cli, plots
-from iwae_tf.runs import results
-from iwae_tf.runs import run as records
+from iwae_tf import cli, files, plots
+from iwae_tf.runs import names, results
 from iwae_tf.runs.progress import clock
 
 RECIPES = {
@@ -39,12 +38,12 @@ def main(task):
         task.images, task.config.binarization, validation=n_held
     ).x_test
 
-    def score(model, epoch, run_dir):
-        likelihood = iwae_tf.evaluation.log_likelihood(
+    def score(model, epoch, run):
+        likelihood = iwae_tf.log_likelihood(
             model, held[:N_IMAGES], N_SAMPLES, jit_compile=task.config.jit
         )
         point = {"epoch": epoch, "log_px": likelihood.mean}
-        records.write_json(run_dir / f"score-{epoch:06}.json", point)
+        files.write_json(run.directory / f"score-{epoch:06}.json", point)
 
     runs = {
         name: task.run(
@@ -54,7 +53,7 @@ def main(task):
     }
     config = task.config
     title = (
-        f"{task.images.name} · {records.epochs(config.epochs)} · seed {config.seed} · "
+        f"{task.images.name} · {names.epochs(config.epochs)} · seed {config.seed} · "
         f"k = {config.n_samples} · {n_held} images held out"
     )
     task.finish(table(runs), sheet(runs, title), title)
@@ -62,7 +61,7 @@ def main(task):
 
 def seconds_of_training(run):
     """Seconds spent in optimizer steps by the end of each epoch, from 0."""
-    rows = run.metrics
+    rows = run.metrics()
     images = len(rows) and int(rows[0]["step"]) * run.config.batch_size
     spent = (images / float(row["images_per_second"]) for row in rows)
     return [0.0, *itertools.accumulate(spent)]
@@ -71,7 +70,7 @@ def seconds_of_training(run):
 def points(run):
     """Epochs, minutes of training and log p(x) wherever it was scored."""
     paths = sorted(run.directory.glob("score-*.json"))
-    scored = [records.read_json(path) for path in paths][1:]  # 0 is untrained
+    scored = [files.read_json(path) for path in paths][1:]  # 0 is untrained
     seconds = seconds_of_training(run)
     return (
         [point["epoch"] for point in scored],

@@ -72,7 +72,7 @@ class LinearGaussian(keras.layers.Layer):
         loc = tf.linalg.matvec(self.maps[level], z) + self.shifts[level]
         return tfd.Independent(tfd.Normal(loc, tf.exp(self.log_scales[level])), 1)
 
-    def layers(self, zs, context=None):
+    def factors(self, zs, context=None):
         below_top = [self._below(level, zs[level]) for level in range(1, len(zs))]
         return [*below_top, self.prior()]
 
@@ -80,7 +80,7 @@ class LinearGaussian(keras.layers.Layer):
         return self._below(0, zs[0]).log_prob(flatten(x))
 
     def log_joint(self, x, zs, context=None):
-        layers = self.layers(zs)
+        layers = self.factors(zs)
         log_pz = sum(p.log_prob(z) for p, z in zip(layers, zs, strict=True))
         return self.log_px(x, zs), log_pz
 

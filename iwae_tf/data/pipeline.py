@@ -8,9 +8,9 @@ import tensorflow as tf
 
 from iwae_tf import randomness
 from iwae_tf.data import datasets
-from iwae_tf.errors import UsageError
+from iwae_tf.errors import UsageError, check_one_of
+from iwae_tf.rules import BINARIZATIONS
 
-BINARIZATIONS = ("dynamic", "threshold", "none")
 TEST_SEED = 20160509  # test images are binarised once, alike in every run
 
 
@@ -101,6 +101,22 @@ def _white(x):
     return 1.0
 
 
+def check_range(x: np.ndarray, limits: tuple[float, float] | None) -> None:
+    """Checks the values of images.
+
+    Args:
+      x: images, any shape.
+      limits: the least and the greatest value, or None for any.
+
+    Raises:
+      UsageError: if a value is out of range or NaN.
+    """
+    if limits and x.size and not (x.min() >= limits[0] and x.max() <= limits[1]):
+        raise UsageError(
+            f"x: must be in {limits[0]}..{limits[1]}, got {x.min():g} to {x.max():g}"
+        )
+
+
 def mean_image(x: np.ndarray) -> np.ndarray:
     """The mean of images [n, ...] in 0..1, without a float copy of them all.
 
@@ -139,10 +155,7 @@ def binarize(
 
 
 def _check_mode(mode):
-    if mode not in BINARIZATIONS:
-        raise UsageError(
-            f"binarization: must be one of {', '.join(BINARIZATIONS)}, got {mode!r}"
-        )
+    check_one_of(BINARIZATIONS, binarization=mode)
 
 
 def contexts_of(
@@ -296,3 +309,9 @@ def sha256(x: np.ndarray | tf.Tensor) -> str:
     """The SHA-256 of images: of their shape and their float32 bytes."""
     x = np.ascontiguousarray(x, dtype="<f4")
     return hashlib.sha256(repr(x.shape).encode() + x.tobytes()).hexdigest()
+
+
+def sha256_of_labels(*labels: np.ndarray) -> str:
+    """The SHA-256 of arrays of labels, one after another, as int64."""
+    rows = b"".join(np.ascontiguousarray(y, dtype="<i8").tobytes() for y in labels)
+    return hashlib.sha256(rows).hexdigest()

@@ -17,10 +17,10 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from iwae_tf import randomness
-from iwae_tf.errors import UsageError, check_at_least
+from iwae_tf.errors import UsageError, check_at_least, check_one_of
 from iwae_tf.measures import batches
 from iwae_tf.models.posteriors import GaussianChain, flatten
-from iwae_tf.runs.config import AIS_SCHEDULES, AIS_STARTS
+from iwae_tf.rules import AIS_SCHEDULES, AIS_STARTS
 from iwae_tf.weights import effective_sample_size, log_mean_exp
 
 _FIRST_STEP = 0.5  # of the leapfrog, in standard deviations of a latent
@@ -45,10 +45,7 @@ def temperatures(n: int, schedule: str = "linear") -> np.ndarray:
       Wu et al. 2017, On the quantitative analysis of decoder-based generative models,
       arXiv:1611.04273.
     """
-    if schedule not in AIS_SCHEDULES:
-        raise UsageError(
-            f"schedule: must be one of {', '.join(AIS_SCHEDULES)}, got {schedule!r}"
-        )
+    check_one_of(AIS_SCHEDULES, schedule=schedule)
     check_at_least(1, n_temperatures=n)
     t = np.linspace(0, 1, n + 1)
     if schedule == "linear":
@@ -130,7 +127,7 @@ class Annealer:
         """Chooses the path.
 
         Args:
-          model: an `iwae_tf.model.IWAE`.
+          model: an `iwae_tf.IWAE`.
           n_chains: chains of each image.
           n_temperatures: steps from q0 to p(z|x); with one, chains are draws of q0.
           n_leapfrog: leapfrog steps of a transition.
@@ -143,10 +140,7 @@ class Annealer:
         Raises:
           UsageError: for a value that breaks a rule.
         """
-        if start not in AIS_STARTS:
-            raise UsageError(
-                f"start: must be one of {', '.join(AIS_STARTS)}, got {start!r}"
-            )
+        check_one_of(AIS_STARTS, start=start)
         check_at_least(1, n_chains=n_chains, n_leapfrog=n_leapfrog)
         if not 0 < acceptance < 1:
             raise UsageError(f"acceptance: must be between 0 and 1, got {acceptance}")

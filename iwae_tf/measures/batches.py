@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from iwae_tf.data import check_range
 from iwae_tf.errors import UsageError, check_at_least
-from iwae_tf.runs.run import read_arrays, write_arrays
+from iwae_tf.files import read_arrays, write_arrays
 
 
 def run(
@@ -70,11 +71,7 @@ def checked(
       UsageError: for values out of range, or other than one context for each image.
     """
     x = np.asarray(x)
-    limits = getattr(getattr(model, "generator", None), "pixel_range", None)
-    if limits and x.size and not (x.min() >= limits[0] and x.max() <= limits[1]):
-        raise UsageError(
-            f"x: must be in {limits[0]}..{limits[1]}, got {x.min():g} to {x.max():g}"
-        )
+    check_range(x, getattr(getattr(model, "generator", None), "pixel_range", None))
     if context is None:
         return x, None
     context = np.asarray(context)

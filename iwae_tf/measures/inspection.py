@@ -279,7 +279,7 @@ def traverse(
     """Mean images as one unit of the lowest latent moves and the others stay.
 
     Args:
-      model: has a generator with `mean_image`, see `iwae_tf.model`.
+      model: has a generator with `mean_image`, see `iwae_tf.IWAE`.
       zs: latents to start from, bottom-up, each [b, d].
       unit: of `zs[0]`.
       values: that it takes, [v].

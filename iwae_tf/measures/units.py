@@ -62,7 +62,7 @@ def statistics(
     off the activity.
 
     Args:
-      model: has a posterior and a generator with `layers`, see `iwae_tf.model`.
+      model: has a posterior and a generator with `factors`, see `iwae_tf.IWAE`.
       x: binary images [n, height, width, channels].
       n_samples: k, samples per image.
       batch_size: images that are looked at at once.
@@ -88,8 +88,8 @@ def statistics(
         zs, _ = model.posterior.draw(images, k, batch_seed, contexts)
         if n_flows:
             return [_moments_of_samples(zs[0])]
-        qs = model.posterior.layers(zs, images, contexts)
-        ps = model.generator.layers(zs, contexts)
+        qs = model.posterior.factors(zs, images, contexts)
+        ps = model.generator.factors(zs, contexts)
         return [
             _moments(q.distribution, p.distribution, z, level == n_layers - 1)
             for level, (q, p, z) in enumerate(zip(qs, ps, zs, strict=True))
@@ -166,7 +166,7 @@ class WithoutUnits:
         """Chooses the units.
 
         Args:
-          model: an `iwae_tf.model.IWAE`.
+          model: an `iwae_tf.IWAE`.
           kept: of every layer, bottom-up, whether a unit stays, bool [d].
           values: the constants of those that do not, [d] each.
 
@@ -209,7 +209,7 @@ class WithoutUnits:
         log_pz = sum(
             self._sum(level, p.distribution.log_prob(z))
             for level, (p, z) in enumerate(
-                zip(generator.layers(zs, context), zs, strict=True)
+                zip(generator.factors(zs, context), zs, strict=True)
             )
         )
         return Draws(zs, generator.log_px(x, zs, context), log_pz, log_qz)

@@ -1,13 +1,12 @@
 """Generators p(x, z), or p(x, z|y) of a conditional model.
 
-A generator has `image_shape`, `log_px(x, zs, context)`, `layers(zs, context)`, the
+A generator has `image_shape`, `log_px(x, zs, context)`, `factors(zs, context)`, the
 distribution of every latent given the one above it, `log_joint(x, zs, context) ->
 (log_px, log_pz)`, `prior(context)`, the distribution of the top latent,
 `sample_latents(n, seed, context) -> zs` and `mean_image(zs, context)`. The context is
 y, [b, c], or None.
 """
 
-import functools
 import math
 from collections.abc import Sequence
 
@@ -17,14 +16,11 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from iwae_tf import randomness
-from iwae_tf.models import warps
+from iwae_tf.models import likelihoods, warps
 from iwae_tf.models.networks import MLP, LocScale
 from iwae_tf.models.posteriors import beside, flatten
 
 tfd = tfp.distributions
-
-_LANES = 16  # float32 numbers of a vector register
-_FACTORS = 64  # at most, whose product is at most 2^64
 
 
 class BernoulliChain(keras.layers.Layer):
@@ -101,7 +97,7 @@ class BernoulliChain(keras.layers.Layer):
         loc, scale = self.conditionals[level](beside(above, context))
         return tfd.Independent(tfd.Normal(loc, scale), 1)
 
-    def layers(
+    def factors(
         self, zs: tuple[tf.Tensor, ...], context: tf.Tensor | None = None
     ) -> list[tfd.Distribution]:
         """The distribution of each latent given the one above it, bottom-up.
@@ -111,7 +107,7 @@ class BernoulliChain(keras.layers.Layer):
           context: [b, c].
 
         Returns:
-          layers: events [d]; the last is `prior`, with its own batch shape.
+          factors: events [d]; the last is `prior`, with its own batch shape.
         """
         between = [
             self.conditional(level, above, context)
@@ -141,7 +137,7 @@ class BernoulliChain(keras.layers.Layer):
         Returns:
           log_px: [k, b], nats, summed over pixels.
         """
-        return bernoulli_log_prob(flatten(x), self.logits(zs, context))
+        return likelihoods.bernoulli_log_prob(flatten(x), self.logits(zs, context))
 
     def log_joint(
         self,
@@ -160,8 +156,8 @@ class BernoulliChain(keras.layers.Layer):
           log_px: [k, b], nats, summed over pixels.
           log_pz: [k, b], nats, summed over latents and layers.
         """
-        layers = self.layers(zs, context)
-        log_pz = sum(p.log_prob(z) for p, z in zip(layers, zs, strict=True))
+        factors = self.factors(zs, context)
+        log_pz = sum(p.log_prob(z) for p, z in zip(factors, zs, strict=True))
         return self.log_px(x, zs, context), log_pz
 
     def sample_latents(
@@ -229,7 +225,7 @@ class WarpedBernoulli(BernoulliChain):
           widths: hidden units of the pixel network.
           n_latent: size of z and u together.
           n_placing: size of u.
-          warp: `affine` or `spline`, see `iwae_tf.warps`.
+          warp: `affine` or `spline`, see `iwae_tf.models.warps`.
           activation: nonlinearity after every hidden layer.
         """
         super().__init__(image_shape, [widths], [n_latent], activation=activation)
@@ -269,7 +265,7 @@ class WarpedBernoulli(BernoulliChain):
         places, weights = warps.corners(self.grid(zs), *self.image_shape[:2])
         upright = _with_shape(self.logits(zs, context), self.image_shape)
         sign = 2 * x - 1
-        log_px = log_average_sigmoid(
+        log_px = likelihoods.log_average_sigmoid(
             tuple(w[..., tf.newaxis] for w in weights),
             tuple(sign * warps.at(upright, place) for place in places),
         )
@@ -290,93 +286,6 @@ class WarpedBernoulli(BernoulliChain):
         return super().mean_image(zs, context)
 
 
-@tf.autograph.experimental.do_not_convert
-@tf.custom_gradient
-def bernoulli_log_prob(x: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """The log-likelihood of pixels: sum_j x_j l_j - log(1 + exp(l_j)).
-
-    log(1 + exp(l)) is max(l, 0) + log(1 + exp(-|l|)). The factors 1 + exp(-|l|) are at
-    most 2, and one logarithm is taken of the product of many: 49 of 28x28 pixels.
-
-    Args:
-      x: pixels, 0..1, [..., n].
-      logits: l, [..., n].
-
-    Returns:
-      log_px: [...], nats.
-    """
-    n = logits.shape[-1]
-    width = _LANES * math.ceil(n / (_LANES * _FACTORS))
-    n_factors = n // width
-    product, linear = 1.0, 0.0
-    for i in range(n_factors):
-        part = slice(i * width, (i + 1) * width)
-        x_part, l_part = x[..., part], logits[..., part]
-        product *= 1.0 + tf.exp(-tf.abs(l_part))
-        linear += x_part * l_part - tf.nn.relu(l_part)
-    x_rest, l_rest = x[..., n_factors * width :], logits[..., n_factors * width :]
-    log_px = tf.reduce_sum(x_rest * l_rest - tf.nn.softplus(l_rest), axis=-1)
-    if n_factors:
-        log_px += tf.reduce_sum(linear - tf.math.log(product), axis=-1)
-
-    def gradients(upstream):
-        upstream = upstream[..., tf.newaxis]
-        of_x, of_logits = upstream * logits, upstream * (x - tf.sigmoid(logits))
-        return _summed_like(of_x, x), _summed_like(of_logits, logits)
-
-    return log_px, gradients
-
-
-@tf.autograph.experimental.do_not_convert
-@tf.custom_gradient
-def log_average_sigmoid(
-    weights: tuple[tf.Tensor, ...], logits: tuple[tf.Tensor, ...]
-) -> tf.Tensor:
-    """The log of an average probability: log sum_c w_c sigmoid(l_c).
-
-    The average is formed times e^s, with s minus the largest logit of some weight where
-    that is negative, so it never vanishes.
-
-    Args:
-      weights: w, each [...], whose sum is one.
-      logits: l, as many, broadcast against the weights.
-
-    Returns:
-      log_p: [...], nats.
-    """
-    present = [
-        tf.where(w > 0, logit, logit.dtype.min)
-        for w, logit in zip(weights, logits, strict=True)
-    ]
-    shift = tf.nn.relu(-functools.reduce(tf.maximum, present))
-    # Where w_c is 0 and the others are very sure of less, it is cut off at e^60.
-    scaled = [
-        tf.exp(tf.minimum(tf.minimum(logit, 0.0) + shift, 60.0))
-        / (1.0 + tf.exp(-tf.abs(logit)))
-        for logit in logits
-    ]
-    average = tf.add_n([w * s for w, s in zip(weights, scaled, strict=True)])
-
-    def gradients(upstream):
-        upstream = upstream / average
-        terms = list(zip(weights, logits, scaled, strict=True))
-        of_weights = [_summed_like(upstream * s, w) for w, _, s in terms]
-        of_logits = [
-            _summed_like(upstream * w * s * tf.sigmoid(-logit), logit)
-            for w, logit, s in terms
-        ]
-        return *of_weights, *of_logits
-
-    return tf.math.log(average) - shift, gradients
-
-
 def _with_shape(flat, shape):
     """The last axis of [..., n] laid out in a shape of n places."""
     return tf.reshape(flat, tf.concat([tf.shape(flat)[:-1], shape], axis=0))
-
-
-def _summed_like(gradient, operand):
-    _, axes = tf.raw_ops.BroadcastGradientArgs(
-        s0=tf.shape(gradient), s1=tf.shape(operand)
-    )
-    return tf.reshape(tf.reduce_sum(gradient, axes), tf.shape(operand))

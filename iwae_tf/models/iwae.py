@@ -5,10 +5,9 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from iwae_tf import randomness
+from iwae_tf import data, randomness
 from iwae_tf.draws import Draws
 from iwae_tf.errors import UsageError, check_at_least
-from iwae_tf.measures import batches
 from iwae_tf.models import networks
 from iwae_tf.models.posteriors import flatten
 from iwae_tf.objectives import (
@@ -18,7 +17,7 @@ from iwae_tf.objectives import (
     vae_elbo,
     value_and_gradients,
 )
-from iwae_tf.runs.config import check_objective
+from iwae_tf.rules import check_objective
 
 if keras.backend.backend() != "tensorflow":
     raise ImportError(
@@ -58,14 +57,34 @@ class IWAE(keras.Model):
         self.generator = generator
         self.seed = seed
         self.n_context = n_context
-        self.draw(
-            tf.zeros([1, *generator.image_shape]),
-            1,
-            randomness.seed_of(seed),
-            context=tf.zeros([1, n_context]) if n_context else None,
-        )
-        # None of the three is called in the way that Keras builds layers by.
-        self.built = posterior.built = generator.built = True
+        self._means = {
+            name: keras.metrics.Mean(name=name)
+            for name in (
+                "loss",
+                "bound",
+                "vae_elbo",
+                "iwae_elbo",
+                "log_px",
+                "log_pz",
+                "log_qz",
+            )
+        }
+        x = tf.zeros([1, *generator.image_shape])
+        self((x, tf.zeros([1, n_context])) if n_context else x)
+
+    def build(self, input_shape):
+        """Makes the variables of both parts, as the constructor's call asks.
+
+        The parts are not called themselves: a draw passes all of their networks.
+
+        Args:
+          input_shape: of images, or of images and contexts.
+        """
+        x = tf.zeros([1, *self.generator.image_shape])
+        context = tf.zeros([1, self.n_context]) if self.n_context else None
+        self.draw(x, 1, randomness.seed_of(self.seed), context)
+        self.posterior.build(input_shape)
+        self.generator.build(input_shape)
 
     def compile(
         self,
@@ -111,18 +130,6 @@ class IWAE(keras.Model):
         self.n_samples = self.train_samples = n_samples
         self.beta = beta
         self.warmup_steps = warmup_steps
-        self._means = {
-            name: keras.metrics.Mean(name=name)
-            for name in (
-                "loss",
-                "bound",
-                "vae_elbo",
-                "iwae_elbo",
-                "log_px",
-                "log_pz",
-                "log_qz",
-            )
-        }
         self.optimizer.build(self.trainable_variables)
         self.first_bad_step = tf.Variable(-1, trainable=False, dtype=tf.int32)
 
@@ -144,7 +151,8 @@ class IWAE(keras.Model):
             images.
         """
         if isinstance(x, np.ndarray | tf.Tensor):
-            batches.checked(self, x)
+            limits = getattr(self.generator, "pixel_range", None)
+            data.check_range(np.asarray(x), limits)
         _unpacked((x, None, kwargs.get("sample_weight")))
         return super().fit(x, *args, **kwargs)
 

@@ -8,7 +8,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-NORMALISATIONS = ("none", "weight", "batch")
 _training = False
 
 

@@ -1,7 +1,7 @@
 """Approximate posteriors q(z|x), or q(z|x, y) of a conditional model.
 
 A posterior has `n_latent`, `n_flows` and `draw(x, k, seed, context) -> (zs, log_qz)`.
-Without flows it also has `layers(zs, x, context)`, the distribution of every latent
+Without flows it also has `factors(zs, x, context)`, the distribution of every latent
 given the one below it, and `log_prob(zs, x, context) -> log_qz`. The context is y,
 [b, c], or None.
 """
@@ -102,7 +102,7 @@ class GaussianChain(keras.layers.Layer):
             below = z
         return zs, log_qz
 
-    def layers(
+    def factors(
         self,
         zs: tuple[tf.Tensor, ...],
         x: tf.Tensor,
@@ -116,7 +116,7 @@ class GaussianChain(keras.layers.Layer):
           context: [b, c].
 
         Returns:
-          layers: events [d]; batch [b] of the first, [k, b] of the others.
+          factors: events [d]; batch [b] of the first, [k, b] of the others.
         """
         belows = (flatten(x), *zs[:-1])
         return [
@@ -140,8 +140,8 @@ class GaussianChain(keras.layers.Layer):
         Returns:
           log_qz: [k, b], nats.
         """
-        layers = self.layers(zs, x, context)
-        return sum(q.log_prob(z) for q, z in zip(layers, zs, strict=True))
+        factors = self.factors(zs, x, context)
+        return sum(q.log_prob(z) for q, z in zip(factors, zs, strict=True))
 
 
 class FlowPosterior(GaussianChain):
@@ -175,7 +175,7 @@ class FlowPosterior(GaussianChain):
           n_flows: steps of the flow.
           widths: hidden units of each step's network.
           n_features: of x that each step sees.
-          normalisation: see `iwae_tf.networks.MaskedDense`.
+          normalisation: see `iwae_tf.models.networks.MaskedDense`.
           n_bounded: so many means of q(z0|x), the last, go through tanh.
         """
         super().__init__((), [d], n_bounded=n_bounded, networks=[network])
@@ -196,6 +196,11 @@ class FlowPosterior(GaussianChain):
         z, log_qz, features = self._base(x, k, seed, context)
         z, log_det = self.flow.forward_and_log_det(z, features)
         return (z,), log_qz - log_det
+
+    def build(self, input_shape):
+        """Tells Keras that head and flow, which are never called, have variables."""
+        for part in (*self.conditionals, self.flow):
+            part.build(input_shape)
 
     def features_of(self, x: tf.Tensor, context: tf.Tensor | None = None) -> tf.Tensor:
         """What the flow sees of images [b, height, width, channels]: [b, n]."""
@@ -223,7 +228,7 @@ class FlowPosterior(GaussianChain):
         z, _, features = self._base(tf.cast(x, tf.float32), 1, seed, context)
         self.flow.initialise(z, features)
 
-    def layers(self, zs, x, context=None):
+    def factors(self, zs, x, context=None):
         """Is refused: the entries of z depend on one another.
 
         Raises:

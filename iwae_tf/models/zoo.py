@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from iwae_tf.errors import UsageError
+from iwae_tf import rules
+from iwae_tf.errors import UsageError, check_one_of
 from iwae_tf.models.generators import BernoulliChain, WarpedBernoulli
 from iwae_tf.models.iwae import IWAE
 from iwae_tf.models.networks import (
@@ -17,62 +18,61 @@ from iwae_tf.models.networks import (
     DenseNet,
 )
 from iwae_tf.models.posteriors import FlowPosterior, GaussianChain
-from iwae_tf.runs.config import (
-    CONVOLUTIONAL,
-    DEEP,
-    FLOWS,
-    Config,
-    check_flows,
-    check_sizes,
-)
 
 # Of the 60 latents of a model, those that place the image, and how.
 SPATIAL = {"vae60": (0, None), "tvae_affine": (6, "affine"), "tvae_tps": (18, "spline")}
 
 
 def build(
-    config: Config,
     image_shape: tuple[int, int, int],
     n_context: int = 0,
     mean_image: np.ndarray | None = None,
+    *,
+    model: str = "burda",
+    stochastic_layers: int = 1,
+    n_latent: Sequence[int] | None = None,
+    n_hidden: Sequence[int] | None = None,
+    feature_maps: int | None = None,
+    conditional_prior: bool = False,
+    seed: int = 123,
+    **flows,
 ) -> IWAE:
-    """The networks that the options of a run name.
+    """The networks of a name, with arguments named as the fields of `Config`.
 
     Args:
-      config: options of the run.
       image_shape: height, width, channels.
       n_context: size of the contexts, 0 for none.
       mean_image: see `burda`; no other networks start from it.
+      model: `burda`, a key of `SPATIAL`, `dense`, `gated` or `resnet`.
+      stochastic_layers: see `burda`.
+      n_latent: see `burda` and `deep`.
+      n_hidden: see `burda` and `deep`.
+      feature_maps: see `deep`.
+      conditional_prior: see `burda`.
+      seed: of the initial weights and of the model's noise.
+      **flows: `n_flows` and its options, see `burda`.
 
     Returns:
       model: not compiled.
 
     Raises:
-      UsageError: see `burda`.
+      UsageError: for an unknown name; see `burda` and `deep` too.
     """
-    shape, seed = tuple(image_shape), config.seed
-    flows = {name: getattr(config, name) for name in ("n_flows", *FLOWS)}
-    if config.model in SPATIAL:
-        return spatial(config.model, shape, seed, **flows)
-    if config.model in DEEP:
-        return deep(
-            config.model,
-            shape,
-            config.n_latent,
-            config.n_hidden,
-            config.feature_maps,
-            seed,
-            **flows,
-        )
+    check_one_of(rules.MODELS, model=model)
+    shape = tuple(image_shape)
+    if model in SPATIAL:
+        return spatial(model, shape, seed, **flows)
+    if model in rules.DEEP:
+        return deep(model, shape, n_latent, n_hidden, feature_maps, seed, **flows)
     return burda(
         shape,
-        config.stochastic_layers,
-        config.n_latent,
-        config.n_hidden,
+        stochastic_layers,
+        n_latent,
+        n_hidden,
         mean_image,
         seed,
         n_context,
-        config.conditional_prior,
+        conditional_prior,
         **flows,
     )
 
@@ -81,7 +81,8 @@ def _posterior(network, d, n_bounded=0, *, n_flows=0, **flows):
     """One layer, a Gaussian or with flows, whose options are named as in `Config`."""
     if not n_flows:
         return GaussianChain((), [d], n_bounded=n_bounded, networks=[network])
-    chosen = FLOWS | {name: value for name, value in flows.items() if value is not None}
+    given = {name: value for name, value in flows.items() if value is not None}
+    chosen = rules.FLOWS | given
     return FlowPosterior(
         network,
         d,
@@ -130,7 +131,7 @@ def deep(
       Kingma et al. 2016, arXiv:1606.04934; van den Berg et al. 2018, arXiv:1803.05649.
     """
     height, width, _ = image_shape
-    if name in CONVOLUTIONAL and (height % 4 or width % 4):
+    if name in rules.CONVOLUTIONAL and (height % 4 or width % 4):
         raise UsageError(
             "dataset: must have images whose sides are multiples of 4 for model "
             f"{name}, got {height}x{width}"
@@ -234,9 +235,9 @@ def burda(
         raise UsageError("n_context: must be at least 1 for a conditional prior, got 0")
     n_latent = tuple(n_latent or default_latents(stochastic_layers))
     n_hidden = tuple(n_hidden or default_hidden(stochastic_layers))
-    check_sizes("n_latent", n_latent, stochastic_layers)
-    check_sizes("n_hidden", n_hidden, stochastic_layers)
-    check_flows(n_flows, stochastic_layers)
+    rules.check_sizes("n_latent", n_latent, stochastic_layers)
+    rules.check_sizes("n_hidden", n_hidden, stochastic_layers)
+    rules.check_flows(n_flows, stochastic_layers)
     keras.utils.set_random_seed(seed)
     widths = [(n, n) for n in n_hidden]
     bias = "zeros" if mean_image is None else constant_logit(mean_image)
@@ -257,23 +258,6 @@ def burda(
         seed=seed,
         n_context=n_context,
     )
-
-
-def pretrained(name: str) -> IWAE:
-    """A trained model that comes with the package.
-
-    Args:
-      name: a key of `iwae_tf.pretrained.SHA256`, such as `mnist_iwae_1l_z2_k50`.
-
-    Returns:
-      model: not compiled.
-
-    Raises:
-      UsageError: for an unknown name or a damaged file.
-    """
-    from iwae_tf.runs import pretrained
-
-    return pretrained.load(name)
 
 
 def default_latents(stochastic_layers: int) -> tuple[int, ...]:

@@ -4,6 +4,8 @@ NumPy arrays in, matplotlib figures and files out: nothing here knows TensorFlow
 and nothing outside imports matplotlib.
 """
 
+from matplotlib.figure import Figure
+
 from iwae_tf.plots.curves import Panel, line_sheet, training_curves
 from iwae_tf.plots.files import animate, save
 from iwae_tf.plots.latents import posterior_sheet
@@ -18,6 +20,7 @@ from iwae_tf.plots.sheets import (
 
 __all__ = (
     "Block",
+    "Figure",
     "Histogram",
     "Panel",
     "Scatter",

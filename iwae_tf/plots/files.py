@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageChops
 
-from iwae_tf.runs.run import written_whole
+from iwae_tf.files import written_whole
 
 _GREY_LEVELS = (64, 32, 16, 8, 4, 2)  # of a GIF, the first that stays below _GIF_BYTES
 _COLORS = (255, 128, 64, 32, 16, 8)  # numbers of them, as well

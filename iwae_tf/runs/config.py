@@ -1,17 +1,21 @@
 """The options of a run: the one place for their names, defaults, help and rules.
 
-The command line makes its flags from these fields; `iwae_tf.experiment.run` takes a
-`Config`. Nothing here imports TensorFlow, so a bad flag is told at once.
+The command line makes its flags from these fields, and `iwae_tf.run` takes a `Config`.
+Nothing here imports TensorFlow, so a bad flag is told at once. `python -m
+iwae_tf.runs.config FILE` writes the table of all flags into a Markdown file.
 """
 
 import dataclasses
 import math
+import sys
+import types
+import typing
+from pathlib import Path
 
-from iwae_tf.errors import UsageError, check_at_least
+from iwae_tf import rules
+from iwae_tf.errors import UsageError, check_at_least, check_one_of
+from iwae_tf.files import replace_between
 
-MODELS = ("burda", "vae60", "tvae_affine", "tvae_tps", "dense", "gated", "resnet")
-CONVOLUTIONAL = ("gated", "resnet")
-DEEP = ("dense", *CONVOLUTIONAL)
 LARGEST = 2**31 - 1  # of whole numbers
 BURDA_EPOCHS = 3280  # 1 + 3 + 9 + ... + 3^7
 # What each schedule chooses where an option is not given.
@@ -37,249 +41,366 @@ SCHEDULES = {
         "grow_samples": True,
     },
 }
-# What a model with flows chooses.
-FLOWS = {"flow_hidden": (256, 256), "flow_features": 64, "flow_normalisation": "weight"}
-# Of annealing: of the inverse temperatures, and what chains start from.
-AIS_SCHEDULES = ("linear", "sigmoidal")
-AIS_STARTS = ("posterior", "prior")
-OBJECTIVES = (
-    "vae_elbo",
-    "vae_elbo_kl",
-    "iwae_elbo",
-    "iwae_eq14",
-    "miwae",
-    "piwae",
-    "combination",
-    "stl",
-    "dreg",
-    "rws_dreg",
-)
+# Titles of the groups of options, in the order of `--help`.
+GROUPS = {
+    "data": "Data",
+    "networks": "Networks",
+    "objective": "Objective",
+    "training": "Training",
+    "scoring": "Scoring",
+    "annealing": "Annealed importance sampling, with --scorer ais",
+    "places": "Files and devices",
+}
 
 
-def _option(default, help, *, of_run=True, **rules):
+def _option(group, default, help, *, unset=None, of_run=True, **limits):
+    """A field of `Config`; `unset` tells what an option that is not given becomes."""
     return dataclasses.field(
-        default=default, metadata={"help": help, "of_run": of_run, **rules}
+        default=default,
+        metadata={
+            "group": group,
+            "help": help,
+            "unset": unset,
+            "of_run": of_run,
+            **limits,
+        },
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Options of a run. `of_run` fields, its model and training, stay as they are.
+    """The options of a run.
+
+    The fields with `of_run` describe the model and its training. They decide the
+    numbers of a run, and stay the same for as long as it goes on.
 
     Raises:
       UsageError: for a value that breaks a rule.
     """
 
     dataset: str = _option(
+        "data",
         "auto",
-        "mnist, digits, fashion_mnist, omniglot, the path of an .npz with x_train and "
-        "x_test, or auto: mnist if it can be had, else digits.",
+        "Data set: mnist, digits, fashion_mnist, omniglot, or the path of an .npz file "
+        "with the arrays x_train and x_test. auto is mnist if it is prepared or can be "
+        "downloaded, and digits otherwise.",
     )
     binarization: str = _option(
+        "data",
         "dynamic",
-        "How grey training images become binary: drawn afresh each time they are seen, "
-        "cut at one half, or not at all.",
-        choices=("dynamic", "threshold", "none"),
+        "How grey training images become binary: drawn anew each time an image is "
+        "seen, cut at one half, or not at all.",
+        choices=rules.BINARIZATIONS,
     )
     validation: int = _option(
+        "data",
         0,
-        "Hold out so many training images, the last, and score them in place of the "
-        "test images: for choosing options.",
+        "Number of training images to hold out, the last ones. They are scored in "
+        "place of the test images, so that options can be chosen by them.",
         minimum=0,
     )
-    model: str = _option(
-        "burda",
-        "The paper's networks; those of spatial transformers: a plain VAE, and two "
-        "whose latents also place the image, by an affine map or a thin-plate spline; "
-        "deep ones with 64 latents: fully connected, gated or residual convolutions.",
-        choices=MODELS,
+    data_dir: str | None = _option(
+        "data",
+        None,
+        "Directory of tensorflow-datasets.",
+        unset="$TFDS_DATA_DIR or ~/tensorflow_datasets",
+        of_run=False,
     )
-    stochastic_layers: int = _option(1, "Number of stochastic layers.", minimum=1)
+    offline: bool = _option(
+        "data", False, "Never try to download a data set.", of_run=False
+    )
+
+    stochastic_layers: int = _option(
+        "networks", 1, "Number of stochastic layers.", minimum=1
+    )
+    model: str = _option(
+        "networks",
+        "burda",
+        "Networks. burda: those of the IWAE paper. vae60, tvae_affine and tvae_tps: a "
+        "plain VAE with 60 latents, and two whose latents also place the image, by an "
+        "affine map or a thin-plate spline. dense, gated and resnet: deep networks "
+        "with 64 latents, fully connected or with gated or residual convolutions.",
+        choices=rules.MODELS,
+    )
     n_latent: tuple[int, ...] | None = _option(
-        None, "Latent sizes, bottom-up, such as 100,50; by default the paper's."
+        "networks",
+        None,
+        "Sizes of the latents, from the image upwards, such as 100,50.",
+        unset="the paper's",
     )
     n_hidden: tuple[int, ...] | None = _option(
+        "networks",
         None,
-        "Hidden units beside each stochastic layer, bottom-up, such as 200,100; by "
-        "default the paper's; 300 of model dense.",
+        "Numbers of hidden units beside each stochastic layer, from the image "
+        "upwards, such as 200,100.",
+        unset="the paper's, and 300 with --model dense",
     )
-    feature_maps: int | None = _option(
-        None, "Feature maps of model gated and resnet, by default 64.", minimum=1
+    conditional: bool = _option(
+        "networks",
+        False,
+        "Model log p(x|y): every network also sees the label y of the image.",
+    )
+    conditional_prior: bool = _option(
+        "networks",
+        False,
+        "With --conditional, learn the prior p(z|y) of the top layer in place of "
+        "N(0, I).",
     )
     n_flows: int | None = _option(
+        "networks",
         None,
-        "Steps of inverse autoregressive flow in q, by default 8 of model dense, gated "
-        "and resnet, else 0.",
+        "Number of steps of inverse autoregressive flow in q(z|x).",
+        unset="8 with --model dense, gated or resnet, and 0 otherwise",
         minimum=0,
     )
     flow_hidden: tuple[int, ...] | None = _option(
-        None, "Hidden units of the network of each step, by default 256,256."
+        "networks",
+        None,
+        "Numbers of hidden units in the network of each flow step.",
+        unset="256,256",
     )
     flow_features: int | None = _option(
-        None, "Features of x that each step sees, by default 64.", minimum=1
+        "networks",
+        None,
+        "Number of features of x that each flow step sees.",
+        unset="64",
+        minimum=1,
     )
     flow_normalisation: str | None = _option(
+        "networks",
         None,
-        "Normalisation of the hidden layers of each step, by default weight.",
-        choices=("none", "weight", "batch"),
+        "Normalisation of the hidden layers in each flow step.",
+        unset="weight",
+        choices=rules.NORMALISATIONS,
     )
-    conditional: bool = _option(
-        False, "Model log p(x|y): every network also sees the label y."
+    feature_maps: int | None = _option(
+        "networks",
+        None,
+        "Number of feature maps of --model gated and resnet.",
+        unset="64",
+        minimum=1,
     )
-    conditional_prior: bool = _option(
-        False, "With --conditional: p(z|y) of the top layer is learnt, not N(0, I)."
-    )
+
     objective: str = _option(
+        "objective",
         "iwae_elbo",
-        "What is maximised.",
-        choices=OBJECTIVES,
+        "Objective that training maximises.",
+        choices=rules.OBJECTIVES,
     )
     n_samples: int = _option(
-        5, "k, samples per image; with groups, in each of them.", minimum=1
+        "objective",
+        5,
+        "k, the number of samples for each image; with groups, in each group.",
+        minimum=1,
     )
     n_groups: int = _option(
-        1, "m, groups of k samples, of --objective miwae and piwae."
+        "objective",
+        1,
+        "m, the number of groups of k samples, for --objective miwae and piwae.",
     )
     combination_beta: float | None = _option(
+        "objective",
         None,
-        "Weight of the ELBO in --objective combination, from 0 to 1, by default 0.5.",
+        "Weight of the ELBO in --objective combination, from 0 to 1.",
+        unset="0.5",
     )
     beta: float = _option(
-        1.0, "Weight of log p(z) - log q(z|x) in the loss.", minimum=0.0
+        "objective",
+        1.0,
+        "Weight of log p(z) - log q(z|x) in the loss.",
+        minimum=0.0,
     )
     warmup_steps: int = _option(
-        0, "Optimizer steps over which --beta rises from 0.", minimum=0
+        "objective",
+        0,
+        "Number of optimizer steps over which that weight rises from 0 to --beta.",
+        minimum=0,
+    )
+
+    epochs: int | None = _option(
+        "training",
+        None,
+        "Number of passes over the training images.",
+        unset="the paper's 3,280, and 200 with --schedule fast",
+        minimum=1,
     )
     schedule: str = _option(
+        "training",
         "burda",
-        "The paper's eight stages from 1e-3 down to 1e-4, scaled to --epochs; a "
-        "constant rate; or the fast recipe, whose rate falls from --learning_rate to 0 "
-        "on a line.",
+        "Schedule of the learning rate. burda: the paper's eight stages from 1e-3 down "
+        "to 1e-4, scaled to --epochs. constant: one rate. fast: a recipe with Muon, "
+        "large batches and a growing k, whose rate falls from --learning_rate to 0 on "
+        "a straight line.",
         choices=tuple(SCHEDULES),
     )
-    epochs: int | None = _option(
-        None,
-        "Passes over the training images, by default the paper's 3,280; with "
-        "--schedule fast 200.",
-        minimum=1,
-    )
     batch_size: int | None = _option(
+        "training",
         None,
-        "Images per optimizer step, by default 20; with --schedule fast 800.",
+        "Number of images in each optimizer step.",
+        unset="20, and 800 with --schedule fast",
         minimum=1,
-    )
-    optimizer: str | None = _option(
-        None, "By default adam; with --schedule fast muon.", choices=("adam", "muon")
     )
     learning_rate: float | None = _option(
+        "training",
         None,
-        "Rate of --schedule constant, by default 0.001; first rate of fast, by default "
-        "0.012.",
+        "Learning rate of --schedule constant, or the first one of --schedule fast.",
+        unset="0.001 with constant and 0.012 with fast",
         above=0.0,
     )
-    grow_samples: bool | None = _option(
+    optimizer: str | None = _option(
+        "training",
         None,
-        "Train with k = 1, then 5, then --n_samples; by default only with --schedule "
-        "fast.",
+        "Optimizer.",
+        unset="adam, and muon with --schedule fast",
+        choices=("adam", "muon"),
     )
-    seed: int = _option(123, "Of weights and noise.", minimum=0)
-    jit: bool = _option(True, "Compile the steps with XLA.")
-    init_from: str | None = _option(
+    grow_samples: bool | None = _option(
+        "training",
         None,
-        "Start from the weights of this run, with a new optimizer, at step 0.",
+        "Train with k = 1 first, then with 5, then with --n_samples.",
+        unset="only with --schedule fast",
+    )
+    seed: int = _option(
+        "training",
+        123,
+        "Random seed for the initial weights and all noise.",
+        minimum=0,
+    )
+    init_from: str | None = _option(
+        "training",
+        None,
+        "Directory of a run from whose weights to start, at step 0 and with a new "
+        "optimizer.",
+        of_run=False,
+    )
+    jit: bool = _option(
+        "training", True, "Compile training and scoring with XLA."
+    )
+    checkpoint_seconds: float = _option(
+        "training",
+        60.0,
+        "Least number of seconds between two checkpoints.",
+        of_run=False,
+        minimum=0.0,
+    )
+    histograms: bool = _option(
+        "training",
+        False,
+        "Log histograms of the weights to TensorBoard too.",
         of_run=False,
     )
 
     pretrained: str | None = _option(
+        "scoring",
         None,
-        "Score and picture this trained model of the package, and train nothing; all "
-        "options of the model are its own.",
+        "Name of a trained model of the package to score and draw, with its own "
+        "options. Nothing is trained.",
         of_run=False,
-    )
-
-    run_dir: str | None = _option(
-        None,
-        "Where the run lives; by default runs/ and a name made of dataset, objective, "
-        "layers, k and seed, or that of the trained model.",
-        of_run=False,
-    )
-    data_dir: str | None = _option(
-        None,
-        "Where tensorflow-datasets keeps its data, by default TFDS_DATA_DIR or "
-        "~/tensorflow_datasets.",
-        of_run=False,
-    )
-    offline: bool = _option(False, "Never try to download.", of_run=False)
-    device: str = _option(
-        "auto", "auto, cpu, gpu, or gpu:N for the Nth one.", of_run=False
-    )
-    checkpoint_seconds: float = _option(
-        60.0, "Least time between checkpoints.", of_run=False, minimum=0.0
-    )
-    histograms: bool = _option(
-        False, "Also log histograms of the weights to TensorBoard.", of_run=False
     )
     eval_samples: int = _option(
-        5000, "k of the test log-likelihood.", of_run=False, minimum=1
+        "scoring",
+        5000,
+        "k of the test log-likelihood.",
+        of_run=False,
+        minimum=1,
     )
     eval_images: int | None = _option(
+        "scoring",
         None,
-        "Images that are scored, spread over the set; by default all.",
+        "Number of images to score, evenly spaced over the set.",
+        unset="all",
         of_run=False,
         minimum=2,
     )
     eval_chunk: int = _option(
+        "scoring",
         250,
-        "Samples held in memory at once while scoring; part of what seeds the noise.",
+        "Number of samples of an image held in memory at once. The noise depends on "
+        "it.",
         of_run=False,
         minimum=1,
     )
     jackknife: bool = _option(
-        False, "Also score by the jackknife, of orders 1 and 2.", of_run=False
+        "scoring",
+        False,
+        "Also estimate log p(x) by the jackknife of orders 1 and 2.",
+        of_run=False,
     )
-    rescore: bool = _option(False, "Score a finished run again.", of_run=False)
+    rescore: bool = _option(
+        "scoring", False, "Score a finished run again.", of_run=False
+    )
     scorer: str = _option(
+        "scoring",
         "importance",
-        "Score by importance sampling; or, of some images, also by annealed "
-        "importance sampling, with the bounds of both directions on simulated images.",
+        "How to score: by importance sampling, or by annealed importance sampling "
+        "too, for some of the images, with bounds of log p(x) from both sides on "
+        "simulated images.",
         of_run=False,
         choices=("importance", "ais"),
     )
+
     ais_images: int = _option(
+        "annealing",
         100,
-        "Images that are annealed, spread over those scored, and simulated ones.",
+        "Number of images to anneal: this many of the scored images, evenly spaced, "
+        "and as many images simulated from the model.",
         of_run=False,
         minimum=2,
     )
-    ais_chains: int = _option(16, "Chains of each image.", of_run=False, minimum=1)
+    ais_chains: int = _option(
+        "annealing", 16, "Number of chains for each image.", of_run=False, minimum=1
+    )
     ais_temperatures: int = _option(
-        500, "Steps from the start to p(z|x).", of_run=False, minimum=1
+        "annealing",
+        500,
+        "Number of steps from the start density to p(z|x).",
+        of_run=False,
+        minimum=1,
     )
     ais_leapfrog: int = _option(
+        "annealing",
         5,
-        "Leapfrog steps of the transition at each temperature.",
+        "Number of leapfrog steps in the transition at each temperature.",
         of_run=False,
         minimum=1,
     )
     ais_schedule: str = _option(
+        "annealing",
         "linear",
         "Spacing of the inverse temperatures.",
         of_run=False,
-        choices=AIS_SCHEDULES,
+        choices=rules.AIS_SCHEDULES,
     )
     ais_start: str = _option(
+        "annealing",
         "posterior",
-        "What chains start from: q(z|x), with flows in the coordinates before them; or "
-        "the prior.",
+        "Density that the chains start from: q(z|x), for a flow in the coordinates "
+        "before it, or the prior.",
         of_run=False,
-        choices=AIS_STARTS,
+        choices=rules.AIS_STARTS,
     )
     ais_acceptance: float = _option(
+        "annealing",
         0.65,
-        "Share of accepted transitions that step sizes are tuned to.",
+        "Share of accepted transitions that the step sizes are tuned to.",
         of_run=False,
         above=0.0,
         below=1.0,
+    )
+
+    run_dir: str | None = _option(
+        "places",
+        None,
+        "Directory of the run.",
+        unset="runs/ and a name made of data set, objective, layers, k and seed, or "
+        "the name of the trained model",
+        of_run=False,
+    )
+    device: str = _option(
+        "places",
+        "auto",
+        "Device to compute on: auto, cpu, gpu, or gpu:N for the Nth GPU.",
+        of_run=False,
     )
 
     def __post_init__(self):
@@ -297,8 +418,8 @@ class Config:
         for name in ("n_latent", "n_hidden"):
             sizes = getattr(self, name)
             if sizes is not None:
-                check_sizes(name, sizes, self.stochastic_layers)
-        check_objective(
+                rules.check_sizes(name, sizes, self.stochastic_layers)
+        rules.check_objective(
             self.objective,
             self.stochastic_layers,
             self.n_groups,
@@ -339,8 +460,8 @@ class Config:
             ("stochastic_layers", ("burda",)),
             ("conditional", ("burda",)),
             ("n_hidden", ("burda", "dense")),
-            ("n_latent", ("burda", *DEEP)),
-            ("feature_maps", CONVOLUTIONAL),
+            ("n_latent", ("burda", *rules.DEEP)),
+            ("feature_maps", rules.CONVOLUTIONAL),
         ):
             value = getattr(self, name)
             if value != getattr(Config, name) and self.model not in models:
@@ -348,18 +469,18 @@ class Config:
                     f"{name}: goes with model {' or '.join(models)} only, got {value} "
                     f"with model {self.model}"
                 )
-        chosen = {"n_flows": 8 if self.model in DEEP else 0}
-        if self.model in CONVOLUTIONAL:
+        chosen = {"n_flows": 8 if self.model in rules.DEEP else 0}
+        if self.model in rules.CONVOLUTIONAL:
             chosen["feature_maps"] = 64
         if self.n_flows or (self.n_flows is None and chosen["n_flows"]):
-            chosen |= FLOWS
-        for name in FLOWS:
+            chosen |= rules.FLOWS
+        for name in rules.FLOWS:
             if name not in chosen and getattr(self, name) is not None:
                 raise UsageError(
                     f"{name}: goes with flows only, got {getattr(self, name)} without"
                 )
         self._fill_in(chosen)
-        check_flows(self.n_flows, self.stochastic_layers)
+        rules.check_flows(self.n_flows, self.stochastic_layers)
         if self.flow_hidden is not None and min(self.flow_hidden, default=0) < 1:
             raise UsageError(
                 "flow_hidden: must be positive sizes, got "
@@ -379,6 +500,16 @@ class Config:
             if field.metadata["of_run"]
         }
 
+    def of_networks(self) -> dict:
+        """The arguments of `iwae_tf.zoo.build` that do not depend on the data."""
+        chosen = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.metadata["group"] == "networks"
+        }
+        del chosen["conditional"]
+        return chosen | {"seed": self.seed}
+
     def of_annealing(self) -> dict:
         """The options of scorer ais."""
         return {
@@ -388,84 +519,74 @@ class Config:
         }
 
 
-def check_flows(n_flows: int | None, stochastic_layers: int) -> None:
-    """Checks that flows are of a posterior with one layer.
+def help_of(field: dataclasses.Field, with_default: bool = True) -> str:
+    """The help of an option, in whole sentences.
 
-    Raises:
-      UsageError: if it has more.
+    Args:
+      field: of `Config`.
+      with_default: whether to tell the value of an option that is not given.
     """
-    if n_flows and stochastic_layers > 1:
-        raise UsageError(
-            f"n_flows: goes with one stochastic layer only, got {n_flows} with "
-            f"{stochastic_layers} layers"
-        )
+    facts = field.metadata
+    text = facts["help"]
+    if "choices" in facts:
+        text += f" One of: {', '.join(facts['choices'])}."
+    if with_default and facts["unset"]:
+        text += f" By default {facts['unset']}."
+    return text
 
 
-def check_sizes(name: str, sizes: tuple[int, ...], stochastic_layers: int) -> None:
-    """Checks that there is one positive size for each stochastic layer.
-
-    Raises:
-      UsageError: if not.
-    """
-    if len(sizes) != stochastic_layers or min(sizes) < 1:
-        raise UsageError(
-            f"{name}: must be {stochastic_layers} positive sizes, one for each "
-            f"stochastic layer, got {','.join(map(str, sizes))}"
-        )
+def kind_of(field: dataclasses.Field) -> type:
+    """The type of an option that is given: bool, int, float, str or tuple."""
+    kind = field.type
+    if isinstance(kind, types.UnionType):
+        kind = typing.get_args(kind)[0]
+    return typing.get_origin(kind) or kind
 
 
-def check_objective(
-    objective: str,
-    stochastic_layers: int,
-    n_groups: int,
-    combination_beta: float | None,
-    n_flows: int = 0,
-) -> None:
-    """Checks that an objective goes with a model and with the options of objectives.
-
-    Raises:
-      UsageError: if not.
-    """
-    check_at_least(1, n_groups=n_groups)
-    if combination_beta is not None and not 0 <= combination_beta <= 1:
-        raise UsageError(
-            f"combination_beta: must be from 0 to 1, got {combination_beta}"
-        )
-    if objective == "vae_elbo_kl" and stochastic_layers > 1:
-        raise UsageError(
-            "objective: vae_elbo_kl has a closed form for one stochastic layer only, "
-            f"got {stochastic_layers} layers; use vae_elbo"
-        )
-    if n_flows and objective in ("vae_elbo_kl", "stl", "dreg", "rws_dreg"):
-        raise UsageError(
-            "objective: must need no closed form and no density of given latents with "
-            f"flows, got {objective} with {n_flows} flows; use vae_elbo, iwae_elbo, "
-            "iwae_eq14, miwae, piwae or combination"
-        )
-    if n_groups > 1 and objective not in ("miwae", "piwae"):
-        raise UsageError(
-            "n_groups: goes with objective miwae or piwae only, got "
-            f"{n_groups} with objective {objective}"
-        )
-    if combination_beta is not None and objective != "combination":
-        raise UsageError(
-            "combination_beta: goes with objective combination only, got "
-            f"{combination_beta} with objective {objective}"
-        )
+def flag_table() -> str:
+    """All flags as Markdown, a table for each group."""
+    tables = []
+    for group, title in GROUPS.items():
+        rows = ["| flag | default | what it does |", "|---|---|---|"]
+        for field in dataclasses.fields(Config):
+            if field.metadata["group"] != group:
+                continue
+            no = "[no]" if kind_of(field) is bool else ""
+            default = "" if field.default is None else f"`{field.default}`"
+            help = help_of(field).replace("|", r"\|")  # a cell ends at a bar
+            rows.append(f"| `--{no}{field.name}` | {default} | {help} |")
+        tables.append("\n".join([f"**{title}**", "", *rows]))
+    return "\n\n".join(tables)
 
 
-def _check(name, value, rules):
-    if "choices" in rules and value not in rules["choices"]:
-        raise UsageError(
-            f"{name}: must be one of {', '.join(rules['choices'])}, got {value!r}"
-        )
+def _check(name, value, limits):
+    if "choices" in limits:
+        check_one_of(limits["choices"], **{name: value})
     if isinstance(value, float) and not math.isfinite(value):
         raise UsageError(f"{name}: must be finite, got {value}")
-    if "minimum" in rules:
-        check_at_least(rules["minimum"], **{name: value})
+    if "minimum" in limits:
+        check_at_least(limits["minimum"], **{name: value})
     if isinstance(value, int) and value > LARGEST:
         raise UsageError(f"{name}: must be at most {LARGEST}, got {value}")
-    if "above" in rules and value <= rules["above"]:
-        raise UsageError(f"{name}: must be above {rules['above']}, got {value}")
-    if "below" in rules and value >= rules["below"]:
-        raise UsageError(f"{name}: must be below {rules['below']}, got {value}")
+    if "above" in limits and value <= limits["above"]:
+        raise UsageError(f"{name}: must be above {limits['above']}, got {value}")
+    if "below" in limits and value >= limits["below"]:
+        raise UsageError(f"{name}: must be below {limits['below']}, got {value}")
+
+
+if __name__ == "__main__":
+    try:
+        if len(sys.argv) != 2 or not Path(sys.argv[1]).is_file():
+            raise UsageError(
+                f"arguments: must be one Markdown file, got {sys.argv[1:]}"
+            )
+        replace_between(
+            Path(sys.argv[1]),
+            "<!-- flags: begin -->",
+            "<!-- flags: end -->",
+            f"\n{flag_table()}\n",
+            "arguments",
+        )
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

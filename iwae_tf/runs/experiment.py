@@ -1,43 +1,40 @@
 """One run: data, model, fit, score, figures, and a directory with the evidence."""
 
 import dataclasses
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from iwae_tf import data, plots, randomness
+from iwae_tf import data, randomness
 from iwae_tf.data import datasets
 from iwae_tf.errors import UsageError
+from iwae_tf.files import sha256_of_file
 from iwae_tf.models import zoo
 from iwae_tf.models.iwae import IWAE
-from iwae_tf.runs import pretrained, schedules, scoring, training
-from iwae_tf.runs import run as records
+from iwae_tf.runs import figures, names, pretrained, schedules, scoring, training
+from iwae_tf.runs.checkpoints import step_of
 from iwae_tf.runs.config import Config
-from iwae_tf.runs.metrics import Metrics, read_metrics
+from iwae_tf.runs.metrics import Metrics
 from iwae_tf.runs.progress import say
 from iwae_tf.runs.results import summary
-from iwae_tf.runs.run import caption
+from iwae_tf.runs.run import Run, commit, versions
 
-N_SAMPLES_SHOWN = 100
-N_RECONSTRUCTIONS_SHOWN = 50
-N_WATCHED = 500  # test images, at most, that are looked at during training
+Watch = Callable[[IWAE, int, Run], None]
 
 
 def run(
     config: Config,
     images: datasets.Images | None = None,
-    watch: Callable[[IWAE, int, Path], None] | None = None,
+    watch: Watch | None = None,
 ) -> dict:
     """Trains and scores one model, or goes on where an earlier start stopped.
 
     Args:
       config: options of the run.
       images: its data set; by default the one that `config` names is loaded.
-      watch: called with the model, the number of epochs done and the run's directory
-        at epochs 0, 1, 2, 4, 8, ... and the last; again where a run goes on from
-        before.
+      watch: called with the model, the number of epochs done and the run at epochs 0,
+        1, 2, 4, 8, ... and the last; again where a run goes on from before.
 
     Returns:
       report: what `report.json` holds.
@@ -47,64 +44,47 @@ def run(
       Diverged: if a loss is not finite.
     """
     device = training.use_device(config.device)
-    source = pretrained.directory(config.pretrained) if config.pretrained else None
-    if source:
-        own = records.config_of(records.read_report(source)).of_run()
-        config = dataclasses.replace(config, **own)
+    if config.pretrained:
+        config = pretrained.with_options(config)
     if images is None:
         images = datasets.load(config.dataset, config.data_dir, config.offline)
     config = dataclasses.replace(config, dataset=images.name)
-    name = config.pretrained or records.run_name(config)
-    run_dir = Path(config.run_dir or Path("runs") / name)
     sets = data.sets_of(
         images, config.binarization, config.conditional, config.validation
     )
-    record = {"config": config.of_run(), "data": describe(images, sets)}
     model = build(config, sets)
-    if config.init_from:
-        record["init"] = start_from(model, config.init_from)
-    if source:
-        record |= take(model, source, record)
-    records.claim(run_dir, record)
-    with records.locked(run_dir):
-        say(f"{caption(config)}: {run_dir}")
-        path = run_dir / "report.json"
-        if path.exists() and not config.rescore:
-            report = records.read_report(run_dir)
+    record = {"config": config.of_run(), "data": describe(images, sets)}
+    if config.pretrained:
+        record |= from_pretrained(model, config, record)
+    elif config.init_from:
+        record |= from_run(model, config, record)
+    else:
+        record |= from_scratch(model, config, record)
+    name = config.pretrained or names.run_name(config)
+    this = Run(config.run_dir or Path("runs") / name)
+    with this.claimed(record):
+        say(f"{names.caption(config)}: {this}")
+        if this.is_finished and not config.rescore:
             say("finished earlier; --rescore scores it again")
-            if config.scorer == "ais":
-                if not source:
-                    training.Checkpoints(run_dir / "checkpoints").restore_newest(model)
-                _anneal(report, model, config, sets, run_dir)
-            say(summary(report))
-            return report
-        compiled = "compiled by XLA" if config.jit else "not compiled (--nojit)"
-        say(f"{device}, {compiled}")
-        if source:
-            picture(model, config, sets, run_dir, source)
+            report = this.report
+            if config.scorer == "ais" and not config.pretrained:
+                this.checkpoints().restore_newest(model)
         else:
-            train(model, config, sets, run_dir, watch)
-        report = record | scoring.score(model, config, sets, run_dir)
-        rows = read_metrics(run_dir / "metrics.csv", config.epochs)
-        report |= {
-            "epochs": int(rows[-1]["epoch"]),
-            "steps": int(rows[-1]["step"]),
-            "train_seconds": float(rows[-1]["seconds"]),
-            "device": device,
-            "versions": records.versions(),
-            "commit": records.commit(),
-        }
-        records.write_json(path, report)
+            say(f"{device}, {'' if config.jit else 'not '}compiled by XLA")
+            if config.pretrained:
+                take_metrics(this, model, config, sets)
+            else:
+                train(this, model, config, sets, watch)
+            figures.draw(this, model, config, sets)
+            report = record | scoring.score(this, model, config, sets)
+            report |= facts_of_training(this, config) | {"device": device}
+            report |= {"versions": versions(), "commit": commit()}
+            this.write_report(report)
         if config.scorer == "ais":
-            _anneal(report, model, config, sets, run_dir)
+            report["ais"] = scoring.anneal(this, model, config, sets)
+            this.write_report(report)
         say(summary(report))
         return report
-
-
-def _anneal(report, model, config, sets, run_dir):
-    """Adds to a report, and to its file, what annealing finds."""
-    report["ais"] = scoring.anneal(model, config, sets, run_dir, report["test"])
-    records.write_json(run_dir / "report.json", report)
 
 
 def describe(images: datasets.Images, sets: data.Sets) -> dict:
@@ -120,7 +100,7 @@ def describe(images: datasets.Images, sets: data.Sets) -> dict:
     if sets.n_context:
         facts |= {
             "classes": np.unique(images.y_train).tolist(),
-            "labels_sha256": records.sha256_of_labels(images.y_train, images.y_test),
+            "labels_sha256": data.sha256_of_labels(images.y_train, images.y_test),
         }
     return facts
 
@@ -135,7 +115,10 @@ def build(config: Config, sets: data.Sets) -> IWAE:
         len(sets.x_train), config.batch_size
     )
     model = zoo.build(
-        config, sets.x_train.shape[1:], sets.n_context, data.mean_image(sets.x_train)
+        sets.x_train.shape[1:],
+        sets.n_context,
+        data.mean_image(sets.x_train),
+        **config.of_networks(),
     )
     if config.n_flows:
         images = data.binarize(sets.x_train[:100], config.binarization, config.seed)
@@ -156,66 +139,85 @@ def build(config: Config, sets: data.Sets) -> IWAE:
     return model
 
 
-def load(run_dir: str | Path) -> IWAE:
-    """The model of a run directory, with the weights of its newest checkpoint.
-
-    Raises:
-      UsageError: if there is no such run or its newest checkpoint cannot be read.
-    """
-    return _load(run_dir)[0]
-
-
-def _load(run_dir):
-    """The model, and the checkpoint it is of."""
-    record = records.read_record(run_dir)
-    model = zoo.build(
-        records.config_of(record),
-        record["data"]["image_shape"],
-        len(record["data"].get("classes", ())),
-    )
-    path = training.Checkpoints(Path(run_dir) / "checkpoints").restore_newest(model)
-    return model, path
-
-
-def start_from(model: IWAE, run_dir: str | Path) -> dict:
-    """Gives a model the weights of another run, and nothing of its optimizer.
+def load(run: str | Path) -> IWAE:
+    """The model of a run, with the weights of its newest checkpoint.
 
     Args:
-      model: gets the weights.
-      run_dir: the other run's.
+      run: the directory of a run, or the name of a trained model of the package.
 
     Returns:
-      record: what a result depends on: the run's name, its step, the checkpoint.
+      model: not compiled.
 
     Raises:
-      UsageError: if there is no such run, or its networks are others.
+      UsageError: if there is no such run, or its newest checkpoint cannot be read.
     """
+    return (pretrained.run_of(run) if run in pretrained.SHA256 else Run(run)).model
+
+
+# Three ways to come by weights: each gives them to the model, and returns what the
+# record of the run must say of them.
+
+
+def from_scratch(model: IWAE, config: Config, record: dict) -> dict:
+    """Leaves a model its initial weights, which are a function of the seed."""
+    return {}
+
+
+def from_run(model: IWAE, config: Config, record: dict) -> dict:
+    """Gives a model the weights of the run `init_from`, with a new optimizer.
+
+    Raises:
+      UsageError: if there is no such run, or it has other networks.
+    """
+    other = Run(config.init_from)
     try:
-        source, newest = _load(run_dir)
-        source_config = records.read_record(run_dir)["config"]
+        source, options = other.model, other.record["config"]
     except UsageError as error:
         raise UsageError(str(error).replace("run_dir", "init_from", 1)) from None
     if not _assign(model, source):
         raise UsageError(
             "init_from: must be a run with the same networks and image size, got "
-            f"{str(run_dir)!r} with {_size(source)} for {_size(model)}"
+            f"{str(other)!r} with {_size(source)} for {_size(model)}"
         )
+    newest = other.checkpoints().paths()[-1]
     return {
-        "run": Path(run_dir).resolve().name,
-        **{name: source_config[name] for name in ("objective", "n_samples")},
-        "step": training.step_of(newest),
-        "weights_sha256": records.sha256_of_file(newest),
+        "init": {
+            "run": other.directory.resolve().name,
+            "objective": options["objective"],
+            "n_samples": options["n_samples"],
+            "step": step_of(newest),
+            "weights_sha256": sha256_of_file(newest),
+        }
     }
 
 
-def _size(model):
-    return (
-        f"latents {model.posterior.n_latent}, images {model.generator.image_shape}, "
-        f"{model.count_params():,} parameters"
-    )
+def from_pretrained(model: IWAE, config: Config, record: dict) -> dict:
+    """Gives a model the weights of the trained model `pretrained` of the package.
+
+    Raises:
+      UsageError: if it was trained on other data, or its files are damaged.
+    """
+    name = config.pretrained
+    source = pretrained.run_of(name)
+    trained = source.report
+    for fact, value in trained["data"].items():
+        if record["data"].get(fact) != value:
+            raise UsageError(
+                f"pretrained: {name} must have the data it was trained on, {fact} "
+                f"{value!r}, got {record['data'].get(fact)!r}"
+            )
+    _assign(model, source.model)
+    return {
+        "pretrained": {
+            "name": name,
+            "weights_sha256": pretrained.SHA256[name],
+            "commit": trained["commit"],
+        }
+    }
 
 
 def _assign(model, source):
+    """Copies the weights if both models have the same; tells whether they have."""
     pairs = list(zip(model.weights, source.weights, strict=False))
     is_same = len(model.weights) == len(source.weights) and all(
         own.shape == other.shape for own, other in pairs
@@ -226,154 +228,86 @@ def _assign(model, source):
     return is_same
 
 
-def take(model: IWAE, source: Path, record: dict) -> dict:
-    """Gives a model the weights of a trained one.
-
-    Args:
-      model: gets the weights.
-      source: see `iwae_tf.pretrained.directory`.
-      record: of the run.
-
-    Returns:
-      record: the trained model's name, the SHA-256 of its weights, its commit.
-
-    Raises:
-      UsageError: if it was trained on other data.
-    """
-    trained = records.read_report(source)
-    for name, value in trained["data"].items():
-        if record["data"].get(name) != value:
-            raise UsageError(
-                f"pretrained: {source.name} must have the data it was trained on, "
-                f"{name} {value!r}, got {record['data'].get(name)!r}"
-            )
-    _assign(model, load(source))
-    weights = pretrained.SHA256[source.name]
-    facts = {"name": source.name, "weights_sha256": weights}
-    return {"pretrained": facts | {"commit": trained["commit"]}}
+def _size(model):
+    return (
+        f"latents {model.posterior.n_latent}, images {model.generator.image_shape}, "
+        f"{model.count_params():,} parameters"
+    )
 
 
-def picture(
-    model: IWAE, config: Config, sets: data.Sets, run_dir: Path, source: Path
-) -> None:
-    """Writes metrics and figures of a trained model as those of a run at its end."""
-    shutil.copy(source / "metrics.csv", run_dir)
+def take_metrics(this: Run, model: IWAE, config: Config, sets: data.Sets) -> None:
+    """Gives a run the metrics of a trained model, and the pictures of its end."""
     steps_per_epoch, _ = data.steps_of_epoch(len(sets.x_train), config.batch_size)
+    source = pretrained.run_of(config.pretrained)
     last_step = config.epochs * steps_per_epoch
-    metrics = Metrics(run_dir, config.batch_size, last_step, False)
+    metrics = Metrics(this, config.batch_size, last_step, rows=source.metrics())
     metrics.set_model(model)
-    painter(model, config, sets, run_dir, metrics)(config.epochs)
+    figures.painter(this, model, config, sets, metrics)(config.epochs)
     metrics.on_train_end()
-    draw_figures(model, config, sets, run_dir)
 
 
 def train(
+    this: Run,
     model: IWAE,
     config: Config,
     sets: data.Sets,
-    run_dir: Path,
-    watch: Callable[[IWAE, int, Path], None] | None = None,
+    watch: Watch | None = None,
 ) -> None:
     """Fits a model to the end of its last epoch, from wherever the run stands.
 
     Args:
+      this: the run; gets checkpoints, metrics and figures.
       model: compiled; gets the trained weights.
       config: options of the run.
       sets: training and test images.
-      run_dir: gets checkpoints, metrics and figures.
       watch: see `run`.
     """
     steps_per_epoch, _ = data.steps_of_epoch(len(sets.x_train), config.batch_size)
-    checkpoints = training.Checkpoints(
-        run_dir / "checkpoints", config.checkpoint_seconds, steps_per_epoch
-    )
+    n_steps = config.epochs * steps_per_epoch
+    checkpoints = this.checkpoints(config.checkpoint_seconds, steps_per_epoch)
     checkpoints.set_model(model)
     first_step = checkpoints.restore(model)
-    if first_step < config.epochs * steps_per_epoch:
-        if first_step:
-            say(f"goes on at step {first_step} of {config.epochs * steps_per_epoch}")
-        metrics = Metrics(run_dir, config.batch_size, first_step, config.histograms)
-        watchers = [painter(model, config, sets, run_dir, metrics)]
-        if watch is not None:
-            watchers.append(lambda epoch: watch(model, epoch, run_dir))
-        callbacks = [
-            training.StopWhenDiverged(checkpoints),
-            training.Display(schedules.stages(config), steps_per_epoch, first_step),
-            metrics,
-            *(training.AtEpochs(config.epochs, watcher) for watcher in watchers),
-            checkpoints,
-        ]
-        try:
-            with checkpoints.guard():
-                training.fit(
-                    model,
-                    sets,
-                    stages=schedules.stages(config),
-                    batch_size=config.batch_size,
-                    binarization=config.binarization,
-                    first_step=first_step,
-                    callbacks=callbacks,
-                )
-        except KeyboardInterrupt:
-            say(
-                f"\nsaved at step {checkpoints.newest_step()}; "
-                "the same command goes on from there"
+    if first_step >= n_steps:
+        return
+    if first_step:
+        say(f"goes on at step {first_step} of {n_steps}")
+    metrics = Metrics(this, config.batch_size, first_step, config.histograms)
+    watchers = [figures.painter(this, model, config, sets, metrics)]
+    if watch is not None:
+        watchers.append(lambda epoch: watch(model, epoch, this))
+    stages = schedules.stages(config)
+    callbacks = [
+        training.StopWhenDiverged(checkpoints),
+        training.Display(stages, steps_per_epoch, first_step),
+        metrics,
+        *(training.AtEpochs(config.epochs, watcher) for watcher in watchers),
+        checkpoints,
+    ]
+    try:
+        with checkpoints.guard():
+            training.fit(
+                model,
+                sets,
+                stages=stages,
+                batch_size=config.batch_size,
+                binarization=config.binarization,
+                first_step=first_step,
+                callbacks=callbacks,
             )
-            raise
-        checkpoints.save()
-    draw_figures(model, config, sets, run_dir)
-
-
-def painter(
-    model: IWAE,
-    config: Config,
-    sets: data.Sets,
-    run_dir: Path,
-    metrics: Metrics,
-) -> Callable[[int], None]:
-    """A function that pictures the model after a number of epochs."""
-    seed = randomness.seed_of(config.seed, randomness.FIGURES)
-    digits = len(str(config.epochs))
-    context = None
-    if sets.n_context:  # every class, one after another
-        place = np.arange(N_SAMPLES_SHOWN) * sets.n_context // N_SAMPLES_SHOWN
-        context = np.eye(sets.n_context, dtype=np.float32)[place]
-    (run_dir / "figures").mkdir(exist_ok=True)
-
-    def paint(epoch):
-        samples, means = (
-            part.numpy() for part in model.sample(N_SAMPLES_SHOWN, seed, context)
+    except KeyboardInterrupt:
+        say(
+            f"\nsaved at step {checkpoints.newest_step()}; "
+            "the same command goes on from there"
         )
-        sheet = plots.sample_sheet(
-            samples, means, f"{caption(config)} · epoch {epoch} of {config.epochs}"
-        )
-        plots.save(sheet, run_dir / "figures" / f"samples-{epoch:0{digits}}.png")
-        metrics.write_images("samples", plots.montage(samples, 10))
-        metrics.write_images("means", plots.montage(means, 10))
-        pairs = np.stack(reconstructions(model, config, sets), axis=1)
-        pairs = pairs.reshape(-1, *pairs.shape[2:])
-        metrics.write_images("reconstructions", plots.montage(pairs, 10))
-        metrics.write_units(scoring.unit_statistics(model, config, sets, N_WATCHED))
-
-    return paint
+        raise
+    checkpoints.save()
 
 
-def reconstructions(model, config, sets) -> tuple[np.ndarray, np.ndarray]:
-    """Test images, spread over the set, and E[x|z] for one z ~ q(z|x) of each."""
-    chosen = data.spread(len(sets.x_test), N_RECONSTRUCTIONS_SHOWN)
-    x = sets.x_test[chosen]
-    context = sets.context_test[chosen] if sets.n_context else None
-    seed = randomness.seed_of(config.seed, randomness.FIGURES, 1)
-    return x, model.reconstruct(x, seed, context).numpy()
-
-
-def draw_figures(model: IWAE, config: Config, sets: data.Sets, run_dir: Path):
-    """Writes the figures of a trained run."""
-    title = f"{caption(config)} · {records.epochs(config.epochs)}"
-    sheet = plots.reconstruction_sheet(*reconstructions(model, config, sets), title)
-    plots.save(sheet, run_dir / "reconstructions.png")
-    rows = read_metrics(run_dir / "metrics.csv", config.epochs)
-    plots.save(plots.training_curves(rows, title), run_dir / "curves.png")
-    frames = sorted((run_dir / "figures").glob("samples-*.png"))
-    if frames:
-        plots.animate(frames, run_dir / "samples.gif")
+def facts_of_training(this: Run, config: Config) -> dict:
+    """The part of a report on training, from the metrics of the run."""
+    last = this.metrics(config.epochs)[-1]
+    return {
+        "epochs": int(last["epoch"]),
+        "steps": int(last["step"]),
+        "train_seconds": float(last["seconds"]),
+    }

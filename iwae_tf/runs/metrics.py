@@ -3,18 +3,17 @@
 import csv
 import os
 import time
-from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from iwae_tf.errors import UsageError
-from iwae_tf.measures.units import Units
+from iwae_tf.files import written_whole
 from iwae_tf.plots.layout import displayable
-from iwae_tf.runs.run import written_whole
 from iwae_tf.runs.schedules import learning_rate_at
-from iwae_tf.runs.training import steps_done
+from iwae_tf.runs.checkpoints import steps_done
+from iwae_tf.runs.run import Run
+from iwae_tf.measures.units import Units
 
 SCALARS = ("bound", "vae_elbo", "iwae_elbo", "log_px", "log_pz", "log_qz")
 
@@ -34,22 +33,27 @@ class Metrics(keras.callbacks.Callback):
     )
 
     def __init__(
-        self, run_dir: Path, batch_size: int, first_step: int, histograms: bool
+        self,
+        run: Run,
+        batch_size: int,
+        first_step: int,
+        histograms: bool = False,
+        rows: list[dict[str, str]] | None = None,
     ):
         """Opens the files and drops what a lost part of the run had written.
 
         Args:
-          run_dir: gets `metrics.csv` and `tensorboard`.
-          batch_size: images per step.
-          first_step: steps done by an earlier start.
+          run: gets `metrics.csv` and `tensorboard`.
+          batch_size: images in a step.
+          first_step: number of steps that an earlier start has done.
           histograms: whether to write histograms of the weights.
+          rows: to begin with, by default those of the run up to that step.
         """
         super().__init__()
-        self.path = Path(run_dir) / "metrics.csv"
+        self.path = run.directory / "metrics.csv"
         self._batch_size, self._histograms = batch_size, histograms
-        rows = [
-            row for row in read_metrics(self.path) if int(row["step"]) <= first_step
-        ]
+        if rows is None:
+            rows = [row for row in run.metrics(0) if int(row["step"]) <= first_step]
         with (
             written_whole(self.path) as unfinished,
             unfinished.open("w", newline="") as file,
@@ -61,7 +65,7 @@ class Metrics(keras.callbacks.Callback):
         self._start = time.monotonic() - seconds_before
         self._writers = {
             part: tf.summary.create_file_writer(
-                str(Path(run_dir) / "tensorboard" / part)
+                str(run.directory / "tensorboard" / part)
             )
             for part in ("train", "test")
         }
@@ -123,34 +127,3 @@ class Metrics(keras.callbacks.Callback):
         """Leaves everything on disk."""
         for writer in self._writers.values():
             writer.flush()
-
-
-def read_metrics(path: Path, epochs: int = 0) -> list[dict[str, str]]:
-    """The complete rows of a `metrics.csv`, none if there is no such file.
-
-    Args:
-      path: of the file.
-      epochs: of which there must be the last, in the last row.
-
-    Raises:
-      UsageError: if there is not.
-    """
-    rows = []
-    if Path(path).exists():
-        with Path(path).open(newline="", errors="replace") as file:
-            rows = [row for row in csv.DictReader(file) if _is_complete(row)]
-    last = int(rows[-1]["epoch"]) if rows else 0
-    if last < epochs:
-        raise UsageError(
-            f"run_dir: must hold a metrics.csv of {epochs} epochs, got {last} in "
-            f"{str(path)!r}"
-        )
-    return rows
-
-
-def _is_complete(row):
-    try:
-        values = {name: float(value) for name, value in row.items()}
-    except (TypeError, ValueError):  # of a line that ends too early or too late
-        return False
-    return values.keys() >= {"epoch", "step", "seconds"}

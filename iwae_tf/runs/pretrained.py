@@ -1,16 +1,19 @@
 """Trained models that come with the package.
 
 Each is the directory of a finished run, with its report and, as its checkpoint, the
-weights alone. `python -m iwae_tf.pretrained RUN_DIR NAME` makes one and prints the line
-for `SHA256`.
+weights alone. `python -m iwae_tf.runs.pretrained RUN_DIR NAME` makes one of a run and
+prints the line for `SHA256`.
 """
 
+import dataclasses
 import shutil
 import sys
 from pathlib import Path
 
-from iwae_tf.errors import UsageError
-from iwae_tf.runs.run import read_report, sha256_of_file
+from iwae_tf.errors import UsageError, check_one_of
+from iwae_tf.files import sha256_of_file
+from iwae_tf.runs.config import Config
+from iwae_tf.runs.run import Run
 
 DIRECTORY = Path(__file__).parents[1] / "trained"
 # Of the weights.
@@ -30,8 +33,8 @@ SHA256 = {
 }
 
 
-def directory(name: str) -> Path:
-    """The run directory of a trained model, its weights checked.
+def run_of(name: str) -> Run:
+    """The run of a trained model, its weights checked.
 
     Args:
       name: a key of `SHA256`.
@@ -39,10 +42,7 @@ def directory(name: str) -> Path:
     Raises:
       UsageError: for an unknown name, or weights that are not those of the run.
     """
-    if name not in SHA256:
-        raise UsageError(
-            f"pretrained: must be one of {', '.join(SHA256) or 'none'}, got {name!r}"
-        )
+    check_one_of(tuple(SHA256), pretrained=name)
     path = DIRECTORY / name
     found = [sha256_of_file(p) for p in path.glob("checkpoints/*.weights.h5")]
     if found != [SHA256[name]]:
@@ -50,28 +50,20 @@ def directory(name: str) -> Path:
             f"pretrained: {name} must have weights with SHA-256 {SHA256[name][:8]}, "
             f"got {found[0][:8] if found else 'no file'}; install the package anew"
         )
-    return path
+    return Run(path)
 
 
-def load(name: str):
-    """A trained model: `directory` says what is refused.
-
-    Args:
-      name: a key of `SHA256`.
-
-    Returns:
-      model: an `iwae_tf.model.IWAE`, not compiled.
-    """
-    from iwae_tf.runs import experiment
-
-    return experiment.load(directory(name))
+def with_options(config: Config) -> Config:
+    """Options with the model and the training of their trained model."""
+    source = run_of(config.pretrained)
+    return dataclasses.replace(config, **source.config.of_run())
 
 
 def add(run_dir: str | Path, name: str) -> str:
     """Makes a trained model of a finished run.
 
     Args:
-      run_dir: the run's.
+      run_dir: the directory of the run.
       name: of the model.
 
     Returns:
@@ -80,18 +72,15 @@ def add(run_dir: str | Path, name: str) -> str:
     Raises:
       UsageError: if the run is not finished.
     """
-    from iwae_tf.runs import experiment, training
-
-    run_dir, target = Path(run_dir), DIRECTORY / name
-    read_report(run_dir)
-    model = experiment.load(run_dir)
-    newest = training.Checkpoints(run_dir / "checkpoints").paths()[-1]
+    run, target = Run(run_dir), DIRECTORY / name
+    run.report  # noqa: B018  It must be there.
+    newest = run.checkpoints().paths()[-1]
     shutil.rmtree(target, ignore_errors=True)
     path = target / "checkpoints" / newest.name
     path.parent.mkdir(parents=True)
-    model.save_weights(path)
+    run.model.save_weights(path)
     for file in ("config.json", "report.json", "metrics.csv"):
-        shutil.copy(run_dir / file, target)
+        shutil.copy(run.directory / file, target)
     return f'    "{name}": ("{sha256_of_file(path)}"),'
 
 

@@ -1,14 +1,19 @@
-"""One progress display: a line that rewrites itself, or plain lines in a log file."""
+"""One display of progress: a bar that rewrites itself, or plain lines in a log file."""
 
 import sys
 import time
+
+from tqdm.auto import tqdm
+from tqdm.autonotebook import tqdm as tqdm_here
+from tqdm.std import tqdm as tqdm_of_terminals
 
 
 class Progress:
     """Shows how far a long piece of work is and when it will end.
 
-    A terminal gets one line that is rewritten; a file or a pipe gets a whole line
-    every ten seconds, less often the longer it takes, and at the end.
+    A terminal or a notebook gets one line that is rewritten, cut to its width; a file
+    or a pipe gets a whole line every ten seconds, less often the longer it takes, and
+    at the end.
     """
 
     def __init__(self, total: int, unit: str, done: int = 0):
@@ -17,52 +22,71 @@ class Progress:
         Args:
           total: amount of work.
           unit: what is counted, in the plural.
-          done: what an earlier start has done already.
+          done: amount that an earlier start has done already.
         """
         self.total, self.unit = total, unit
-        self._is_terminal = sys.stdout.isatty()
         self._first = (time.monotonic(), done)
-        self._last_shown = float("-inf") if self._is_terminal else time.monotonic()
-        self._width = 0
+        self._bar = None
+        self._is_live = sys.stdout.isatty() or tqdm_here is not tqdm_of_terminals
+        self._last_shown = float("-inf") if self._is_live else time.monotonic()
 
     def restart_clock(self, done: int) -> None:
-        """Forgets the time so far, which compiled and did not work."""
+        """Forgets the time so far, in which the work was compiled and not done."""
         self._first = (time.monotonic(), done)
 
-    def update(self, done: int, text: str = "", left: float | None = None) -> None:
+    def compiling(self, done: int, text: str = "") -> None:
+        """Says at once that the next piece of work is being compiled.
+
+        Args:
+          done: amount of work done.
+          text: what else to say.
+        """
+        self._show(done, [text, "compiling"])
+
+    def update(self, done: float, text: str = "", left: float | None = None) -> None:
         """Shows the state of the work.
 
         Args:
           done: amount of work done.
           text: what else to say.
-          left: how many units of those at hand the rest takes as long as, where not
-            all take the same.
+          left: the time to go in units of the present work, where not all units take
+            the same time; by default as many as there are.
         """
         now = time.monotonic()
         start, done_before = self._first
         # Longer work gets fewer lines: at most some 50 for each doubling of its time.
-        pause = 0.1 if self._is_terminal else max(10, 0.02 * (now - start))
+        pause = 0.1 if self._is_live else max(10, 0.02 * (now - start))
         if now - self._last_shown < pause and done < self.total:
             return
         self._last_shown = now
         rate = (done - done_before) / max(now - start, 1e-9)
-        parts = [f"{100 * done / self.total:3.0f}%", text]
+        parts = [text]
         if rate > 0:
-            parts.append(f"{rate:,.{0 if rate >= 10 else 1}f} {self.unit}/s")
             left = self.total - done if left is None else left
-            parts.append(f"ETA {clock(left / rate)}")
-        line = "  ".join(part for part in parts if part)
-        if self._is_terminal:
-            print("\r" + line.ljust(self._width), end="", flush=True)
-            self._width = len(line)
-        else:
-            print(line, flush=True)
+            speed = f"{rate:,.{0 if rate >= 10 else 1}f} {self.unit}/s"
+            parts = [f"ETA {clock(left / rate)}", text, speed]
+        self._show(done, parts)
+
+    def _show(self, done, parts):
+        text = "  ".join(part for part in parts if part)
+        if not self._is_live:
+            print(f"{100 * done / self.total:3.0f}%  {text}".rstrip(), flush=True)
+            return
+        if self._bar is None:
+            self._bar = tqdm(
+                total=self.total,
+                file=sys.stdout,
+                dynamic_ncols=True,
+                bar_format="{percentage:3.0f}%  {desc}  {bar}",
+            )
+        self._bar.n = done
+        self._bar.set_description_str(text)
 
     def close(self) -> None:
         """Ends the line."""
-        if self._is_terminal and self._width:
-            print(flush=True)
-            self._width = 0
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
 
 
 def clock(seconds: float) -> str:

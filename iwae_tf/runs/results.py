@@ -1,6 +1,6 @@
 """Reports of runs as text: one run in a few lines, many as a Markdown table.
 
-`python -m iwae_tf.results DIRECTORY` puts the table of every `report.json` below a
+`python -m iwae_tf.runs.results DIRECTORY` puts the table of every `report.json` below a
 directory into its `README.md`.
 """
 
@@ -9,10 +9,12 @@ import statistics
 import sys
 from pathlib import Path
 
-from iwae_tf.errors import UsageError
 from iwae_tf.runs.config import BURDA_EPOCHS, SCHEDULES
+from iwae_tf.errors import UsageError
+from iwae_tf.files import replace_between
 from iwae_tf.runs.progress import clock
-from iwae_tf.runs.run import config_of, epochs, flows, read_report
+from iwae_tf.runs.names import epochs, flows
+from iwae_tf.runs.run import Run, config_of
 
 # Burda et al. 2016, table 1: MNIST, log p(x) by 5,000 samples, nats.
 PAPER = {
@@ -41,7 +43,7 @@ PAPER_WARM = {
     (("vae", 1), ("iwae", 50)): (-84.88, "22"),
     (("iwae", 50), ("vae", 1)): (-86.02, "23"),
 }
-BEGIN, END = "<!-- table: begin -->\n", "<!-- table: end -->\n"
+BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 
 
 def paper_value(report: dict) -> float | None:
@@ -372,22 +374,12 @@ def collect(directory: str | Path) -> Path:
             f"directory: must have a report.json below it, got {str(directory)!r}"
         )
     readme = Path(directory) / "README.md"
-    text = (
-        readme.read_text("utf-8") if readme.exists() else f"# Results\n\n{BEGIN}{END}"
-    )
-    if BEGIN not in text and END not in text:
-        text += f"\n{BEGIN}{END}"
-    before, _, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not end or END in before or BEGIN in rest or END in after:
-        raise UsageError(
-            f"directory: must have a README.md with one {BEGIN.strip()} before one "
-            f"{END.strip()}, on lines of their own, or neither, got {str(readme)!r}"
-        )
-    reports = [read_report(path.parent) for path in paths]
+    reports = [Run(path.parent).report for path in paths]
     parts = (f(reports) for f in (table_of_paper, table, table_over_seeds))
     tables = "\n\n".join(filter(None, parts))
-    readme.write_text(f"{before}{BEGIN}{tables}\n{END}{after}", "utf-8")
+    if not readme.exists():
+        readme.write_text("# Results\n", "utf-8")
+    replace_between(readme, BEGIN, END, tables, "directory")
     return readme
 
 

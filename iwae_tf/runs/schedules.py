@@ -1,7 +1,7 @@
 """How a run is optimised: rates, optimizers, and the samples of each epoch.
 
 A schedule is named by `Config.schedule`; what it leaves to choose, and its own choices,
-are in `iwae_tf.config.SCHEDULES`.
+are in `iwae_tf.runs.config.SCHEDULES`.
 """
 
 import itertools

@@ -4,13 +4,13 @@ import contextlib
 import math
 import shutil
 import time
-from pathlib import Path
 
 import numpy as np
 
-from iwae_tf import data
-from iwae_tf.errors import UsageError
 from iwae_tf.measures import annealing, units
+from iwae_tf import data
+from iwae_tf.runs.config import Config
+from iwae_tf.errors import UsageError
 from iwae_tf.measures.likelihood import (
     LADDER,
     Likelihood,
@@ -18,12 +18,12 @@ from iwae_tf.measures.likelihood import (
     standard_error,
 )
 from iwae_tf.models.iwae import IWAE
-from iwae_tf.runs.config import Config
 from iwae_tf.runs.progress import Progress, say
-from iwae_tf.runs.run import as_json, read_arrays, write_arrays, write_json
+from iwae_tf.files import as_json, write_arrays, write_json
+from iwae_tf.runs.run import Run
 
 
-def score(model: IWAE, config: Config, sets: data.Sets, run_dir: Path) -> dict:
+def score(run: Run, model: IWAE, config: Config, sets: data.Sets) -> dict:
     """Scores a model and keeps the values of every image in `scores.npz`.
 
     What is done is kept in the directory `scoring` of the run until all is, and another
@@ -39,7 +39,7 @@ def score(model: IWAE, config: Config, sets: data.Sets, run_dir: Path) -> dict:
     what = f"scoring {n_images} {name} images with {config.eval_samples} samples each"
     options = ("eval_samples", "eval_images", "eval_chunk", "jackknife")
     directory = _directory(
-        run_dir / "scoring", {name: getattr(config, name) for name in options}
+        run.directory / "scoring", {name: getattr(config, name) for name in options}
     )
     start = time.monotonic()
     with _progress(what, n_images) as on_progress:
@@ -58,7 +58,7 @@ def score(model: IWAE, config: Config, sets: data.Sets, run_dir: Path) -> dict:
         )
     layers = unit_statistics(model, config, sets)
     write_arrays(
-        run_dir / "scores.npz",
+        run.directory / "scores.npz",
         log_px=likelihood.log_px,
         ess=likelihood.ess,
         log_px_given_z=likelihood.log_px_given_z,
@@ -76,20 +76,17 @@ def score(model: IWAE, config: Config, sets: data.Sets, run_dir: Path) -> dict:
     return report
 
 
-def anneal(
-    model: IWAE, config: Config, sets: data.Sets, run_dir: Path, test: dict
-) -> dict:
+def anneal(run: Run, model: IWAE, config: Config, sets: data.Sets) -> dict:
     """Anneals some of the images that were scored, and as many simulated ones.
 
     What is done of them is kept in the directory `annealing` of the run, and another
     start goes on from there.
 
     Args:
+      run: scored, with its report.
       model: trained.
       config: options of the run.
       sets: with the images.
-      run_dir: of a scored run.
-      test: that part of its report.
 
     Returns:
       report: nats per image, means and standard errors over images.
@@ -99,24 +96,24 @@ def anneal(
         that was stopped before its report.
     """
     try:
-        by_importance = read_arrays(run_dir / "scores.npz", "log_px")["log_px"]
+        by_importance = run.scores["log_px"]
     except UsageError as error:
         raise UsageError(f"{error}; --rescore makes it") from None
-    n_scored = len(by_importance)
+    n_scored, test = len(by_importance), run.report["test"]
     found = (n_scored, round(float(by_importance.mean()), 4))
     reported = (test["n_images"], test["log_likelihood"])
     if found != reported:
         raise UsageError(
             f"run_dir: scores.npz must have the log p(x) of report.json, {reported[1]} "
             f"for {reported[0]} images, got {found[1]} for {found[0]} in "
-            f"{str(run_dir)!r}; --rescore makes both"
+            f"{str(run)!r}; --rescore makes both"
         )
     chosen = data.spread(n_scored, config.ais_images)
     by_importance = by_importance[chosen]
     places = data.spread(len(sets.x_test), n_scored)[chosen]
     n_images = len(places)
     options = config.of_annealing()
-    directory = _directory(run_dir / "annealing", options | {"n_scored": n_scored})
+    directory = _directory(run.directory / "annealing", options | {"n_scored": n_scored})
     annealer = annealing.Annealer(
         model,
         config.ais_chains,
@@ -178,6 +175,7 @@ def _directory(path, settings):
 def _progress(what, n_images):
     say(what)
     progress = Progress(n_images, "images")
+    progress.compiling(0)
     is_compiled = False
 
     def on_progress(done):

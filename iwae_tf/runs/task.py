@@ -3,85 +3,17 @@
 import collections
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
-from matplotlib.figure import Figure
 
-from iwae_tf import data, plots, randomness
+from iwae_tf import data, plots
 from iwae_tf.data import datasets
-from iwae_tf.errors import UsageError
-from iwae_tf.models.iwae import IWAE
-from iwae_tf.runs import experiment, training
-from iwae_tf.runs import run as records
+from iwae_tf.runs import experiment, names, training
 from iwae_tf.runs.config import Config
-from iwae_tf.runs.metrics import read_metrics
-
-
-class Run:
-    """A finished run.
-
-    Attributes:
-      directory: where it lives.
-      report: what its `report.json` holds.
-    """
-
-    def __init__(self, directory: Path):
-        """Reads the report.
-
-        Raises:
-          UsageError: if there is none.
-        """
-        self.directory = directory
-        self.report = records.read_report(directory)
-
-    @functools.cached_property
-    def config(self) -> Config:
-        """Its options."""
-        return records.config_of(self.report)
-
-    @functools.cached_property
-    def model(self) -> IWAE:
-        """Its trained model."""
-        return experiment.load(self.directory)
-
-    def figure_seed(self, number: int) -> tf.Tensor:
-        """The seed of the noise in one figure: the same for runs of one seed."""
-        return randomness.seed_of(self.config.seed, randomness.FIGURES, number)
-
-    @property
-    def metrics(self) -> list[dict[str, str]]:
-        """The rows of its `metrics.csv`."""
-        path = self.directory / "metrics.csv"
-        return read_metrics(path, self.report["epochs"])
-
-    @property
-    def title(self) -> str:
-        """What it is, for people."""
-        epochs = records.epochs(self.report["epochs"])
-        return f"{records.caption(self.config)} · {epochs}"
-
-    @property
-    def traits(self) -> tuple[str, ...]:
-        """What tells it from others, for people, what matters most first."""
-        config, init = self.config, self.report.get("init")
-        return (
-            _trained_as(self.report["config"])
-            + (f" after {_trained_as(init)}" if init else ""),
-            f"m = {config.n_groups}",
-            records.networks(config),
-            records.epochs(self.report["epochs"]),
-            records.schedule(config) or "the paper's schedule",
-            f"seed {config.seed}",
-            str(self.directory),
-        )
-
-
-def _trained_as(options):
-    objective = options["objective"].removesuffix("_elbo").upper()
-    return f"{objective} k = {options['n_samples']}"
+from iwae_tf.errors import UsageError
+from iwae_tf.runs.run import Run
 
 
 class Task:
@@ -102,7 +34,7 @@ class Task:
         config: Config,
         directory: Path,
         is_smoke: bool = False,
-        given: Sequence[str | Path] = (),
+        given: Sequence[Run] = (),
     ):
         """Loads the data set.
 
@@ -111,7 +43,7 @@ class Task:
           config: options of its runs.
           directory: exists.
           is_smoke: whether a few seconds must do.
-          given: directories of finished runs.
+          given: finished runs to look at in place of new ones.
 
         Raises:
           UsageError: if a given run is not finished or is of other test images.
@@ -120,13 +52,13 @@ class Task:
         training.use_device(config.device)
         self.images = datasets.load(config.dataset, config.data_dir, config.offline)
         self.config = dataclasses.replace(config, dataset=self.images.name)
-        self.given = [Run(Path(path)) for path in given]
+        self.given = list(given)
         own = data.sha256(self.x_test)
         for run in self.given:
             if run.report["data"]["binarized_test_sha256"] != own:
                 raise UsageError(
                     f"run_dir: must be of the test images of {self.images.name}, got "
-                    f"{str(run.directory)!r} on {run.report['data']['name']}"
+                    f"{str(run)!r} on {run.report['data']['name']}"
                 )
 
     @functools.cached_property
@@ -136,20 +68,20 @@ class Task:
 
     def run(
         self,
-        watch: Callable[[IWAE, int, Path], None] | None = None,
+        watch: experiment.Watch | None = None,
         label: str = "",
         **options,
     ) -> Run:
         """One run, in a directory that another start finds again.
 
         Args:
-          watch: see `iwae_tf.experiment.run`.
+          watch: see `iwae_tf.run`.
           label: ends the name of the directory, where the options do not tell runs
             apart.
           **options: of `Config`, in place of the task's.
         """
         config = dataclasses.replace(self.config, **options)
-        run_dir = self.directory / f"{records.run_name(config)}-e{config.epochs}{label}"
+        run_dir = self.directory / f"{names.run_name(config)}-e{config.epochs}{label}"
         config = dataclasses.replace(config, run_dir=str(run_dir))
         experiment.run(config, self.images, watch)
         return Run(run_dir)
@@ -174,7 +106,7 @@ class Task:
           UsageError: if it is not fit.
         """
         if not is_fit:
-            raise UsageError(f"run_dir: must be {rule}, got {str(run.directory)!r}")
+            raise UsageError(f"run_dir: must be {rule}, got {str(run)!r}")
 
     @staticmethod
     def labels(runs: Sequence[Run]) -> list[str]:
@@ -196,10 +128,10 @@ class Task:
             s = "s" * (len(self.given) > 1)
             return f"{self.images.name} · {len(self.given)} given run{s}"
         start = self.config.init_from
-        return records.line(
+        return names.line(
             self.images.name,
-            records.epochs(self.config.epochs),
-            records.schedule(self.config),
+            names.epochs(self.config.epochs),
+            names.schedule(self.config),
             f"seed {self.config.seed}",
             f"from {Path(start).name}" if start else "",
         )
@@ -209,7 +141,7 @@ class Task:
         return self.directory / f"{self.name}{suffix}"
 
     def finish(
-        self, table: str, figure: Figure | None = None, title: str | None = None
+        self, table: str, figure: plots.Figure | None = None, title: str | None = None
     ) -> None:
         """Writes the table and the figure, and prints the table and where they are."""
         if figure is not None:

@@ -1,23 +1,16 @@
-"""Device, checkpoints and callbacks: what a resumable `fit` needs."""
+"""Device, callbacks and stages of one resumable `fit`."""
 
-import contextlib
 import os
-import signal
-import threading
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 import keras
-import numpy as np
 import tensorflow as tf
-from absl import logging
 
 from iwae_tf import data
 from iwae_tf.errors import Diverged, UsageError
 from iwae_tf.models.iwae import IWAE
 from iwae_tf.runs.progress import Progress
-from iwae_tf.runs.run import written_whole
+from iwae_tf.runs.checkpoints import Checkpoints, steps_done
 from iwae_tf.runs.schedules import Stage, learning_rate_at
 
 
@@ -60,163 +53,6 @@ def _own_cores():
     is_told = hasattr(os, "sched_getaffinity")
     n = len(os.sched_getaffinity(0)) if is_told else os.cpu_count()
     return f"{n} {'core' if n == 1 else 'cores'}"
-
-
-class Checkpoints(keras.callbacks.Callback):
-    """Keeps the last two states of a run, each written whole or not at all.
-
-    The state is weights, optimizer slots and the step: everything else is a function
-    of them.
-    """
-
-    def __init__(self, directory: Path, seconds: float = 0.0, steps_per_epoch: int = 1):
-        """Names the place.
-
-        Args:
-          directory: made when first needed.
-          seconds: least time between two checkpoints.
-          steps_per_epoch: optimizer steps.
-        """
-        super().__init__()
-        self.directory = Path(directory)
-        self._seconds, self._steps_per_epoch = seconds, steps_per_epoch
-        self._is_interrupted = False
-        self._last = time.monotonic()
-        self._whole = None  # the checkpoint that was read or written last
-
-    def paths(self) -> list[Path]:
-        """The checkpoints there are, oldest first."""
-        return sorted(self.directory.glob("step-*.weights.h5"))
-
-    def newest_step(self) -> int:
-        """The step of the newest checkpoint, 0 if there is none."""
-        return max(map(step_of, self.paths()), default=0)
-
-    def restore(self, model: IWAE) -> int:
-        """Loads the newest checkpoint that can be read.
-
-        Args:
-          model: its optimizer's state is loaded too if it has one.
-
-        Returns:
-          step: optimizer steps done; 0 if there is no checkpoint.
-
-        Raises:
-          UsageError: if there are checkpoints and none can be read.
-        """
-        paths = self.paths()
-        for path in reversed(paths):
-            error = self._read(model, path)
-            if error is None:
-                return step_of(path)
-            logging.warning("%s cannot be read: %s", path, str(error).split("\n")[0])
-        if paths:
-            raise UsageError(
-                f"run_dir: a checkpoint must be readable, got {len(paths)} damaged "
-                f"ones in {self.directory}; remove the folder to start over"
-            )
-        return 0
-
-    def restore_newest(self, model: IWAE) -> Path:
-        """Loads the newest checkpoint and no other.
-
-        Args:
-          model: see `restore`.
-
-        Returns:
-          path: of the checkpoint.
-
-        Raises:
-          UsageError: if there is none, or it cannot be read.
-        """
-        path = max(self.paths(), default=None)
-        if path is None:
-            raise UsageError(
-                "run_dir: must hold a run with a checkpoint, got "
-                f"{str(self.directory.parent)!r}"
-            )
-        if self._read(model, path) is not None:
-            raise UsageError(
-                f"run_dir: the newest checkpoint must be readable, got {str(path)!r}; "
-                "the command of the run, with --rescore, makes it anew"
-            )
-        return path
-
-    def _read(self, model, path):
-        """What is wrong with a checkpoint, if anything."""
-        try:
-            model.load_weights(path)
-        except Exception as error:  # of HDF5, zlib, Keras, ..., whatever the damage
-            return error
-        self._whole = path
-        return None
-
-    def save(self) -> None:
-        """Writes the present state, unless there or not finite."""
-        variables = [*self.model.weights, *self.model.optimizer.variables]
-        if not all(np.isfinite(variable.numpy()).all() for variable in variables):
-            return
-        step = steps_done(self.model)
-        path = self.directory / f"step-{step:010}.weights.h5"
-        self._last = time.monotonic()
-        if path == self._whole:
-            return
-        self.directory.mkdir(parents=True, exist_ok=True)
-        with written_whole(path) as unfinished:
-            self.model.save_weights(unfinished)
-        self._whole = path
-        before = [other for other in self.paths() if other < path]
-        after = [other for other in self.paths() if other > path]  # not readable
-        for other in before[:-1] + after:
-            other.unlink()
-
-    @contextlib.contextmanager
-    def guard(self):
-        """Makes Ctrl-C wait until the state is whole, and saves it then.
-
-        Within an epoch that is after the present execution; at the end of an epoch,
-        after its metrics and figures. A second Ctrl-C does not wait.
-        """
-        # Only the main thread gets signals; a shell's background job ignores Ctrl-C.
-        is_main = threading.current_thread() is threading.main_thread()
-        if not is_main or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-            yield
-            return
-
-        def note(signum, frame):
-            if self._is_interrupted:
-                raise KeyboardInterrupt
-            self._is_interrupted = True
-
-        before = signal.signal(signal.SIGINT, note)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
-
-    def _save_if_due(self):
-        is_due = time.monotonic() - self._last >= self._seconds
-        if is_due or self._is_interrupted:
-            self.save()
-        if self._is_interrupted:
-            raise KeyboardInterrupt
-
-    def on_train_batch_end(self, batch, logs=None):
-        """Saves within a long epoch.
-
-        Not at its end: the metrics and the figures of the epoch are still to come.
-        """
-        if steps_done(self.model) % self._steps_per_epoch:
-            self._save_if_due()
-
-    def on_epoch_end(self, epoch, logs=None):
-        """Saves between epochs; must be the last callback to see the epoch."""
-        self._save_if_due()
-
-
-def step_of(path: Path) -> int:
-    """The optimizer steps that a checkpoint has done, by its name."""
-    return int(path.name.removeprefix("step-").partition(".")[0])
 
 
 class StopWhenDiverged(keras.callbacks.Callback):
@@ -267,19 +103,35 @@ class Display(keras.callbacks.Callback):
         self._timed = None  # the samples of the steps that are timed
         self._test = ""
 
+    def on_train_begin(self, logs=None):
+        """Says that the first step of a stage is being compiled."""
+        if self._timed != self.model.train_samples:
+            step = steps_done(self.model)
+            self._progress.compiling(step, self._where(step + 1))
+
     def on_train_batch_end(self, batch, logs=None):
-        """Shows epoch, rate, bounds and the time to go."""
+        """Shows the state within an epoch."""
         step, k = steps_done(self.model), self.model.train_samples
         if self._timed != k:  # what went before compiled, or had other samples
             self._progress.restart_clock(step)
             self._timed = k
+        self._bound = logs["bound"]
+        if step % self._steps_per_epoch:
+            self._show(step)
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Shows the state after an epoch, with its bound on the test images."""
+        self._test = f"  test {logs['val_bound']:.2f}"
+        self._show(steps_done(self.model))
+
+    def _show(self, step):
+        k = self.model.train_samples
+        text = f"{self._where(step)}  train {self._bound:.2f}{self._test}"
+        self._progress.update(step, text, self._left(step, k))
+
+    def _where(self, step):
         epoch = min((step - 1) // self._steps_per_epoch + 1, self._epochs)
-        self._progress.update(
-            step,
-            f"epoch {epoch}/{self._epochs}  k {k}  "
-            f"train {logs['bound']:.2f}{self._test}",
-            self._left(step, k),
-        )
+        return f"epoch {epoch}/{self._epochs}  k {self.model.train_samples}"
 
     def _left(self, step, k):
         """The steps to come, in steps of k samples: one costs as much as k + 2."""
@@ -290,13 +142,10 @@ class Display(keras.callbacks.Callback):
         )
         return sum(costs) / (k + 2)
 
-    def on_epoch_end(self, epoch, logs=None):
-        """Keeps the bound on the test batch for display."""
-        self._test = f"  test {logs['val_bound']:.2f}"
-
     def on_train_end(self, logs=None):
-        """Ends the line."""
-        self._progress.close()
+        """Ends the line at the end of the last stage."""
+        if steps_done(self.model) >= self._epochs * self._steps_per_epoch:
+            self._progress.close()
 
 
 class AtEpochs(keras.callbacks.Callback):
@@ -383,8 +232,3 @@ def fit(
             callbacks=callbacks,
             verbose=0,
         )
-
-
-def steps_done(model: IWAE) -> int:
-    """The optimizer steps that a compiled model has done."""
-    return int(model.optimizer.iterations.numpy())

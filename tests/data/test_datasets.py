@@ -1,4 +1,4 @@
-"""Tests of iwae_tf.datasets: every rule, every network condition, every format."""
+"""Tests of iwae_tf.data.datasets: every rule, every network condition, every format."""
 
 import gzip
 import http.server
@@ -158,7 +158,7 @@ def run_forbidden(code):
         class Socket(socket.socket):
             __init__ = refuse
         socket.socket, socket.getaddrinfo = Socket, refuse
-        from iwae_tf import datasets
+        from iwae_tf.data import datasets
         from iwae_tf.errors import UsageError
         heavy = [m for m in ("tensorflow", "keras", "tensorflow_probability",
                  "tensorflow_datasets", "sklearn", "requests") if m in sys.modules]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from iwae_tf import data
+from iwae_tf import data, rules
 from iwae_tf.data import datasets
 from iwae_tf.errors import UsageError
 
@@ -288,7 +288,7 @@ def test_far_step_is_reached_at_once():
     assert take(batches, 20)[-1].shape == (20, 1, 1, 1)
 
 
-@pytest.mark.parametrize("mode", data.BINARIZATIONS)
+@pytest.mark.parametrize("mode", rules.BINARIZATIONS)
 def test_uint8_and_float_give_the_same_batches(mode):
     levels = np.random.default_rng(2).integers(0, 256, (12, 3, 2, 3), dtype=np.uint8)
     floats = levels.astype(np.float32) / np.float32(255)

@@ -1,4 +1,4 @@
-"""Tests of iwae_tf.annealing."""
+"""Tests of iwae_tf.measures.annealing."""
 
 import types
 
@@ -19,7 +19,7 @@ from iwae_tf.models import zoo
 from iwae_tf.models.iwae import IWAE
 from iwae_tf.models.networks import MLP
 from iwae_tf.models.posteriors import FlowPosterior, GaussianChain
-from iwae_tf.runs.config import AIS_SCHEDULES, AIS_STARTS
+from iwae_tf.rules import AIS_SCHEDULES, AIS_STARTS
 
 SEED = randomness.seed_of(5)
 

@@ -1,4 +1,4 @@
-"""Tests of iwae_tf.batches."""
+"""Tests of iwae_tf.measures.batches."""
 
 import numpy as np
 import pytest

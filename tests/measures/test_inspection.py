@@ -1,4 +1,4 @@
-"""Tests of iwae_tf.inspection."""
+"""Tests of iwae_tf.measures.inspection."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""Tests of iwae_tf.units."""
+"""Tests of iwae_tf.measures.units."""
 
 import functools
 
@@ -100,7 +100,7 @@ def two_layers_by_hand(generator, x):
 def spread_of_kl(generator, model, x, by_hand, k=200):
     """Standard deviation of a sample's share of each unit's KL, by SciPy's normals."""
     zs, _ = model.posterior.draw(x, k, randomness.seed_of(99))
-    qs, ps = model.posterior.layers(zs, x), generator.layers(zs)
+    qs, ps = model.posterior.factors(zs, x), generator.factors(zs)
     logpdf = scipy.stats.norm.logpdf
     q1, p1 = (d.distribution for d in (qs[0], ps[0]))
     of_z1 = logpdf(zs[0], q1.loc, q1.scale) - logpdf(zs[0], p1.loc, p1.scale)

@@ -17,7 +17,8 @@ from iwae_tf import data, randomness
 from iwae_tf.data.datasets import Images
 from iwae_tf.errors import UsageError
 from iwae_tf.measures import annealing, inspection
-from iwae_tf.measures.likelihood import gradient_statistics, log_likelihood
+from iwae_tf.measures.gradients import gradient_statistics
+from iwae_tf.measures.likelihood import log_likelihood
 from iwae_tf.measures.units import WithoutUnits, statistics
 from iwae_tf.models import zoo
 from iwae_tf.objectives import table, value_and_gradients

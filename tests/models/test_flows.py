@@ -1,4 +1,4 @@
-"""Tests of iwae_tf.flows and of the posterior made of them."""
+"""Tests of iwae_tf.models.flows and of the posterior made of them."""
 
 import itertools
 
@@ -9,7 +9,7 @@ import scipy.special
 import scipy.stats
 import tensorflow as tf
 
-from iwae_tf import objectives, randomness
+from iwae_tf import objectives, randomness, rules
 from iwae_tf.errors import UsageError
 from iwae_tf.measures import units
 from iwae_tf.models import networks
@@ -58,7 +58,7 @@ def jacobian(function, z):
 # MADE --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("normalisation", networks.NORMALISATIONS)
+@pytest.mark.parametrize("normalisation", rules.NORMALISATIONS)
 @pytest.mark.parametrize("order", list(itertools.permutations((1, 2, 3))))
 def test_output_depends_on_what_is_before_it_and_on_nothing_else(order, normalisation):
     made = wiggle(MADE(order, (7, 9), 2, 4, normalisation))
@@ -86,7 +86,7 @@ def test_product_of_masks_connects_an_output_to_what_is_before_it(widths):
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("normalisation", networks.NORMALISATIONS)
+@pytest.mark.parametrize("normalisation", rules.NORMALISATIONS)
 @pytest.mark.parametrize("n_steps", [1, 2, 5])
 def test_log_det_equals_slogdet_of_the_jacobian(n_steps, normalisation):
     flow = InverseAutoregressiveFlow(4, n_steps, (9, 8), 3, normalisation, 1.0)
@@ -119,7 +119,7 @@ def test_new_flow_is_near_the_identity():
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize("normalisation", networks.NORMALISATIONS)
+@pytest.mark.parametrize("normalisation", rules.NORMALISATIONS)
 @pytest.mark.parametrize("n_steps", [1, 4])
 def test_inverse_undoes_the_flow(n_steps, normalisation, jit_compile):
     flow = InverseAutoregressiveFlow(5, n_steps, (9, 8), 3, normalisation, 1.0)
@@ -244,7 +244,7 @@ def test_log_qz_is_that_of_the_gaussian_less_the_log_det():
     np.testing.assert_allclose(log_qz, want, rtol=1e-4)
 
 
-@pytest.mark.parametrize("normalisation", networks.NORMALISATIONS)
+@pytest.mark.parametrize("normalisation", rules.NORMALISATIONS)
 def test_every_parameter_has_a_gradient_and_survives_saving(normalisation, tmp_path):
     model = made_model(normalisation)
     wiggle(model, 0.3)
@@ -294,7 +294,7 @@ def test_units_are_measured_by_samples():
     np.testing.assert_allclose(layer.variance, z.numpy().var(0).mean(0), rtol=0.1)
     assert layer.kl is None
     for act, rule in (
-        (lambda: model.posterior.layers((z,), x), "posterior: must be without flows"),
+        (lambda: model.posterior.factors((z,), x), "posterior: must be without flows"),
         (lambda: model.kl(x), "kl: has a closed form for one"),
         (
             lambda: units.WithoutUnits(model, [layer.active], [layer.mean]),

@@ -1,4 +1,4 @@
-"""Tests of iwae_tf.generators."""
+"""Tests of iwae_tf.models.generators."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ import tensorflow as tf
 from linear_gaussian import LinearGaussian
 
 from iwae_tf import randomness
-from iwae_tf.models.generators import BernoulliChain, bernoulli_log_prob
+from iwae_tf.models.generators import BernoulliChain
 
 SEED = randomness.seed_of(7)
 
@@ -132,76 +132,3 @@ def test_linear_gaussian_evidence_equals_the_integral_over_z():
     joint = np.exp(sum(generator.log_joint(x, zs)))
     want = np.log(np.trapezoid(joint, z, axis=0))
     np.testing.assert_allclose(generator.log_evidence(x), want, rtol=1e-10)
-
-
-# Bernoulli pixels --------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("scale", [0.0, 1.0, 30.0, 1e4])
-@pytest.mark.parametrize("n", [1, 15, 16, 17, 64, 790])
-def test_bernoulli_log_prob_equals_scipy(n, scale):
-    rng = np.random.default_rng(n)
-    logits = (scale * rng.normal(size=(4, 3, n))).astype(np.float32)
-    x = rng.uniform(size=(3, n)).astype(np.float32)
-    got = bernoulli_log_prob(tf.constant(x), tf.constant(logits))
-    parts = x.astype(np.float64) * logits - np.logaddexp(0, logits.astype(np.float64))
-    # Rounding in float32, of terms as large as these.
-    size = np.abs(x * logits).sum(-1) + np.logaddexp(0, logits).sum(-1)
-    error = np.abs(got - parts.sum(-1)) / np.maximum(size, 1e-30)
-    assert got.shape == (4, 3) and error.max() < 1e-6
-
-
-@pytest.mark.parametrize("logit", [60.0, -60.0])
-def test_bernoulli_log_prob_of_certain_pixels_is_as_small_as_it_is(logit):
-    logits = tf.fill([1, 160], logit)
-    right, wrong = float(logit > 0), float(logit < 0)
-    assert bernoulli_log_prob(tf.fill([1, 160], right), logits) == 0.0
-    assert bernoulli_log_prob(tf.fill([1, 160], wrong), logits) == -160 * 60.0
-
-
-@pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize(
-    ("of_x", "of_logits"),
-    [
-        ((3, 37), (5, 3, 37)),
-        ((5, 3, 37), (5, 3, 37)),
-        ((1, 37), (3, 37)),
-        ((5, 3, 37), (3, 37)),
-        ((5, 3, 37), (5, 1, 37)),
-    ],
-)
-def test_gradients_of_bernoulli_log_prob_equal_those_of_its_definition(
-    of_x, of_logits, jit_compile
-):
-    rng = np.random.default_rng(1)
-    x = tf.constant(rng.uniform(size=of_x), tf.float64)
-    logits = tf.constant(20 * rng.normal(size=of_logits), tf.float64)
-
-    def definition(x, logits):
-        return tf.reduce_sum(x * logits - tf.math.softplus(logits), axis=-1)
-
-    @tf.function(jit_compile=jit_compile)
-    def gradients(function):
-        with tf.GradientTape() as tape:
-            tape.watch((x, logits))
-            value = function(x, logits)
-            loss = tf.reduce_sum(tf.sin(value))
-        return value, tape.gradient(loss, (x, logits))
-
-    got, want = gradients(bernoulli_log_prob), gradients(definition)
-    for ours, reference in zip(
-        tf.nest.flatten(got), tf.nest.flatten(want), strict=True
-    ):
-        np.testing.assert_allclose(ours, reference, rtol=1e-9, atol=1e-9)
-
-
-def test_bernoulli_log_prob_can_be_differentiated_twice():
-    logits = tf.constant([[-2.0, 0.5, 3.0] * 11], tf.float64)
-    with tf.GradientTape() as outer:
-        outer.watch(logits)
-        with tf.GradientTape() as inner:
-            inner.watch(logits)
-            log_px = bernoulli_log_prob(tf.ones_like(logits), logits)
-        (gradient,) = inner.gradient(log_px, [logits])
-    p = scipy.special.expit(logits.numpy())
-    np.testing.assert_allclose(outer.gradient(gradient, logits), -p * (1 - p))

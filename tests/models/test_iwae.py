@@ -1,4 +1,4 @@
-"""Tests of iwae_tf.model."""
+"""Tests of iwae_tf.models.iwae."""
 
 import keras
 import numpy as np
@@ -280,7 +280,7 @@ def test_first_bad_step_is_the_first_one_without_a_finite_loss(tiny, binary):
     [
         (
             {"objective": "elbow"},
-            "objective: must be one of vae_elbo, .*rws_dreg, got 'elbow'",
+            "objective: must be .*rws_dreg, got 'elbow'; did you mean vae_elbo.*",
         ),
         ({"n_samples": 0}, "n_samples: must be at least 1, got 0"),
         ({"warmup_steps": -1}, "warmup_steps: must be at least 0, got -1"),

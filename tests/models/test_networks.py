@@ -1,4 +1,4 @@
-"""Tests of iwae_tf.networks."""
+"""Tests of iwae_tf.models.iwaes.networks."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Tests of iwae_tf.posteriors."""
+"""Tests of iwae_tf.models.iwaes.posteriors."""
 
 import itertools
 

@@ -13,11 +13,7 @@ from iwae_tf import objectives, randomness
 from iwae_tf.data import datasets
 from iwae_tf.errors import UsageError
 from iwae_tf.models import warps, zoo
-from iwae_tf.models.generators import (
-    BernoulliChain,
-    WarpedBernoulli,
-    log_average_sigmoid,
-)
+from iwae_tf.models.generators import BernoulliChain, WarpedBernoulli
 from iwae_tf.models.posteriors import flatten
 from iwae_tf.runs.config import Config
 
@@ -160,44 +156,6 @@ def test_latents_of_the_placing_move_the_image_and_not_what_it_shows(generator):
     np.testing.assert_allclose(grid, grid[:, :1].repeat(6, 1), atol=1e-6)
 
 
-@pytest.mark.parametrize("scale", [1.0, 50.0, 500.0])
-def test_log_average_sigmoid_equals_scipy_where_some_weights_are_zero(scale):
-    rng = np.random.default_rng(0)
-    logits = scale * rng.normal(size=(4, 200))
-    w = rng.dirichlet(np.ones(4), size=200).T * rng.integers(0, 2, size=(4, 200))
-    w[0] += 1 - w.sum(axis=0)
-    got = log_average_sigmoid(*(tuple(map(tf.constant, v)) for v in (w, logits)))
-    want = scipy.special.logsumexp(scipy.special.log_expit(logits), b=w, axis=0)
-    np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-15)
-
-
-@pytest.mark.parametrize("jit_compile", [False, True])
-def test_gradients_of_log_average_sigmoid_equal_those_of_its_definition(jit_compile):
-    rng = np.random.default_rng(0)
-    w = rng.dirichlet(np.ones(4), size=(3, 5, 1)).transpose(3, 0, 1, 2)
-    w = tuple(map(tf.constant, w))
-    logits = tuple(map(tf.constant, 5 * rng.normal(size=(4, 5, 2))))
-
-    def definition(w, logits):
-        return tf.math.log(
-            tf.add_n([a * tf.sigmoid(b) for a, b in zip(w, logits, strict=True)])
-        )
-
-    @tf.function(jit_compile=jit_compile)
-    def gradients(function):
-        with tf.GradientTape() as tape:
-            tape.watch((w, logits))
-            loss = tf.reduce_sum(tf.sin(function(w, logits)))
-        return tape.gradient(loss, (w, logits))
-
-    ours, theirs = (
-        tf.nest.flatten(gradients(f)) for f in (log_average_sigmoid, definition)
-    )
-    for got, want in zip(ours, theirs, strict=True):
-        assert got.shape == want.shape
-        np.testing.assert_allclose(got, want, rtol=1e-8, atol=1e-10)
-
-
 # Zoo ---------------------------------------------------------------------------------
 
 
@@ -211,7 +169,7 @@ def test_gradients_of_log_average_sigmoid_equal_those_of_its_definition(jit_comp
     ],
 )
 def test_networks_have_the_published_sizes(name, n_parameters):
-    model = zoo.build(Config(model=name), (28, 28, 1))
+    model = zoo.build((28, 28, 1), **Config(model=name).of_networks())
     assert sum(np.prod(v.shape) for v in model.trainable_variables) == n_parameters
     assert model.posterior.n_latent == model.generator.n_latent == (60,)
     relu = [layer.activation.__name__ for layer in model.generator.pixels.hidden]
@@ -223,7 +181,8 @@ def test_plain_model_leaves_the_mean_image():
     digits = datasets.load("digits").x_train[..., 0]
     mean = np.pad(np.kron(digits, np.ones((3, 3))), ((0, 0), (2, 2), (2, 2)))[..., None]
     x = (np.random.default_rng(0).random(mean.shape) < mean).astype(np.float32)
-    model = zoo.build(Config(model="vae60"), x.shape[1:], mean_image=mean.mean(axis=0))
+    options = Config(model="vae60").of_networks()
+    model = zoo.build(x.shape[1:], mean_image=mean.mean(axis=0), **options)
     model.compile(keras.optimizers.Adam(1e-3), "vae_elbo", n_samples=1)
     model.fit(x, batch_size=128, epochs=12, verbose=0)
     assert np.mean(model.kl(x[:500])) > 0.5

@@ -1,4 +1,4 @@
-"""Tests of iwae_tf.zoo."""
+"""Tests of iwae_tf.models.zoo."""
 
 import math
 
@@ -104,9 +104,8 @@ def test_output_bias_gives_the_training_mean():
 
 @pytest.mark.parametrize("name", ["vae60", "tvae_affine", "dense", "gated", "resnet"])
 def test_other_networks_do_not_start_from_the_training_mean(name):
-    model = zoo.build(
-        Config(model=name, n_flows=0), (4, 4, 1), mean_image=np.full((4, 4, 1), 0.1)
-    )
+    mean_image = np.full((4, 4, 1), 0.1)
+    model = zoo.build((4, 4, 1), mean_image=mean_image, model=name, n_flows=0)
     np.testing.assert_array_equal(model.generator.pixel_logits.bias, np.zeros(16))
 
 
@@ -146,20 +145,20 @@ def made(d, width, n_context):
 
 
 def test_dense_networks_have_the_parameter_count_by_hand():
-    model = zoo.build(Config(model="dense"), (28, 28, 1))
+    model = zoo.build((28, 28, 1), **Config(model="dense").of_networks())
     flow = dense(300, 64) + 8 * made(64, 256, 64)
     of_q = dense(784, 300) + dense(300 + 784, 300) + 2 * dense(300, 64)
     of_p = dense(64, 300) + dense(300 + 64, 300) + dense(300, 784)
     assert n_parameters(model.posterior) == of_q + flow
     assert n_parameters(model.generator) == of_p
-    plain = zoo.build(Config(model="dense", n_flows=0), (28, 28, 1))
+    plain = zoo.build((28, 28, 1), **Config(model="dense", n_flows=0).of_networks())
     assert n_parameters(plain.posterior) == of_q
 
 
 def test_residual_networks_have_the_parameter_count_by_hand():
     maps, kernel = 5, 9
     options = {"model": "resnet", "feature_maps": maps, "n_flows": 0}
-    model = zoo.build(Config(**options), (28, 20, 3))
+    model = zoo.build((28, 20, 3), **Config(**options).of_networks())
     inner, first = dense(kernel * maps, maps), dense(kernel * 3, maps)
     # Of six blocks three have a convolution beside their two: where sizes change.
     of_q = 2 * first + inner + 5 * 2 * inner + 2 * inner
@@ -172,7 +171,7 @@ def test_residual_networks_have_the_parameter_count_by_hand():
 
 @pytest.mark.parametrize("name", ["gated", "resnet"])
 def test_convolutions_have_every_pixel_of_every_sample_in_its_place(name):
-    model = zoo.build(Config(model=name, feature_maps=6), (12, 8, 2))
+    model = zoo.build((12, 8, 2), **Config(model=name, feature_maps=6).of_networks())
     x = np.random.default_rng(0).integers(0, 2, (3, 12, 8, 2)).astype("f4")
     draws = model.draw(x, 4, seed_of(1))
     assert draws.log_w().shape == (4, 3)
@@ -189,13 +188,13 @@ def test_convolutions_have_every_pixel_of_every_sample_in_its_place(name):
 
 def test_images_that_convolutions_cannot_halve_twice_are_refused():
     with pytest.raises(UsageError, match="^dataset: .* multiples of 4 .* got 17x24$"):
-        zoo.build(Config(model="gated"), (17, 24, 1))
-    zoo.build(Config(model="dense"), (17, 23, 1))
+        zoo.build((17, 24, 1), **Config(model="gated").of_networks())
+    zoo.build((17, 23, 1), **Config(model="dense").of_networks())
 
 
 @pytest.mark.parametrize("name", ["burda", "vae60", "tvae_affine"])
 def test_flow_goes_before_any_generator_of_one_layer(name):
-    model = zoo.build(Config(model=name, n_flows=2, flow_hidden=(9,)), (4, 4, 1))
+    model = zoo.build((4, 4, 1), model=name, n_flows=2, flow_hidden=(9,))
     (d,) = model.generator.n_latent
     assert model.posterior.n_flows == 2 and len(model.posterior.flow.steps) == 2
     x = np.ones((3, 4, 4, 1), np.float32)

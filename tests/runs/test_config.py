@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from iwae_tf.errors import UsageError
+from iwae_tf import rules
 from iwae_tf.runs.config import Config
+from iwae_tf.errors import UsageError
 
 AIS = {
     "ais_images": (7, 1),
@@ -241,9 +242,8 @@ def test_defaults_are_the_papers():
 
 
 def test_choices_are_those_of_the_rooms():
-    from iwae_tf import data, objectives
-    from iwae_tf.models import networks, zoo
-    from iwae_tf.runs import config
+    from iwae_tf import objectives
+    from iwae_tf.models import zoo
 
     choices = {
         field.name: field.metadata["choices"]
@@ -251,11 +251,11 @@ def test_choices_are_those_of_the_rooms():
         if "choices" in field.metadata
     }
     assert choices["objective"] == tuple(objectives.table())
-    assert choices["binarization"] == data.BINARIZATIONS
-    assert choices["model"] == ("burda", *zoo.SPATIAL, *config.DEEP)
-    assert choices["flow_normalisation"] == networks.NORMALISATIONS
-    assert choices["ais_schedule"] == config.AIS_SCHEDULES
-    assert choices["ais_start"] == config.AIS_STARTS
+    assert choices["binarization"] == rules.BINARIZATIONS
+    assert choices["model"] == ("burda", *zoo.SPATIAL, *rules.DEEP)
+    assert choices["flow_normalisation"] == rules.NORMALISATIONS
+    assert choices["ais_schedule"] == rules.AIS_SCHEDULES
+    assert choices["ais_start"] == rules.AIS_STARTS
 
 
 def test_of_run_leaves_out_what_does_not_decide_the_numbers():

@@ -19,14 +19,15 @@ import tensorflow as tf
 from PIL import Image
 
 import iwae_tf
-from iwae_tf import data
+from iwae_tf import data, files
 from iwae_tf.data import datasets
+from iwae_tf.runs import experiment, scoring, training
+from iwae_tf.runs.run import Run, commit
+from iwae_tf.runs.checkpoints import steps_done
+from iwae_tf.runs.config import Config
 from iwae_tf.draws import Draws
 from iwae_tf.errors import UsageError
 from iwae_tf.measures.likelihood import log_likelihood
-from iwae_tf.runs import experiment, scoring, training
-from iwae_tf.runs import run as records
-from iwae_tf.runs.config import Config
 from iwae_tf.runs.metrics import Metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -360,7 +361,7 @@ def test_commit_is_that_of_git(report):
         pytest.skip("the tests do not run in a git checkout")
     assert re.fullmatch("[0-9a-f]{40}[+]?", report["commit"])
     # Read again: other hands may have committed since the run.
-    assert records.commit().removesuffix("+") == done.stdout.strip()
+    assert commit().removesuffix("+") == done.stdout.strip()
 
 
 def test_loaded_model_scores_as_the_report_says(whole, report):
@@ -537,12 +538,6 @@ def test_report_without_a_part_is_refused(runs, tmp_path, part):
         experiment.run(own)
 
 
-def test_arrays_come_back_in_the_order_of_their_file(tmp_path):
-    path, names = tmp_path / "a.npz", list("hgfedcba")
-    records.write_arrays(path, **dict.fromkeys(names, np.ones(2)))
-    assert list(records.read_arrays(path, "a")) == names
-
-
 def test_run_without_its_pictures_is_scored_again(runs, tmp_path, capsys):
     copy, config = finished(runs, tmp_path)
     before = json.loads((copy / "report.json").read_text())["test"]
@@ -554,7 +549,7 @@ def test_run_without_its_pictures_is_scored_again(runs, tmp_path, capsys):
 
 def test_run_directory_is_for_one_process_at_a_time(runs, tmp_path):
     copy, config = finished(runs, tmp_path)
-    with records.locked(copy):
+    with Run(copy).claimed(Run(copy).record):
         for options in ({}, {"rescore": True}):
             with pytest.raises(
                 UsageError, match="^run_dir: must be used by one process at a time"
@@ -710,129 +705,6 @@ def test_annealing_needs_the_scores_of_its_run(runs, tmp_path, found):
         np.savez(copy / "scores.npz", x=np.ones(3))
     with pytest.raises(UsageError, match="^run_dir: .*scores.npz; --rescore makes it"):
         experiment.run(dataclasses.replace(config, **AIS))
-
-
-# Whose directory it is ---------------------------------------------------------------
-
-
-RECORD = {
-    "config": Config(n_latent=(2,)).of_run(),
-    "data": {
-        "name": "x",
-        "image_shape": [8, 8, 1],
-        "n_train": 3,
-        "n_test": 2,
-        "train_sha256": "a",
-        "binarized_test_sha256": "b",
-    },
-}
-OTHER = {
-    "dataset": "digits",
-    "binarization": "none",
-    "conditional": True,
-    "conditional_prior": True,
-    "stochastic_layers": 2,
-    "n_latent": None,
-    "n_hidden": (3,),
-    "objective": "vae_elbo",
-    "n_samples": 6,
-    "n_groups": 2,
-    "combination_beta": 0.5,
-    "beta": 0.5,
-    "warmup_steps": 7,
-    "schedule": "constant",
-    "epochs": 30,
-    "batch_size": 21,
-    "optimizer": "muon",
-    "learning_rate": 0.1,
-    "grow_samples": True,
-    "validation": 7,
-    "model": "vae60",
-    "feature_maps": 8,
-    "n_flows": 2,
-    "flow_hidden": (4,),
-    "flow_features": 3,
-    "flow_normalisation": "batch",
-    "seed": 1,
-    "jit": False,
-}
-
-
-@pytest.mark.parametrize("name", OTHER)
-def test_other_configuration_is_refused_and_its_flag_named(tmp_path, name):
-    assert set(OTHER) == set(RECORD["config"])
-    records.claim(tmp_path / "run", RECORD)
-    before = contents(tmp_path)
-    other = RECORD | {"config": RECORD["config"] | {name: OTHER[name]}}
-    with pytest.raises(UsageError, match=f"^{name}: .*--run_dir") as info:
-        records.claim(tmp_path / "run", other)
-    was = json.loads(json.dumps(RECORD["config"][name]))
-    assert repr(was) in str(info.value) and "\n" not in str(info.value)
-    assert contents(tmp_path) == before
-
-
-def test_run_from_before_an_option_existed_has_its_default(tmp_path):
-    records.claim(tmp_path, RECORD)
-    path = tmp_path / "config.json"
-    record = json.loads(path.read_text())
-    del record["config"]["n_groups"], record["config"]["combination_beta"]
-    path.write_text(json.dumps(record))
-    records.claim(tmp_path, RECORD)
-    other = RECORD | {"config": RECORD["config"] | {"n_groups": 2}}
-    with pytest.raises(UsageError, match="^n_groups: must be 1 to go on "):
-        records.claim(tmp_path, other)
-
-
-@pytest.mark.parametrize("rate", [None, 0.5])
-def test_run_from_before_schedules_had_defaults_has_what_they_were(tmp_path, rate):
-    config = Config(schedule="constant", learning_rate=rate, batch_size=20, epochs=9)
-    record = RECORD | {"config": config.of_run()}
-    records.claim(tmp_path, record)
-    path = tmp_path / "config.json"
-    old = json.loads(path.read_text())
-    del old["config"]["optimizer"], old["config"]["grow_samples"]
-    old["config"]["learning_rate"] = rate
-    path.write_text(json.dumps(old))
-    records.claim(tmp_path, record)
-    other = record | {"config": record["config"] | {"learning_rate": 0.25}}
-    with pytest.raises(UsageError, match=f"^learning_rate: must be {rate or 0.001} "):
-        records.claim(tmp_path, other)
-
-
-@pytest.mark.parametrize("name", RECORD["data"])
-def test_other_data_are_refused(tmp_path, name):
-    records.claim(tmp_path / "run", RECORD)
-    with pytest.raises(UsageError, match=f"^{name}: .*--run_dir"):
-        records.claim(tmp_path / "run", RECORD | {"data": RECORD["data"] | {name: 9}})
-
-
-def test_same_run_may_go_on_and_empty_directory_be_taken(tmp_path):
-    records.claim(tmp_path, RECORD)
-    before = contents(tmp_path)
-    records.claim(tmp_path, RECORD)
-    assert contents(tmp_path) == before
-    record = json.loads((tmp_path / "config.json").read_text())
-    assert record == json.loads(json.dumps(RECORD))
-
-
-def test_foreign_directory_is_refused_and_left_alone(tmp_path):
-    tmp_path.joinpath("thesis.tex").write_text("mine")
-    with pytest.raises(UsageError, match="^run_dir: must be new, empty or a run"):
-        records.claim(tmp_path, RECORD)
-    assert os.listdir(tmp_path) == ["thesis.tex"]
-
-
-def test_claim_that_was_killed_can_be_made_again(tmp_path, monkeypatch):
-    def kill(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", kill)
-        with pytest.raises(KeyboardInterrupt):
-            records.claim(tmp_path / "run", RECORD)
-    (tmp_path / "run" / ".part.json").write_text("half")
-    records.claim(tmp_path / "run", RECORD)
-    assert (tmp_path / "run" / "config.json").exists()
 
 
 # An own .npz, compiled, with Ctrl-C --------------------------------------------------
@@ -1001,7 +873,7 @@ AFTER_A_FIGURE = (Metrics, "write_images")
 BEFORE_A_ROW = (Metrics, "on_epoch_end")
 IN_VALIDATION = (experiment.IWAE, "evaluate")
 AFTER_AN_EXECUTION = (training.StopWhenDiverged, "on_train_batch_end")
-WHILE_SAVING = (training.os, "fsync")
+WHILE_SAVING = (files.os, "fsync")
 
 
 # In this order each comes up in one start after the other, before the end.
@@ -1161,7 +1033,7 @@ def test_run_starts_from_the_weights_of_another_and_a_new_optimizer(
 ):
     seen = {}
 
-    def watch(model, epoch, run_dir):
+    def watch(model, epoch, run):
         if epoch == 0:
             seen["weights"] = [w.numpy() for w in model.weights]
             seen["slots"] = [v.numpy() for v in model.optimizer.variables]
@@ -1184,7 +1056,7 @@ def test_run_starts_from_the_weights_of_another_and_a_new_optimizer(
     }
     killed = dataclasses.replace(config, run_dir=str(tmp_path / "killed"))
 
-    def kill_at_two(model, epoch, run_dir):
+    def kill_at_two(model, epoch, run):
         if epoch == 2:
             kill()
 
@@ -1241,9 +1113,9 @@ def test_watch_sees_the_model_at_epochs_that_are_powers_of_two_and_the_last(
 ):
     seen = []
 
-    def watch(model, epoch, run_dir):
-        assert run_dir == tmp_path / "run"
-        seen.append((epoch, training.steps_done(model)))
+    def watch(model, epoch, run):
+        assert run.directory == tmp_path / "run"
+        seen.append((epoch, steps_done(model)))
 
     config = tiny(tmp_path / "run", epochs=6, batch_size=20)
     experiment.run(config, noise, watch)

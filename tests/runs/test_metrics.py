@@ -1,4 +1,4 @@
-"""Tests of iwae_tf.metrics."""
+"""Tests of iwae_tf.runs.metrics."""
 
 import csv
 
@@ -7,10 +7,11 @@ import pytest
 import tensorflow as tf
 
 from iwae_tf import data
-from iwae_tf.errors import UsageError
 from iwae_tf.runs import experiment, schedules
 from iwae_tf.runs.config import Config
-from iwae_tf.runs.metrics import SCALARS, Metrics, read_metrics
+from iwae_tf.errors import UsageError
+from iwae_tf.runs.metrics import SCALARS, Metrics
+from iwae_tf.runs.run import Run
 
 
 class Stop(BaseException):
@@ -48,7 +49,7 @@ def rows_of(path):
 
 
 def test_metrics_row_has_every_value_in_its_column(model, tmp_path):
-    metrics = Metrics(tmp_path, 2, 0, False)
+    metrics = Metrics(Run(tmp_path), 2, 0)
     end_epoch(metrics, model, 1, 60)
     (row,) = rows_of(tmp_path / "metrics.csv")
     assert (row["epoch"], row["step"]) == ("1", "60")
@@ -66,8 +67,8 @@ def test_metrics_row_has_every_value_in_its_column(model, tmp_path):
 
 def test_metrics_rate_is_images_over_seconds(model, tmp_path, monkeypatch):
     now = [50.0]
-    monkeypatch.setattr("iwae_tf.metrics.time.monotonic", lambda: now[0])
-    metrics = Metrics(tmp_path, 20, 0, False)
+    monkeypatch.setattr("iwae_tf.runs.metrics.time.monotonic", lambda: now[0])
+    metrics = Metrics(Run(tmp_path), 20, 0)
     metrics.set_model(model)
     for step in (60, 120):
         metrics.on_epoch_begin(step // 60 - 1)
@@ -81,14 +82,14 @@ def test_metrics_rate_is_images_over_seconds(model, tmp_path, monkeypatch):
 
 
 def test_metrics_of_a_lost_part_are_dropped_and_seconds_go_on(model, tmp_path):
-    metrics = Metrics(tmp_path, 1, 0, False)
+    metrics = Metrics(Run(tmp_path), 1, 0)
     for epoch in (1, 2, 3):
         end_epoch(metrics, model, epoch, 60 * epoch)
     path = tmp_path / "metrics.csv"
     path.write_text(path.read_text().replace("\n2,120,", "\n2,120,5", 1))
     with path.open("a") as file:
         file.write("4,24")  # a kill while it was written
-    again = Metrics(tmp_path, 1, 150, False)
+    again = Metrics(Run(tmp_path), 1, 150)
     assert [row["epoch"] for row in rows_of(path)] == ["1", "2"]
     end_epoch(again, model, 3, 180)
     rows = rows_of(path)
@@ -102,14 +103,14 @@ def test_metrics_survive_a_kill_while_they_are_written_again(
     def kill(*_):
         raise Stop
 
-    metrics = Metrics(tmp_path, 1, 0, False)
+    metrics = Metrics(Run(tmp_path), 1, 0)
     end_epoch(metrics, model, 1, 60)
     with monkeypatch.context() as patch:
         patch.setattr(csv.DictWriter, "writerows", kill)
         with pytest.raises(Stop):
-            Metrics(tmp_path, 1, 60, False)
-    path = Metrics(tmp_path, 1, 60, False).path
-    assert [row["epoch"] for row in read_metrics(path)] == ["1"]
+            Metrics(Run(tmp_path), 1, 60)
+    path = Metrics(Run(tmp_path), 1, 60).path
+    assert [row["epoch"] for row in Run(path.parent).metrics()] == ["1"]
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])
@@ -117,7 +118,7 @@ def test_pictures_of_any_channels_reach_tensorboard(model, channels, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     image = np.random.default_rng(1).integers(0, 256, (2, 3, channels)) / 255
-    metrics = Metrics(tmp_path, 2, 0, False)
+    metrics = Metrics(Run(tmp_path), 2, 0)
     metrics.set_model(model)
     metrics.write_images("samples", image)
     metrics.on_train_end()
@@ -131,16 +132,16 @@ def test_pictures_of_any_channels_reach_tensorboard(model, channels, tmp_path):
 
 
 def test_missing_metrics_are_no_rows(tmp_path):
-    assert read_metrics(tmp_path / "metrics.csv") == []
+    assert Run(tmp_path).metrics() == []
 
 
 def test_metrics_that_do_not_reach_the_last_epoch_are_refused(model, tmp_path):
-    metrics = Metrics(tmp_path, 1, 0, False)
+    metrics = Metrics(Run(tmp_path), 1, 0)
     for epoch in (1, 2, 3):
         end_epoch(metrics, model, epoch, 60 * epoch)
     path = metrics.path
     whole = path.read_bytes()
-    assert len(read_metrics(path, 3)) == 3
+    assert len(Run(path.parent).metrics(3)) == 3
     header, first, second, third = whole.splitlines(keepends=True)
     for damaged, n_left in (
         (whole[:-30], 2),
@@ -152,4 +153,4 @@ def test_metrics_that_do_not_reach_the_last_epoch_are_refused(model, tmp_path):
         with pytest.raises(
             UsageError, match=f"^run_dir: .* of 3 epochs, got {n_left} in "
         ):
-            read_metrics(path, 3)
+            Run(path.parent).metrics(3)

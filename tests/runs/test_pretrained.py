@@ -9,11 +9,10 @@ import pytest
 
 from iwae_tf import data
 from iwae_tf.data import datasets
-from iwae_tf.errors import UsageError
 from iwae_tf.measures import likelihood as evaluation
-from iwae_tf.models import zoo
 from iwae_tf.runs import experiment, pretrained
 from iwae_tf.runs.config import Config
+from iwae_tf.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLED = dict(pretrained.SHA256)
@@ -49,9 +48,8 @@ def added(finished, tmp_path, monkeypatch):
 
 def test_trained_model_has_the_weights_of_its_run(finished, added):
     run = experiment.load(finished[0] / "run")
-    for load in (pretrained.load, zoo.pretrained):
-        for got, want in zip(load("noise").weights, run.weights, strict=True):
-            np.testing.assert_array_equal(got, want)
+    for got, want in zip(experiment.load("noise").weights, run.weights, strict=True):
+        np.testing.assert_array_equal(got, want)
     copied = json.loads((added / "report.json").read_text())
     assert copied == json.loads(json.dumps(finished[1]))
 
@@ -91,20 +89,20 @@ def test_damaged_exchanged_or_missing_weights_are_refused(finished, added):
     for damaged in (flipped, whole[:-1], b"", newest):
         path.write_bytes(damaged)
         with pytest.raises(UsageError, match="^pretrained: noise must have weights "):
-            zoo.pretrained("noise")
+            experiment.load("noise")
     path.write_bytes(whole)
-    zoo.pretrained("noise")
+    experiment.load("noise")
     shutil.copy(path, path.with_name("step-9999999999.weights.h5"))
     with pytest.raises(UsageError, match="^pretrained: noise must have weights "):
-        zoo.pretrained("noise")
+        experiment.load("noise")
     shutil.rmtree(added)
     with pytest.raises(UsageError, match="got no file; install the package anew$"):
-        zoo.pretrained("noise")
+        experiment.load("noise")
 
 
 def test_unknown_name_is_refused_with_those_there_are(added):
     with pytest.raises(UsageError, match="^pretrained: must be one of noise, got 'no'"):
-        zoo.pretrained("no")
+        pretrained.run_of("no")
 
 
 def test_run_that_is_not_finished_makes_no_trained_model(added, tmp_path):
@@ -150,12 +148,12 @@ def test_every_trained_model_is_named_and_small():
 
 @pytest.mark.parametrize("name", BUNDLED)
 def test_trained_model_scores_on_its_test_images_as_its_report_says(name):
-    report = json.loads((pretrained.directory(name) / "report.json").read_text())
+    report = json.loads((pretrained.run_of(name).directory / "report.json").read_text())
     try:
         images = datasets.load(report["data"]["name"], offline=True)
     except UsageError:
         pytest.skip(f"{report['data']['name']} is not prepared on this machine")
     x = data.sets_of(images, report["config"]["binarization"]).x_test[::20]
-    got = evaluation.log_likelihood(zoo.pretrained(name), x, 50)
+    got = evaluation.log_likelihood(experiment.load(name), x, 50)
     error = got.mean - report["test"]["bounds"]["50"]
     assert abs(error) < 5 * got.standard_error

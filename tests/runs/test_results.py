@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from iwae_tf.errors import UsageError
 from iwae_tf.runs import results
 from iwae_tf.runs.config import SCHEDULES
+from iwae_tf.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
 REPORT = {
@@ -52,6 +52,7 @@ ROW = (
     "| mnist | `iwae_elbo` | 1 | 5 | 60 | burda | 123 | -88.13 ± 0.23 (k = 5000, "
     "10,000 images) | -85.54 | 2 of 3 | 1:01:01 | 0:00:59 | 0123456789 |"
 )
+BEGIN, END = (f"{mark}\n" for mark in (results.BEGIN, results.END))
 
 
 def report(commit=REPORT["commit"], epochs=60, **config):
@@ -238,10 +239,10 @@ def test_collect_keeps_the_text_around_and_is_idempotent(tmp_path):
     before, after = "# Mine — ä\n\ntext\n\n", "\nmore |text|\n"
     old = "| an | old |\n|---|---|\n"
     readme.write_text(
-        f"{before}{results.BEGIN}{old}{results.END}{after}", encoding="utf-8"
+        f"{before}{BEGIN}{old}{END}{after}", encoding="utf-8"
     )
     results.collect(tmp_path)
-    expected = f"{before}{results.BEGIN}{HEAD}\n{ROW}\n{results.END}{after}"
+    expected = f"{before}{BEGIN}{HEAD}\n{ROW}\n{END}{after}"
     assert readme.read_text("utf-8") == expected
     results.collect(str(tmp_path))
     assert readme.read_text("utf-8") == expected
@@ -261,11 +262,11 @@ def test_collect_appends_a_table_to_a_readme_without_one(tmp_path):
 @pytest.mark.parametrize(
     "marks",
     [
-        results.BEGIN,
-        results.END,
-        results.END + results.BEGIN,
-        2 * (results.BEGIN + results.END),
-        results.BEGIN + 2 * results.END,
+        BEGIN,
+        END,
+        END + BEGIN,
+        2 * (BEGIN + END),
+        BEGIN + 2 * END,
     ],
 )
 def test_collect_refuses_parts_of_a_table_and_leaves_them(marks, tmp_path):
@@ -284,7 +285,7 @@ def test_collect_refuses_a_directory_without_reports(tmp_path):
 
 
 def run(*arguments):
-    command = [sys.executable, "-m", "iwae_tf.results", *map(str, arguments)]
+    command = [sys.executable, "-m", "iwae_tf.runs.results", *map(str, arguments)]
     return subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -310,7 +311,7 @@ def test_command_refuses_in_one_line_and_leaves_with_2(arguments, says):
 
 def test_tracked_results_are_what_their_reports_give(tmp_path):
     readme = ROOT / "results" / "README.md"
-    if not readme.exists() or results.BEGIN not in readme.read_text("utf-8"):
+    if not readme.exists() or BEGIN not in readme.read_text("utf-8"):
         pytest.skip("results/README.md with a table is not in this checkout")
     for path in (ROOT / "results").rglob("report.json"):
         copied = tmp_path / path.relative_to(ROOT / "results")

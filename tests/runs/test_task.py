@@ -8,10 +8,11 @@ import pytest
 from matplotlib.figure import Figure
 
 from iwae_tf import data
-from iwae_tf.errors import UsageError
-from iwae_tf.runs import run as records
+from iwae_tf.runs import names
 from iwae_tf.runs.config import Config
-from iwae_tf.runs.task import Run, Task
+from iwae_tf.errors import UsageError
+from iwae_tf.runs.run import Run
+from iwae_tf.runs.task import Task
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ def test_run_of_a_task_is_named_scored_at_its_own_k_and_found_again(
     assert (again.directory, again.report) == (run.directory, run.report)
     assert "finished earlier" in capsys.readouterr().out
     assert run.title == f"{caption} · 1 epoch"
-    assert [row["epoch"] for row in run.metrics] == ["1"]
+    assert [row["epoch"] for row in run.metrics()] == ["1"]
     assert run.model.posterior.n_latent == (2,)
     changed = {"dataset": "noise", "jackknife": False, "eval_samples": 5000}
     assert run.config == dataclasses.replace(task.config, **options, **changed)
@@ -82,40 +83,45 @@ def test_run_of_a_task_is_named_scored_at_its_own_k_and_found_again(
 
 def test_names_of_runs_tell_labels_and_starts():
     config = Config(dataset="noise", conditional=True)
-    assert records.run_name(config) == "noise-iwae_elbo-1l-y-k5-s123"
-    assert records.caption(config).startswith("noise given y · iwae_elbo · 1 layer")
+    assert names.run_name(config) == "noise-iwae_elbo-1l-y-k5-s123"
+    assert names.caption(config).startswith("noise given y · iwae_elbo · 1 layer")
     config = dataclasses.replace(config, conditional_prior=True, init_from="a/b")
-    assert records.run_name(config) == "noise-iwae_elbo-1l-yprior-k5-s123-from-b"
+    assert names.run_name(config) == "noise-iwae_elbo-1l-yprior-k5-s123-from-b"
 
 
 def test_titles_tell_a_schedule_that_is_not_the_papers(make):
     config = Config(dataset="noise", schedule="constant", learning_rate=0.01)
-    assert records.caption(config).endswith("k = 5 · constant rate 0.01 · seed 123")
+    assert names.caption(config).endswith("k = 5 · constant rate 0.01 · seed 123")
     title = make(schedule="constant").title
     assert title == "noise · 1 epoch · constant rate 0.001 · seed 123"
 
 
 def test_given_runs_are_taken_if_they_are_of_the_same_images(make, tmp_path):
     run = make().run()
-    task = make(given=[str(run.directory)])
+    task = make(given=[run])
     assert task.only_given().report == run.report
     assert task.title == "noise · 1 given run"
     assert make().only_given() is None
     with pytest.raises(UsageError, match="^run_dir: must be one run .* got 2$"):
-        make(given=2 * [run.directory]).only_given()
+        make(given=2 * [run]).only_given()
     x = np.zeros((9, 3, 4, 1), np.float32)
     np.savez(tmp_path / "noise.npz", x_train=x, x_test=x)
     with pytest.raises(UsageError, match="^run_dir: must be of the test images of no"):
-        make(given=[run.directory])
+        make(given=[run])
     with pytest.raises(UsageError, match="^run_dir: must hold a finished run, got "):
-        Run(tmp_path)
+        make(given=[Run(tmp_path)])
 
 
 def test_labels_say_what_tells_runs_apart(tmp_path, monkeypatch):
+    reports = {}
+    of_run = property(lambda run: reports[run.directory])
+    monkeypatch.setattr(Run, "report", of_run)
+
     def run(name, epochs=1, init=None, **options):
         report = {"config": Config(**options).of_run(), "epochs": epochs, "init": init}
-        monkeypatch.setattr(records, "read_report", {tmp_path / name: report}.get)
-        return Run(tmp_path / name)
+        run = Run(tmp_path / name)
+        reports[run.directory] = report
+        return run
 
     constant = {"learning_rate": 0.01, "schedule": "constant"}
     runs = [
@@ -172,11 +178,3 @@ def test_finish_writes_table_and_figure_and_tells_where(make, capsys):
     assert "| a |" in out and str(task.path(".png")) in out
     task.finish("| b |", title="other")
     assert task.path(".md").read_text() == "other\n\n| b |\n"
-
-
-def test_lists_of_numbers_are_written_on_one_line_and_read_back(tmp_path):
-    value = {"a": [1, -2.5, 1e-7], "b": {"c": [[1, 2], []]}, "d": ["x, y", "[1,\n 2]"]}
-    records.write_json(tmp_path / "v.json", value)
-    text = (tmp_path / "v.json").read_text()
-    assert json.loads(text) == value
-    assert '"a": [ 1, -2.5, 1e-07 ]' in text

@@ -1,4 +1,4 @@
-"""Tests of iwae_tf.training."""
+"""Tests of iwae_tf.runs.training."""
 
 import shutil
 import signal
@@ -8,22 +8,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from iwae_tf import data
-from iwae_tf.errors import Diverged, UsageError
+from iwae_tf import data, files
 from iwae_tf.runs import experiment, schedules, training
+from iwae_tf.runs.checkpoints import Checkpoints, step_of
 from iwae_tf.runs.config import Config
+from iwae_tf.errors import Diverged, UsageError
+from small_runs import Stop, assert_same, images, small, state
 
 
-def images(n_train=60, shape=(3, 2, 1), seed=0):
-    rng = np.random.default_rng(seed)
-    x = rng.random((n_train + 10, *shape)).astype(np.float32)
-    return data.Sets(x[:n_train], np.round(x[n_train:]))
-
-
-def small(**options):
-    """A run of two executions an epoch: 60 images, one a step, 30 an execution."""
-    options = {"epochs": 3, "batch_size": 1, "n_samples": 2} | options
-    return Config(n_latent=(2,), n_hidden=(3,), jit=False, seed=5, **options)
+@pytest.fixture
+def model():
+    return experiment.build(small(), images())
 
 
 # Device ------------------------------------------------------------------------------
@@ -53,183 +48,6 @@ def test_cores_are_all_where_nobody_tells(monkeypatch):
     monkeypatch.delattr("os.sched_getaffinity", raising=False)
     monkeypatch.setattr("os.cpu_count", lambda: 7)
     assert training.use_device("cpu") == "CPU with 7 cores"
-
-
-class Stop(BaseException):
-    """Ends work where it stands, as a kill does; nobody catches it."""
-
-
-# Checkpoints -------------------------------------------------------------------------
-
-
-@pytest.fixture
-def model():
-    return experiment.build(small(), images())
-
-
-def state(model):
-    """Weights and optimizer slots, the step among them."""
-    variables = [*model.weights, *model.optimizer.variables]
-    return [variable.numpy() for variable in variables]
-
-
-def assert_same(a, b):
-    for x, y in zip(a, b, strict=True):
-        np.testing.assert_array_equal(x, y)
-
-
-def go_to(model, step):
-    """Makes up a state at a step."""
-    rng = np.random.default_rng(step)
-    for variable in [*model.weights, *model.optimizer.variables]:
-        if variable.dtype == "float32" and "learning_rate" not in variable.path:
-            variable.assign(rng.random(variable.shape, np.float32))
-    model.optimizer.iterations.assign(step)
-
-
-@pytest.fixture
-def saved(model, tmp_path):
-    """Three states that were saved, of which the last two are kept."""
-    checkpoints = training.Checkpoints(tmp_path / "checkpoints")
-    checkpoints.set_model(model)
-    states = {}
-    for step in (7, 60, 120):
-        go_to(model, step)
-        checkpoints.save()
-        states[step] = state(model)
-    go_to(model, 999)
-    return checkpoints, states
-
-
-def test_two_newest_checkpoints_are_kept_and_nothing_else(saved):
-    checkpoints, _ = saved
-    names = ["step-0000000060.weights.h5", "step-0000000120.weights.h5"]
-    assert sorted(path.name for path in checkpoints.directory.iterdir()) == names
-    assert [path.name for path in checkpoints.paths()] == names
-
-
-def test_restore_gives_back_weights_slots_and_step(saved, model):
-    checkpoints, states = saved
-    assert checkpoints.restore(model) == 120
-    assert_same(state(model), states[120])
-    assert int(model.optimizer.iterations) == 120
-
-
-def test_restore_into_another_process_model(saved):
-    checkpoints, states = saved
-    fresh = experiment.build(small(), images())
-    assert checkpoints.restore(fresh) == 120
-    assert_same(state(fresh), states[120])
-
-
-@pytest.mark.parametrize("kept", [0, 1, 100, 0.3, 0.9, -1])
-def test_truncated_newest_checkpoint_costs_the_step_to_the_one_before(
-    saved, model, kept
-):
-    checkpoints, states = saved
-    newest = checkpoints.paths()[-1]
-    whole = newest.read_bytes()
-    length = int(kept * len(whole)) if isinstance(kept, float) else kept
-    newest.write_bytes(whole[:length])
-    assert checkpoints.restore(model) == 60
-    assert_same(state(model), states[60])
-
-
-@pytest.mark.parametrize("first", range(0, 16384, 2048))
-@pytest.mark.parametrize("length", [512, None], ids=["block", "tail"])
-def test_zeroed_newest_checkpoint_costs_the_step_to_the_one_before(
-    saved, model, first, length
-):
-    checkpoints, states = saved
-    newest = checkpoints.paths()[-1]
-    whole = bytearray(newest.read_bytes())
-    assert len(whole) > 16384
-    zeroed = slice(first, first + length if length else None)
-    whole[zeroed] = bytes(len(whole[zeroed]))
-    newest.write_bytes(whole)
-    step = checkpoints.restore(model)
-    if length is None:  # a block of numbers can be zeroed and nobody sees
-        assert step == 60
-    if step == 60:
-        assert_same(state(model), states[60])
-        with pytest.raises(UsageError, match="^run_dir: the newest checkpoint must be"):
-            checkpoints.restore_newest(model)
-
-
-@pytest.mark.parametrize("step", [90, 120])
-def test_damaged_newest_checkpoint_is_replaced(saved, model, step):
-    checkpoints, _ = saved
-    newest = checkpoints.paths()[-1]
-    newest.write_bytes(newest.read_bytes()[:3000])
-    again = training.Checkpoints(checkpoints.directory)
-    again.set_model(model)
-    assert again.restore(model) == 60
-    go_to(model, step)
-    again.save()
-    assert [training.step_of(path) for path in again.paths()] == [60, step]
-    want = state(model)
-    go_to(model, 999)
-    assert training.step_of(again.restore_newest(model)) == step
-    assert_same(state(model), want)
-
-
-def test_only_damaged_checkpoints_are_refused(saved, model):
-    checkpoints, _ = saved
-    for path in checkpoints.paths():
-        path.write_bytes(path.read_bytes()[:3000])
-    with pytest.raises(UsageError, match="^run_dir: .* 2 damaged .*remove the folder"):
-        checkpoints.restore(model)
-
-
-def test_part_that_was_left_over_is_ignored(saved, model):
-    checkpoints, states = saved
-    checkpoints.directory.joinpath(".part.weights.h5").write_bytes(b"half")
-    assert checkpoints.restore(model) == 120
-    go_to(model, 180)
-    checkpoints.save()
-    assert checkpoints.restore(model) == 180
-    assert [path.name[5:15] for path in checkpoints.paths()] == [
-        "0000000120",
-        "0000000180",
-    ]
-
-
-def test_no_checkpoint_is_step_0(model, tmp_path):
-    before = state(model)
-    assert training.Checkpoints(tmp_path / "none").restore(model) == 0
-    assert_same(state(model), before)
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-@pytest.mark.parametrize("of", ["weights", "slots"])
-def test_state_that_is_not_finite_is_never_saved(saved, model, value, of):
-    checkpoints, _ = saved
-    variable = model.weights[-1] if of == "weights" else model.optimizer.variables[-1]
-    variable.assign(np.full(variable.shape, value))
-    checkpoints.save()
-    assert [path.name[5:15] for path in checkpoints.paths()] == [
-        "0000000060",
-        "0000000120",
-    ]
-
-
-def test_checkpoint_is_whole_or_absent_whenever_saving_stops(saved, model, monkeypatch):
-    def kill(*_, **__):
-        raise Stop
-
-    checkpoints, states = saved
-    for room, name in (
-        (type(model), "save_weights"),
-        (training.os, "fsync"),
-        (training.Path, "replace"),
-    ):
-        go_to(model, 180)
-        with monkeypatch.context() as patch:
-            patch.setattr(room, name, kill)
-            with pytest.raises(Stop):
-                checkpoints.save()
-        assert checkpoints.restore(model) == 120
-        assert_same(state(model), states[120])
 
 
 # Fit ---------------------------------------------------------------------------------
@@ -289,7 +107,7 @@ def test_fit_from_a_step_on_ends_bit_for_bit_as_the_whole(whole, stop, tmp_path)
     end, _, directory = whole
     shutil.copy(directory / f"step-{stop:010}.weights.h5", tmp_path)
     model, record = experiment.build(small(), images()), Record()
-    assert training.Checkpoints(tmp_path).restore(model) == stop
+    assert Checkpoints(tmp_path).restore(model) == stop
     fit(small(), images(), [record], stop, model)
     assert record.steps == list(range(stop + 30, 181, 30))
     assert record.epochs == [(e, 60 * e + 60) for e in range(stop // 60, 3)]
@@ -329,7 +147,7 @@ def test_fit_with_growing_samples_goes_on_with_those_of_its_epoch(stop, tmp_path
     assert {k for k, n in drawn if n == 10} == {4}
     shutil.copy(tmp_path / f"step-{stop:010}.weights.h5", tmp_path / "from")
     again, rest = experiment.build(config, images()), Kept(tmp_path)
-    assert training.Checkpoints(tmp_path / "from").restore(again) == stop
+    assert Checkpoints(tmp_path / "from").restore(again) == stop
     fit(config, images(), [rest], stop, again)
     assert rest.samples == kept.samples[stop // 30 :]
     assert_same(state(again), end)
@@ -351,7 +169,7 @@ def test_noise_of_training_is_fresh_at_every_step_and_a_function_of_it(model):
 
 def diverge(directory, config, sets, record=(), steps_per_execution=30):
     """Trains until it diverges; gives the message and the checkpoints."""
-    checkpoints = training.Checkpoints(directory, 0.0, 60)
+    checkpoints = Checkpoints(directory, 0.0, 60)
     callbacks = [*record, training.StopWhenDiverged(checkpoints), checkpoints]
     model = experiment.build(config, images())
     model.steps_per_execution = steps_per_execution
@@ -364,7 +182,7 @@ def diverge(directory, config, sets, record=(), steps_per_execution=30):
 
 @pytest.mark.parametrize("place", [29, 30, 44])
 def test_planted_nan_is_named_at_its_very_step(tmp_path, place, monkeypatch):
-    monkeypatch.setattr(data, "_white", lambda x: 1.0)  # it would refuse the image
+    monkeypatch.setattr(data.pipeline, "_white", lambda x: 1.0)  # it would refuse the image
     config, sets = small(binarization="none"), images()
     numbers = np.arange(60, dtype=np.float32).reshape(60, 1, 1, 1) / 64
     order = data.training_batches(numbers, 1, config.seed, 0, "none").take(60)
@@ -414,16 +232,3 @@ def test_figures_are_due_at_epochs_0_1_2_4_and_the_last(model, epochs, expected)
     model.optimizer.iterations.assign(60)
     at.on_train_begin()
     assert seen == expected
-
-
-def test_guard_leaves_an_ignored_ctrl_c_ignored(tmp_path):
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with training.Checkpoints(tmp_path).guard():
-            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGINT, before)
-    with training.Checkpoints(tmp_path).guard():
-        assert callable(signal.getsignal(signal.SIGINT))
-        assert signal.getsignal(signal.SIGINT) is not before
-    assert signal.getsignal(signal.SIGINT) is before

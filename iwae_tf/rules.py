@@ -1,0 +1,96 @@
+"""Names of choices, and rules about which options go together.
+
+Models, measures and `Config` check their arguments here. Nothing in this module imports
+TensorFlow, so the command line tells a bad flag at once.
+"""
+
+from iwae_tf.errors import UsageError, check_at_least
+
+CONVOLUTIONAL = ("gated", "resnet")
+DEEP = ("dense", *CONVOLUTIONAL)
+MODELS = ("burda", "vae60", "tvae_affine", "tvae_tps", *DEEP)
+OBJECTIVES = (
+    "vae_elbo",
+    "vae_elbo_kl",
+    "iwae_elbo",
+    "iwae_eq14",
+    "miwae",
+    "piwae",
+    "combination",
+    "stl",
+    "dreg",
+    "rws_dreg",
+)
+BINARIZATIONS = ("dynamic", "threshold", "none")
+# The default options of a posterior with flows.
+FLOWS = {"flow_hidden": (256, 256), "flow_features": 64, "flow_normalisation": "weight"}
+NORMALISATIONS = ("none", "weight", "batch")
+# Annealing: spacing of the inverse temperatures, and start density of the chains.
+AIS_SCHEDULES = ("linear", "sigmoidal")
+AIS_STARTS = ("posterior", "prior")
+
+
+def check_flows(n_flows: int | None, stochastic_layers: int) -> None:
+    """Checks that flows are of a posterior with one layer.
+
+    Raises:
+      UsageError: if it has more.
+    """
+    if n_flows and stochastic_layers > 1:
+        raise UsageError(
+            f"n_flows: goes with one stochastic layer only, got {n_flows} with "
+            f"{stochastic_layers} layers"
+        )
+
+
+def check_sizes(name: str, sizes: tuple[int, ...], stochastic_layers: int) -> None:
+    """Checks that there is one positive size for each stochastic layer.
+
+    Raises:
+      UsageError: if not.
+    """
+    if len(sizes) != stochastic_layers or min(sizes) < 1:
+        raise UsageError(
+            f"{name}: must be {stochastic_layers} positive sizes, one for each "
+            f"stochastic layer, got {','.join(map(str, sizes))}"
+        )
+
+
+def check_objective(
+    objective: str,
+    stochastic_layers: int,
+    n_groups: int,
+    combination_beta: float | None,
+    n_flows: int = 0,
+) -> None:
+    """Checks that an objective goes with a model and with the options of objectives.
+
+    Raises:
+      UsageError: if not.
+    """
+    check_at_least(1, n_groups=n_groups)
+    if combination_beta is not None and not 0 <= combination_beta <= 1:
+        raise UsageError(
+            f"combination_beta: must be from 0 to 1, got {combination_beta}"
+        )
+    if objective == "vae_elbo_kl" and stochastic_layers > 1:
+        raise UsageError(
+            "objective: vae_elbo_kl has a closed form for one stochastic layer only, "
+            f"got {stochastic_layers} layers; use vae_elbo"
+        )
+    if n_flows and objective in ("vae_elbo_kl", "stl", "dreg", "rws_dreg"):
+        raise UsageError(
+            "objective: must need no closed form and no density of given latents with "
+            f"flows, got {objective} with {n_flows} flows; use vae_elbo, iwae_elbo, "
+            "iwae_eq14, miwae, piwae or combination"
+        )
+    if n_groups > 1 and objective not in ("miwae", "piwae"):
+        raise UsageError(
+            "n_groups: goes with objective miwae or piwae only, got "
+            f"{n_groups} with objective {objective}"
+        )
+    if combination_beta is not None and objective != "combination":
+        raise UsageError(
+            "combination_beta: goes with objective combination only, got "
+            f"{combination_beta} with objective {objective}"
+        )

@@ -1,0 +1,179 @@
+"""Checkpoints of a run: its last two states, each written whole or not at all."""
+
+import contextlib
+import signal
+import threading
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+from absl import logging
+
+from iwae_tf.errors import UsageError
+from iwae_tf.files import written_whole
+from iwae_tf.models.iwae import IWAE
+
+
+class Checkpoints(keras.callbacks.Callback):
+    """Keeps the last two states of a run, each written whole or not at all.
+
+    The state consists of the weights, the optimizer slots and the step. Everything else
+    is a function of these.
+    """
+
+    def __init__(self, directory: Path, seconds: float = 0.0, steps_per_epoch: int = 1):
+        """Takes the directory and the intervals.
+
+        Args:
+          directory: the directory of the checkpoints; created when first needed.
+          seconds: minimum number of seconds between two checkpoints.
+          steps_per_epoch: number of optimizer steps in an epoch.
+        """
+        super().__init__()
+        self.directory = Path(directory)
+        self._seconds, self._steps_per_epoch = seconds, steps_per_epoch
+        self._is_interrupted = False
+        self._last = time.monotonic()
+        self._whole = None  # the checkpoint that was read or written last
+
+    def paths(self) -> list[Path]:
+        """The paths of all checkpoints, oldest first."""
+        return sorted(self.directory.glob("step-*.weights.h5"))
+
+    def newest_step(self) -> int:
+        """The step of the newest checkpoint, 0 if there is none."""
+        return max(map(step_of, self.paths()), default=0)
+
+    def restore(self, model: IWAE) -> int:
+        """Loads the newest checkpoint that can be read.
+
+        Args:
+          model: gets the weights, and the state of its optimizer if it has one.
+
+        Returns:
+          step: number of optimizer steps done; 0 if there is no checkpoint.
+
+        Raises:
+          UsageError: if there are checkpoints but none can be read.
+        """
+        paths = self.paths()
+        for path in reversed(paths):
+            error = self._read(model, path)
+            if error is None:
+                return step_of(path)
+            logging.warning("%s cannot be read: %s", path, str(error).split("\n")[0])
+        if paths:
+            raise UsageError(
+                f"run_dir: a checkpoint must be readable, got {len(paths)} damaged "
+                f"ones in {self.directory}; remove the folder to start over"
+            )
+        return 0
+
+    def restore_newest(self, model: IWAE) -> Path:
+        """Loads the newest checkpoint and no other.
+
+        Args:
+          model: see `restore`.
+
+        Returns:
+          path: the path of the checkpoint.
+
+        Raises:
+          UsageError: if there is none, or it cannot be read.
+        """
+        path = max(self.paths(), default=None)
+        if path is None:
+            raise UsageError(
+                "run_dir: must hold a run with a checkpoint, got "
+                f"{str(self.directory.parent)!r}"
+            )
+        if self._read(model, path) is not None:
+            raise UsageError(
+                f"run_dir: the newest checkpoint must be readable, got {str(path)!r}; "
+                "the command of the run, with --rescore, writes it again"
+            )
+        return path
+
+    def _read(self, model, path):
+        """Loads a checkpoint; returns the error if it cannot be read, else None."""
+        try:
+            model.load_weights(path)
+        except Exception as error:  # of HDF5, zlib, Keras, ...: the damage decides
+            return error
+        self._whole = path
+        return None
+
+    def save(self) -> None:
+        """Writes the present state, unless it is on disk already or not finite."""
+        variables = [*self.model.weights, *self.model.optimizer.variables]
+        if not all(np.isfinite(variable.numpy()).all() for variable in variables):
+            return
+        step = steps_done(self.model)
+        path = self.directory / f"step-{step:010}.weights.h5"
+        self._last = time.monotonic()
+        if path == self._whole:
+            return
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with written_whole(path) as unfinished:
+            self.model.save_weights(unfinished)
+        self._whole = path
+        before = [other for other in self.paths() if other < path]
+        after = [other for other in self.paths() if other > path]  # damaged
+        for other in before[:-1] + after:
+            other.unlink()
+
+    @contextlib.contextmanager
+    def guard(self):
+        """Delays Ctrl-C until the state is complete and has been saved.
+
+        Within an epoch, the state is complete when the steps of the current execution
+        are done; at the end of an epoch, after its metrics and figures. A second Ctrl-C
+        stops at once.
+        """
+        # Only the main thread gets signals; a shell's background job ignores Ctrl-C.
+        is_main = threading.current_thread() is threading.main_thread()
+        if not is_main or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            yield
+            return
+
+        def note(signum, frame):
+            if self._is_interrupted:
+                raise KeyboardInterrupt
+            self._is_interrupted = True
+
+        before = signal.signal(signal.SIGINT, note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _save_if_due(self):
+        is_due = time.monotonic() - self._last >= self._seconds
+        if is_due or self._is_interrupted:
+            self.save()
+        if self._is_interrupted:
+            raise KeyboardInterrupt
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Saves within a long epoch.
+
+        It does not save at the end of an epoch, whose metrics and figures are still to
+        come.
+        """
+        if steps_done(self.model) % self._steps_per_epoch:
+            self._save_if_due()
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Saves between epochs; this must be the last callback to see the epoch."""
+        self._save_if_due()
+
+
+def step_of(path: Path) -> int:
+    """The number of optimizer steps that the name of a checkpoint states."""
+    return int(path.name.removeprefix("step-").partition(".")[0])
+
+
+def steps_done(model: IWAE) -> int:
+    """The number of optimizer steps that a compiled model has done."""
+    return int(model.optimizer.iterations.numpy())

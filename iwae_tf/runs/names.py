@@ -1,0 +1,93 @@
+"""Names of runs, for directories and for titles."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from iwae_tf.runs.config import Config
+
+
+def run_name(config: Config) -> str:
+    """The name of the directory of a run."""
+    options = f"-m{config.n_groups}" if config.n_groups > 1 else ""
+    if config.combination_beta is not None:
+        options += f"-b{config.combination_beta:g}"
+    given = {0: "", 1: "-y", 2: "-yprior"}[
+        config.conditional + config.conditional_prior
+    ]
+    if config.schedule == "fast":
+        options += "-fast"
+    if config.validation:
+        options += f"-v{config.validation}"
+    networks = f"{config.stochastic_layers}l"
+    if config.model != "burda":
+        networks = f"{config.model}{config.feature_maps or ''}"
+    if config.n_flows:
+        networks += f"-f{config.n_flows}"
+    start = f"-from-{Path(config.init_from).name}" if config.init_from else ""
+    return (
+        f"{config.dataset}-{config.objective}-{networks}{given}"
+        f"{options}-k{config.n_samples}-s{config.seed}{start}"
+    )
+
+
+def caption(config: Config) -> str:
+    """A description of a run in one line, for titles."""
+    mixed = config.combination_beta is not None
+    return line(
+        f"{config.dataset}{' given y' if config.conditional else ''}",
+        config.objective,
+        networks(config),
+        f"m = {config.n_groups}" if config.n_groups > 1 else "",
+        f"ELBO × {config.combination_beta:g}" if mixed else "",
+        "validation" if config.validation else "",
+        f"k = {config.n_samples}",
+        schedule(config),
+        f"seed {config.seed}",
+    )
+
+
+def networks(config: Config) -> str:
+    """A description of the networks of a run, for titles."""
+    layers = config.stochastic_layers
+    text = f"{layers} {'layer' if layers == 1 else 'layers'}"
+    if config.model != "burda":
+        text = config.model
+    if config.feature_maps:
+        text += f", {config.feature_maps} maps"
+    if config.n_flows:
+        text += f", {flows(config.n_flows, config.flow_normalisation)}"
+    return text
+
+
+def flows(n: int, normalisation: str | None) -> str:
+    """The number of flow steps, and their normalisation if it is not the paper's."""
+    if normalisation in (None, "weight"):
+        return f"{n} flows"
+    return f"{n} flows with {normalisation.replace('none', 'no')} normalisation"
+
+
+def epochs(n: int) -> str:
+    """A number of epochs with its unit."""
+    return "1 epoch" if n == 1 else f"{n} epochs"
+
+
+def schedule(config: Config) -> str:
+    """The schedule and its learning rate; "" for the paper's schedule."""
+    if config.schedule == "burda":
+        return ""
+    return f"{config.schedule} rate {config.learning_rate:g}"
+
+
+def line(*parts: str) -> str:
+    """Joins the parts that are not empty to one line."""
+    return " · ".join(filter(None, parts))
+
+
+def trained_as(options: Mapping) -> str:
+    """The objective and the k of a run, such as IWAE k = 5.
+
+    Args:
+      options: a mapping with `objective` and `n_samples`.
+    """
+    objective = options["objective"].removesuffix("_elbo").upper()
+    return f"{objective} k = {options['n_samples']}"
