@@ -7,6 +7,7 @@ from setuptools import setup
 
 HERE = Path(__file__).parent
 INIT = HERE.joinpath("iwae_tf/__init__.py").read_text("utf-8")
+FOLDERS = ("data", "measures", "models", "plots", "runs")
 
 setup(
     name="iwae_tf",
@@ -36,13 +37,15 @@ setup(
         "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
-    packages=["iwae_tf", "iwae_tf.plots"],
-    package_data={"iwae_tf": ["trained/*/*", "trained/*/checkpoints/*"]},
+    packages=["iwae_tf", *(f"iwae_tf.{folder}" for folder in FOLDERS)],
+    package_data={"iwae_tf": ["py.typed", "trained/*/*", "trained/*/checkpoints/*"]},
     python_requires=">=3.11,<3.14",
     install_requires=[
         "absl-py>=2.1",
+        "filelock>=3.20",
         "importlib_resources>=6",
         "keras>=3.15,<3.16",
+        "lazy_loader>=0.5",
         "matplotlib>=3.9",
         "numpy>=2,<3",
         "pillow>=10",
@@ -53,6 +56,7 @@ setup(
         "tensorflow-datasets>=4.9.10,<5",
         "tensorflow-probability[tf]>=0.25,<0.26",
         "tf-keras>=2.21,<2.22",
+        "tqdm>=4.66",
     ],
     extras_require={
         "cuda": ["tensorflow[and-cuda]>=2.21,<2.22"],
