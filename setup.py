@@ -60,7 +60,13 @@ setup(
     ],
     extras_require={
         "cuda": ["tensorflow[and-cuda]>=2.21,<2.22"],
-        "test": ["build", "pytest>=8", "ruff==0.17.5", "scipy>=1.13"],
+        "test": [
+            "build",
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "ruff==0.17.5",
+            "scipy>=1.13",
+        ],
     },
     entry_points={"console_scripts": ["iwae=iwae_tf.cli:main"]},
 )

@@ -1,9 +1,9 @@
-"""Scoring against the matrix products that it cannot do without, side by side.
+"""Time of scoring, beside the time of the matrix products that it needs.
 
-A sample of the decoder of Burda et al. 2016 needs three products, 0.41 MFLOP with one
-stochastic layer; 5,000 samples of 10,000 images need 20.7 TFLOP. The products alone are
-timed on matrices of the same shapes, in the same rounds; the median of the rounds is
-printed.
+With one stochastic layer, one sample in the decoder of Burda et al. 2016 needs three
+products, or 0.41 MFLOP; 5,000 samples for each of 10,000 images need 20.7 TFLOP. The
+products alone are timed on matrices of the same shapes and in the same rounds. The
+median of the rounds is printed.
 
     python benchmarks/scoring.py [stochastic_layers]
 """
@@ -22,7 +22,7 @@ import tensorflow as tf  # noqa: E402
 
 ROUNDS = 7
 N_IMAGES, N_SAMPLES, CHUNK, BATCH = 40, 5000, 250, 20
-# Inputs and outputs of each product that is done for every sample.
+# Number of inputs and outputs of each product that every sample needs.
 PRODUCTS = {
     1: [(50, 200), (200, 200), (200, 784)],
     2: [
@@ -34,7 +34,7 @@ PRODUCTS = {
 
 
 def main(stochastic_layers: int) -> None:
-    """Prints a line."""
+    """Prints both times and their ratio."""
     model = zoo.burda((28, 28, 1), stochastic_layers)
     rng = np.random.default_rng(0)
     x = rng.integers(0, 2, (BATCH + N_IMAGES, 28, 28, 1)).astype(np.float32)
@@ -48,7 +48,7 @@ def main(stochastic_layers: int) -> None:
 
     @tf.function
     def multiply():
-        # Only a corner of each leaves the graph, so nothing is copied.
+        # Only a corner of each product leaves the graph, so nothing is copied.
         return [tf.matmul(a, b)[:1, :1] for a, b in products]
 
     def seconds_of_products():
@@ -58,7 +58,7 @@ def main(stochastic_layers: int) -> None:
         return time.perf_counter() - start
 
     def seconds_of_scoring():
-        ends = []  # of batches; the first compiles, and is not counted
+        ends = []  # times; the first batch compiles and is not counted
         evaluation.log_likelihood(
             model,
             x,

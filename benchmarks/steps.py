@@ -1,10 +1,10 @@
-"""Milliseconds per training step, side by side in one run.
+"""Milliseconds per training step, for three ways of training.
 
-Compiled is what `main.py` does: XLA, and 50 steps per execution. Plain is Keras
-without either. DReG is compiled, to be compared with the compiled IWAE. Networks of
-Burda et al. 2016 on 28x28 noise; the kind of image does not change the work. The models
-take turns, so that a machine whose speed drifts drifts for all; the median of the
-rounds is printed.
+"Compiled" is what `main.py` does: XLA, and 50 steps per execution. "Plain" is Keras
+without either. "DReG" is compiled, for comparison with the compiled IWAE. The networks
+are those of Burda et al. 2016, on 28x28 noise; the kind of image does not change the
+work. The models take turns, so that a drift in the machine's speed affects all of them.
+The median of the rounds is printed.
 
     python benchmarks/steps.py [stochastic_layers]
 """
@@ -31,7 +31,7 @@ MODES = {
 
 
 def milliseconds_per_step(model, batches, n_steps: int) -> float:
-    """Wall time of one `fit` of that many steps."""
+    """Wall time per step in one `fit` of `n_steps` steps."""
     start = time.perf_counter()
     model.fit(batches, steps_per_epoch=n_steps, shuffle=False, verbose=0)
     return 1e3 * (time.perf_counter() - start) / n_steps

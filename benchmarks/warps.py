@@ -1,7 +1,7 @@
-"""Milliseconds per training step with and without a spatial transformer, side by side.
+"""Milliseconds per training step with and without a spatial transformer.
 
-The same widths, k = 5, batches of 100 images; compiled. The models take turns; the
-median of the rounds is printed.
+All models have the same widths and are compiled, with k = 5 and batches of 100 images.
+They take turns, and the median of the rounds is printed.
 
     python benchmarks/warps.py
 """

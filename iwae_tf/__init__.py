@@ -2,12 +2,17 @@
 
 Models produce log importance weights; everything else consumes them.
 
-Axes: samples `k` first, batch `b` second, event last. `log_w` is [k, b], or [m k, b] of
-`m` groups; a function of weights reduces axis 0 and returns [b]. Units: nats per image,
-summed over pixels and latents. Names: `x` image, `z` one latent, `zs` the tuple of
-latents bottom-up (`zs[0]` is nearest to the pixels), `log_px`, `log_pz`, `log_qz`,
-`log_w`, `w_norm` normalised weights, `bound` the value of an objective, `loss` the
-scalar that is minimised, `d` latent size.
+Axes: the samples `k` come first, the batch `b` second and the event last. `log_w` is
+[k, b], or [m k, b] if there are `m` groups. A function that reduces weights does so
+over axis 0 and returns [b].
+
+Units: nats per image, summed over pixels and latents.
+
+Names: `x` is an image, `z` one latent and `zs` the tuple of latents bottom-up: `zs[0]`
+is nearest to the pixels. `d` is the size of a latent, and `c` that of a context. Of
+given latents, `log_px` is log p(x|z), `log_pz` is log p(z), `log_qz` is log q(z|x), and
+`log_w` is the log importance weight. `w_norm` are normalised weights, `bound` is the
+value of an objective, and `loss` is the scalar that is minimised.
 """
 
 import logging
@@ -15,8 +20,8 @@ import os
 
 import lazy_loader
 
-# Before anything imports Keras. Every name below is imported when it is first used, so
-# that the command line answers without waiting for TensorFlow.
+# This is set before anything imports Keras. Every name below is imported when it is
+# first used, so that the command line answers without waiting for TensorFlow.
 if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
     logging.getLogger(__name__).warning(
         "KERAS_BACKEND: iwae_tf needs tensorflow, and uses it in place of %r",

@@ -1,4 +1,4 @@
-"""The command line: flags made from `Config`, and errors of one line."""
+"""The command line: flags made from `Config`, and errors in one line."""
 
 import dataclasses
 import logging as standard_logging
@@ -20,13 +20,13 @@ from iwae_tf.runs.run import Run
 
 FLAGS = flags.FLAGS
 
-DESCRIPTION = """Trains, scores and draws one importance weighted autoencoder.
+DESCRIPTION = """Trains, scores and plots one importance weighted autoencoder.
 
 Examples:
   iwae --n_samples 50 --objective iwae_elbo --stochastic_layers 2
   iwae --dataset digits --n_samples 50 --epochs 40
 """
-# What a task lets its user choose; the rest is the experiment's own.
+# Options that every task offers; the experiment sets the others.
 TASK_OPTIONS = (
     "dataset",
     "data_dir",
@@ -49,8 +49,8 @@ def define_flags(names: Collection[str] | None = None, **defaults) -> None:
     """Defines one flag for each field of `Config`.
 
     Args:
-      names: of the fields to define, by default all.
-      **defaults: values of fields that have another default here.
+      names: names of the fields to define, by default all.
+      **defaults: defaults that differ from those of `Config`.
     """
     for field in dataclasses.fields(Config):
         if names is not None and field.name not in names:
@@ -67,11 +67,11 @@ def define_flags(names: Collection[str] | None = None, **defaults) -> None:
 
 
 def help_text(description: str, title: str = "Task") -> str:
-    """The description of a command and its flags, group by group.
+    """The help text of a command: its description, and its flags group by group.
 
     Args:
-      description: what stands above the flags.
-      title: of the group of flags that are not fields of `Config`.
+      description: the text above the flags.
+      title: the heading of the flags that are not fields of `Config`.
     """
     width = min(shutil.get_terminal_size().columns, 88)
     fields = dataclasses.fields(Config)
@@ -97,16 +97,16 @@ def help_text(description: str, title: str = "Task") -> str:
 
 
 def config_from_flags() -> Config:
-    """The options that the command line gives.
+    """The options given on the command line.
 
     Raises:
-      UsageError: for a value that breaks a rule.
+      UsageError: if a value breaks a rule.
     """
     names = [field.name for field in dataclasses.fields(Config) if field.name in FLAGS]
     values = {name: FLAGS[name].value for name in names}
     if "smoke" in FLAGS and FLAGS.smoke:
         values |= {n: v for n, v in SMOKE.items() if not FLAGS[n].present}
-    if "task_dir" in FLAGS:  # where --run_dir names runs to look at
+    if "task_dir" in FLAGS:  # a task, whose --run_dir names finished runs
         values.pop("run_dir", None), values.pop("pretrained", None)
         given = _given()
         if given and not FLAGS["dataset"].present:
@@ -117,8 +117,8 @@ def config_from_flags() -> Config:
         for name in Config().of_run():
             if FLAGS[name].present:
                 raise UsageError(
-                    f"{name}: goes without --pretrained, whose options are its own, "
-                    f"got {FLAGS[name].value}"
+                    f"{name}: must not be given with --pretrained, which has its own "
+                    f"options, got {FLAGS[name].value}"
                 )
     for name in ("n_latent", "n_hidden", "flow_hidden"):
         if values.get(name) is not None:
@@ -127,7 +127,7 @@ def config_from_flags() -> Config:
 
 
 def _given():
-    """The finished runs that a task is to look at."""
+    """The finished runs that the user has named for a task."""
     if "run_dir" not in FLAGS:
         return []
     return [*map(Run, FLAGS.run_dir), *map(pretrained.run_of, FLAGS.pretrained)]
@@ -138,7 +138,7 @@ def _integers(name, words):
         return tuple(int(word) for word in words)
     except ValueError:
         raise UsageError(
-            f"{name}: must be whole numbers with commas between, "
+            f"{name}: must be whole numbers separated by commas, "
             f"got {','.join(words)!r}"
         ) from None
 
@@ -165,13 +165,13 @@ def _fail(error):
 
 
 def _run(function, config):
-    """Calls a function of a `Config` and turns errors into lines and statuses."""
+    """Calls a function with a `Config`; turns errors into messages and exit codes."""
     logging.set_verbosity(logging.WARNING)
-    # It warns that a process with many models traces many functions.
+    # TensorFlow warns if a process with many models traces many functions.
     standard_logging.getLogger("tensorflow").setLevel("ERROR")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        # Before TensorFlow is imported: what is missing is told at once.
+        # Before TensorFlow is imported, so that missing data are reported at once.
         dataset = datasets.resolve(config.dataset, config.data_dir, config.offline)
         function(dataclasses.replace(config, dataset=dataset))
     except UsageError as error:
@@ -192,26 +192,26 @@ def _command(function, description):
             )
         finally:
             sys.stdout.flush()
-    except BrokenPipeError:  # whoever read the output has left, as `head` does
+    except BrokenPipeError:  # the reader of the output has ended, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + 13)
 
 
 def main() -> None:
-    """The console command `iwae`, and `main.py`."""
+    """Runs the console command `iwae`, which is also `main.py`."""
     define_flags()
     _command(lambda config: iwae_tf.run(config), DESCRIPTION)
 
 
 def task(function: Callable, path: str, run_dir: str | None = None, **defaults) -> None:
-    """The command of a task.
+    """Runs the command of a task.
 
     Args:
-      function: does the task; gets an `iwae_tf.runs.task.Task`.
-      path: the task's file.
-      run_dir: what --run_dir may name, if the task can do with finished runs.
-      **defaults: of --epochs, and of fields of `Config` that this task offers beside
-        `TASK_OPTIONS`.
+      function: performs the task; takes an `iwae_tf.runs.task.Task`.
+      path: the path of the task's file.
+      run_dir: describes the runs that --run_dir may name; None for no such flag.
+      **defaults: the defaults of --epochs, and of the fields of `Config` that this task
+        offers in addition to `TASK_OPTIONS`.
     """
     name = Path(path).stem
     define_flags({*TASK_OPTIONS, *defaults}, **defaults)
@@ -228,13 +228,13 @@ def task(function: Callable, path: str, run_dir: str | None = None, **defaults) 
         flags.DEFINE_list(
             "run_dir",
             [],
-            "Directories of finished runs to look at in place of training new ones: "
+            "Directories of finished runs to use in place of training new ones: "
             f"{run_dir}",
         )
         flags.DEFINE_list(
             "pretrained",
             [],
-            "Names of trained models of the package to look at in place of new runs.",
+            "Names of trained models of the package to use in place of new runs.",
         )
 
     def run(config):
@@ -242,7 +242,7 @@ def task(function: Callable, path: str, run_dir: str | None = None, **defaults) 
         directory = Path(FLAGS.task_dir or default)
         with place_for_directory("task_dir", directory):
             directory.mkdir(parents=True, exist_ok=True)
-        from iwae_tf.runs.task import Task  # imports TensorFlow, which talks
+        from iwae_tf.runs.task import Task  # imports TensorFlow, which prints
 
         function(Task(name, config, directory, FLAGS.smoke, _given()))
 

@@ -1,4 +1,4 @@
-"""What one pass of k samples yields."""
+"""The result of one pass of k samples: latents and the parts of their log-weights."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ class Draws(NamedTuple):
       log_px: log p(x|z), [k, b], nats.
       log_pz: log p(z), summed over layers, [k, b], nats.
       log_qz: log q(z|x), summed over layers, [k, b], nats.
-      kl: closed-form KL(q(z|x) || p(z)), [b], nats, where it was asked for.
+      kl: closed-form KL(q(z|x) || p(z)), [b], nats; None unless it was asked for.
     """
 
     zs: tuple[tf.Tensor, ...]

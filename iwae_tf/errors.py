@@ -1,4 +1,4 @@
-"""Errors that a person is told in one line, and checks that raise them."""
+"""Errors that the user sees as one line, and the checks that raise them."""
 
 import contextlib
 import difflib
@@ -7,17 +7,17 @@ from pathlib import Path
 
 
 class UsageError(ValueError):
-    """What a person can put right: names the argument, the rule and the value.
+    """An error that the user can correct: it names argument, rule and received value.
 
     The command line prints it without a traceback and exits with status 2.
     """
 
 
 def check_at_least(least: float, /, **values: float) -> None:
-    """Checks named numbers.
+    """Checks that every named number is large enough.
 
     Raises:
-      UsageError: for the first that is less.
+      UsageError: for the first number that is less than `least`.
     """
     for name, value in values.items():
         if value < least:
@@ -25,10 +25,10 @@ def check_at_least(least: float, /, **values: float) -> None:
 
 
 def check_one_of(choices: Sequence[str], /, **values: str) -> None:
-    """Checks named values against a list of choices.
+    """Checks that every named value is one of the choices.
 
     Raises:
-      UsageError: for the first that is not in the list, with the choice most like it.
+      UsageError: for the first value that is not; it suggests the most similar choice.
     """
     for name, value in values.items():
         if value not in choices:
@@ -39,7 +39,7 @@ def check_one_of(choices: Sequence[str], /, **values: str) -> None:
 
 
 def closest(value: str, choices: Sequence[str]) -> str:
-    """A question that offers the choice most like a wrong value; "" if none is."""
+    """A question that suggests the choice most similar to a wrong value, or ""."""
     alike = [choice for choice in choices if value and choice.startswith(str(value))]
     alike += difflib.get_close_matches(str(value), choices, 1)
     return f"; did you mean {alike[0]}?" if alike else ""
@@ -47,10 +47,10 @@ def closest(value: str, choices: Sequence[str]) -> str:
 
 @contextlib.contextmanager
 def place_for_directory(name: str, path: Path) -> Iterator[None]:
-    """Where a directory is made or first used.
+    """The context in which a directory is made or first used.
 
     Raises:
-      UsageError: for an error of the system, by the name of the argument.
+      UsageError: in place of an OSError; it names the argument.
     """
     try:
         yield
@@ -62,4 +62,4 @@ def place_for_directory(name: str, path: Path) -> Iterator[None]:
 
 
 class Diverged(ArithmeticError):
-    """A loss was not finite; the message says where, and what is left."""
+    """A loss was not finite; the message names the step and the last checkpoint."""

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and read with errors of one line."""
+"""Files that are written whole or not at all, and read with errors in one line."""
 
 import contextlib
 import hashlib
@@ -18,10 +18,10 @@ def written_whole(path: str | os.PathLike) -> Iterator[Path]:
     """Yields an unfinished file beside `path` that replaces it once it is complete.
 
     Args:
-      path: of the file to write; its directory exists.
+      path: the file to write, in a directory that exists.
 
     Yields:
-      unfinished: the path to write to. An error on the way leaves `path` as it was.
+      unfinished: the path to write to. An error before the end leaves `path` as it was.
     """
     path = Path(path)
     unfinished = path.with_name(".part" + "".join(path.suffixes))
@@ -38,8 +38,11 @@ def read_arrays(path: Path, *names: str) -> dict[str, np.ndarray]:
     """Reads the named arrays of an `.npz` file.
 
     Args:
-      path: of the file.
-      names: of arrays that it must have.
+      path: the file.
+      names: names of arrays that it must have.
+
+    Returns:
+      arrays: all arrays of the file by name, in the order of the file.
 
     Raises:
       UsageError: if the file is missing or damaged, or lacks one of the arrays.
@@ -47,7 +50,7 @@ def read_arrays(path: Path, *names: str) -> dict[str, np.ndarray]:
     try:
         with path.open("rb") as file, np.load(file) as arrays:
             return {name: arrays[name] for name in dict.fromkeys((*arrays, *names))}
-    # A damaged file surfaces as errors of zipfile, zlib, NumPy, the tokenizer, ...
+    # A damaged file raises errors of zipfile, zlib, NumPy, the tokenizer, ...
     except Exception:
         raise unreadable(path, "a run") from None
 
@@ -62,7 +65,7 @@ def read_json(path: Path, *parts: str, what: str = "a run") -> dict:
     """Reads a JSON file that holds an object.
 
     Args:
-      path: of the file.
+      path: the file.
       parts: keys that the object must have.
       what: the thing that the directory of the file must hold, for the message.
 
@@ -100,8 +103,8 @@ def unreadable(path: Path, what: str) -> UsageError:
     """Returns the error for a directory without a readable file.
 
     Args:
-      path: of the file.
-      what: the thing that the directory must hold.
+      path: the file.
+      what: the thing that its directory must hold.
     """
     return UsageError(
         f"run_dir: must hold {what}, got {str(path.parent)!r} without a readable "
@@ -110,14 +113,14 @@ def unreadable(path: Path, what: str) -> UsageError:
 
 
 def replace_between(path: Path, begin: str, end: str, text: str, name: str) -> None:
-    """Replaces the text between two marks of a file, or appends marks and text.
+    """Replaces the text between two marks in a file, or appends marks and text.
 
     Args:
-      path: of a UTF-8 text file; it is written anew.
+      path: a UTF-8 text file, which is rewritten.
       begin: the mark before the text, a line of its own.
       end: the mark after the text, a line of its own.
-      text: to put between the marks, without a line break at its end.
-      name: of the argument that named the file, for the message.
+      text: the text to put between the marks, without a line break at its end.
+      name: the name of the argument that gave the file, for the message.
 
     Raises:
       UsageError: if the file has one mark without the other, or a mark twice.

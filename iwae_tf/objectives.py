@@ -1,9 +1,10 @@
-"""Every bound and its gradient estimator, one row each, over `Draws`.
+"""The table of objectives: each row is a bound over `Draws` and a gradient estimator.
 
-The gradient of a multi-sample bound is a weighted sum of the gradients of log w_i with
-the weights held constant. A row names the bound, which is what is logged; the weights
-for the generator's parameters, theta, and those for the posterior's, phi; and whether
-phi's gradient is total or only takes the path through the latents.
+The gradient of a multi-sample bound is a weighted sum of the gradients of log w_i,
+where the weights are held constant. A row has the bound, whose value is logged; the
+weights for theta, the parameters of the generator; and the weights for phi, the
+parameters of the posterior. It also says whether the gradient of phi is the total one
+or only takes the path through the latents.
 """
 
 from collections.abc import Callable
@@ -24,14 +25,15 @@ class Objective(NamedTuple):
     """One row of the table.
 
     Attributes:
-      bound: (draws, beta) -> [b], nats.
-      theta_weights: (log_w [k, b], beta) -> weights [k, b] that multiply the gradients
-        of log_w in the generator's parameters; None differentiates `bound`.
-      phi_weights: the same for the posterior's parameters; None is as for theta.
-      path_only: whether phi's gradient leaves out how log q(z|x) depends on phi at
-        fixed z. Such a row has both weights, phi's vanish where theta's do, and it
-        does not need `kl`.
-      n_groups: m; the bound is one of m groups of k samples.
+      bound: function (draws, beta) -> bound [b], nats.
+      theta_weights: function (log_w [k, b], beta) -> weights [k, b]. They multiply the
+        gradients of log_w with respect to the generator's parameters. If it is None,
+        `bound` is differentiated.
+      phi_weights: the same for the posterior's parameters.
+      path_only: whether the gradient of phi leaves out the dependence of log q(z|x) on
+        phi at fixed z. Such a row has both kinds of weights, its weights for phi are 0
+        where those for theta are 0, and it does not need `kl`.
+      n_groups: m, the number of groups of k samples that the bound uses.
       needs_kl: whether `bound` reads `draws.kl`.
     """
 
@@ -50,7 +52,7 @@ def vae_elbo(draws: Draws, beta: Beta = 1.0) -> tf.Tensor:
     """The evidence lower bound: mean_k log w.
 
     Args:
-      draws: of b images, k samples each.
+      draws: k samples for each of b images.
       beta: weight of the latent part.
 
     Returns:
@@ -66,7 +68,7 @@ def vae_elbo_kl(draws: Draws, beta: Beta = 1.0) -> tf.Tensor:
     """The evidence lower bound: mean_k log p(x|z) - beta KL(q(z|x) || p(z)).
 
     Args:
-      draws: of b images, k samples each, with `kl`.
+      draws: k samples for each of b images, with `kl`.
       beta: weight of the latent part.
 
     Returns:
@@ -82,7 +84,7 @@ def iwae_elbo(draws: Draws, beta: Beta = 1.0) -> tf.Tensor:
     """The importance weighted bound: log mean_k w.
 
     Args:
-      draws: of b images, k samples each.
+      draws: k samples for each of b images.
       beta: weight of the latent part.
 
     Returns:
@@ -98,9 +100,9 @@ def miwae(draws: Draws, beta: Beta = 1.0, *, n_groups: int) -> tf.Tensor:
     """The multiply importance weighted bound: mean_m log mean_k w.
 
     Args:
-      draws: of b images, m k samples each.
+      draws: m k samples for each of b images.
       beta: weight of the latent part.
-      n_groups: m.
+      n_groups: m, the number of groups.
 
     Returns:
       bound: [b], nats.
@@ -119,10 +121,10 @@ def combination(
 ) -> tf.Tensor:
     """A mixture of two bounds: c mean_k log w + (1 - c) log mean_k w.
 
-    Rainforth et al. call it CIWAE and c beta.
+    Rainforth et al. call this bound CIWAE and write beta for c.
 
     Args:
-      draws: of b images, k samples each.
+      draws: k samples for each of b images.
       beta: weight of the latent part.
       combination_beta: c, from 0 to 1.
 
@@ -141,31 +143,31 @@ def combination(
 
 
 def normalised(log_w: tf.Tensor, beta: Beta = 1.0) -> tf.Tensor:
-    """w~, the weights over their sum: Burda et al. 2016, eq. 14, arXiv:1509.00519."""
+    """w~_i = w_i / sum_j w_j: Burda et al. 2016, eq. 14, arXiv:1509.00519."""
     return weights.normalise(log_w)
 
 
 def normalised_in_groups(
     log_w: tf.Tensor, beta: Beta = 1.0, *, n_groups: int
 ) -> tf.Tensor:
-    """w~ within each group, over m: Rainforth et al. 2018, arXiv:1802.04537."""
+    """w~ of each group, divided by m: Rainforth et al. 2018, arXiv:1802.04537."""
     within = weights.normalise(weights.in_groups(log_w, n_groups))
     return tf.reshape(within, tf.shape(log_w)) / n_groups
 
 
 def doubly_reparameterised(log_w: tf.Tensor, beta: Beta = 1.0) -> tf.Tensor:
-    """w~^2 where beta is 1: Tucker et al. 2018, arXiv:1810.04152.
+    """(1 - beta) w~ + beta w~^2: Tucker et al. 2018, arXiv:1810.04152, for beta = 1.
 
-    What the path leaves out is -beta sum_i w~_i grad log q(z_i|x) at fixed z_i, which
-    has the expectation of -beta sum_i (w~_i - w~_i^2) times the path gradient of
-    log w_i. Without it the gradient is `stl`.
+    The path gradient leaves out the term -beta sum_i w~_i grad log q(z_i|x) at fixed
+    z_i. Its expectation is that of -beta sum_i (w~_i - w~_i^2) times the path gradient
+    of log w_i. Without this correction the gradient is that of `stl`.
     """
     w_norm = weights.normalise(log_w)
     return (1 - beta) * w_norm + beta * tf.square(w_norm)
 
 
 def wake(log_w: tf.Tensor, beta: Beta = 1.0) -> tf.Tensor:
-    """w~ - w~^2, of the wake update of q: Tucker et al. 2018, arXiv:1810.04152."""
+    """w~ - w~^2, for the wake update of q: Tucker et al. 2018, arXiv:1810.04152."""
     w_norm = weights.normalise(log_w)
     return w_norm - tf.square(w_norm)
 
@@ -173,11 +175,11 @@ def wake(log_w: tf.Tensor, beta: Beta = 1.0) -> tf.Tensor:
 def table(
     n_groups: int = 1, combination_beta: float | None = None
 ) -> dict[str, Objective]:
-    """Every objective by its name.
+    """Every objective, by its name.
 
     Args:
-      n_groups: m of `miwae` and `piwae`.
-      combination_beta: weight of the ELBO in `combination`, by default 0.5.
+      n_groups: m, the number of groups in `miwae` and `piwae`.
+      combination_beta: weight of the ELBO in `combination`; the default is 0.5.
     """
     if combination_beta is None:
         combination_beta = 0.5
@@ -206,7 +208,7 @@ def row(
     """One row of `table` by its name.
 
     Raises:
-      UsageError: if there is none.
+      UsageError: if no row has this name.
     """
     rows = table(n_groups, combination_beta)
     check_one_of(tuple(rows), objective=name)
@@ -225,27 +227,27 @@ def value_and_gradients(
     beta: Beta,
     context: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, list[tf.Tensor], Draws]:
-    """The loss, its gradient and the draws behind them.
+    """Computes the loss, its gradient and the draws that both depend on.
 
     Args:
       objective: a row of `table`.
-      model: has `inputs`, `draw`, `weigh`, `posterior` and `generator`, see
-        `iwae_tf.IWAE`.
+      model: an object with `inputs`, `draw`, `weigh`, `posterior` and `generator`, such
+        as an `iwae_tf.IWAE`.
       x: images [b, height, width, channels].
-      k: samples per image and group.
-      seed: [2].
+      k: number of samples per image and group.
+      seed: random seed, [2].
       beta: weight of the latent part.
-      context: [b, c], of a conditional model.
+      context: [b, c], for a conditional model.
 
     Returns:
       loss: scalar, minus the bound averaged over the batch, nats.
-      gradients: of the loss, one per trainable variable of the posterior and then of
-        the generator.
-      draws: of b images, m k samples each.
+      gradients: gradients of the loss, one for each trainable variable of the posterior
+        and then one for each of the generator.
+      draws: m k samples for each of b images.
 
     Raises:
-      UsageError: for a row that is path-only without weights for both, or with a closed
-        form; see `iwae_tf.IWAE.draw` too.
+      UsageError: for a path-only row that lacks weights for theta or phi, or that needs
+        a closed form; see `iwae_tf.IWAE.draw` too.
     """
     own = (objective.theta_weights, objective.phi_weights)
     if objective.path_only and (None in own or objective.needs_kl):
@@ -279,10 +281,12 @@ def _total_gradients(objective, model, x, n_samples, seed, beta, context):
 
 
 def _path_gradients(objective, model, x, n_samples, seed, beta, context):
-    """The decoder is passed once: its gradients in the latents are weighed anew.
+    """The gradients of a path-only row, from one pass through the decoder.
 
-    The latents are leaves of the second tape, and so phi is held where log q(z|x) is
-    weighed, while a latent that other latents depend on keeps that path in the first.
+    The gradients with respect to the latents are computed with theta's weights, then
+    rescaled to phi's. The latents are leaves of the second tape, so phi is constant
+    where it evaluates log q(z|x). The first tape keeps the path from a latent to the
+    latents that depend on it.
     """
     phi = model.posterior.trainable_variables
     theta = model.generator.trainable_variables
@@ -303,6 +307,6 @@ def _path_gradients(objective, model, x, n_samples, seed, beta, context):
 
 
 def _weighted(sample_weights, log_w, beta):
-    """A scalar whose gradient is that of log_w times weights held constant."""
+    """A scalar loss: minus the sum of log_w times weights that are held constant."""
     held = tf.stop_gradient(sample_weights(log_w, beta))
     return -tf.reduce_mean(tf.reduce_sum(held * log_w, axis=0))

@@ -1,15 +1,15 @@
-"""Stateless randomness: a number is a function of its seed, not of what came before.
+"""Stateless randomness: a number depends on its seed only, not on earlier numbers.
 
-XLA turns the same bits into slightly other floats, so compiled and plain runs differ.
-A seed is an int32 tensor of shape [2]. `alg="philox"` is explicit everywhere: the
-default gives the same bits and is about 25 times slower under XLA on a CPU.
+XLA turns the same bits into slightly different floats, so compiled and uncompiled runs
+differ. A seed is an int32 tensor of shape [2]. `alg="philox"` is explicit everywhere:
+the default gives the same bits, but is about 25 times slower under XLA on a CPU.
 """
 
 import math
 
 import tensorflow as tf
 
-# Purposes that are folded into a run's seed, so that no two uses share numbers.
+# Each purpose is folded into a run's seed, so that no two uses share random numbers.
 (
     TRAIN,
     TEST,
@@ -29,10 +29,10 @@ def seed_of(seed: int | tf.Tensor, *data: int | tf.Tensor) -> tf.Tensor:
 
     Args:
       seed: an integer, or a seed of shape [2].
-      *data: integers, each folded in in turn: purpose, step, layer, ...
+      *data: integers to fold in, one after another: purpose, step, layer, ...
 
     Returns:
-      seed: int32 [2].
+      seed: the new seed, int32 [2].
     """
     seed = tf.cast(seed, tf.int32)
     if seed.shape.rank == 0:
@@ -45,14 +45,14 @@ def seed_of(seed: int | tf.Tensor, *data: int | tf.Tensor) -> tf.Tensor:
 def normal(shape, seed: tf.Tensor) -> tf.Tensor:
     """Standard normal float32 numbers of the given shape.
 
-    They are quantiles, of random integers of 64 bits: XLA makes these in a third of the
-    time of as many of 32 bits on a CPU, and they are the same without it, where
-    TensorFlow's own normal numbers are others (tensorflow#117644).
+    They are the normal quantiles of random 64-bit integers. On a CPU, XLA makes these
+    in a third of the time that as many 32-bit integers take. The integers are the same
+    without XLA, while TensorFlow's own normal numbers differ (tensorflow#117644).
     """
     bits = tf.random.stateless_uniform(
         shape, seed, minval=None, maxval=None, dtype=tf.int64, alg="philox"
     )
-    # Between -1 and 1, whose quantiles are infinite, after rounding too.
+    # Strictly inside -1..1, even after rounding: quantiles of the ends are infinite.
     centred = tf.cast(bits, tf.float32) * (1 - 2**-23) * 2**-63
     return math.sqrt(2) * tf.math.erfinv(centred)
 

@@ -1,7 +1,7 @@
 """Names of choices, and rules about which options go together.
 
 Models, measures and `Config` check their arguments here. Nothing in this module imports
-TensorFlow, so the command line tells a bad flag at once.
+TensorFlow, so the command line reports a bad flag at once.
 """
 
 from iwae_tf.errors import UsageError, check_at_least
@@ -31,7 +31,7 @@ AIS_STARTS = ("posterior", "prior")
 
 
 def check_flows(n_flows: int | None, stochastic_layers: int) -> None:
-    """Checks that flows are of a posterior with one layer.
+    """Checks that a posterior with flows has only one stochastic layer.
 
     Raises:
       UsageError: if it has more.
@@ -47,7 +47,7 @@ def check_sizes(name: str, sizes: tuple[int, ...], stochastic_layers: int) -> No
     """Checks that there is one positive size for each stochastic layer.
 
     Raises:
-      UsageError: if not.
+      UsageError: if there is not.
     """
     if len(sizes) != stochastic_layers or min(sizes) < 1:
         raise UsageError(
@@ -63,10 +63,10 @@ def check_objective(
     combination_beta: float | None,
     n_flows: int = 0,
 ) -> None:
-    """Checks that an objective goes with a model and with the options of objectives.
+    """Checks that an objective fits the model and the options of objectives.
 
     Raises:
-      UsageError: if not.
+      UsageError: if it does not.
     """
     check_at_least(1, n_groups=n_groups)
     if combination_beta is not None and not 0 <= combination_beta <= 1:
@@ -80,9 +80,9 @@ def check_objective(
         )
     if n_flows and objective in ("vae_elbo_kl", "stl", "dreg", "rws_dreg"):
         raise UsageError(
-            "objective: must need no closed form and no density of given latents with "
-            f"flows, got {objective} with {n_flows} flows; use vae_elbo, iwae_elbo, "
-            "iwae_eq14, miwae, piwae or combination"
+            "objective: must not need a closed form or the density of given latents if "
+            f"there are flows, got {objective} with {n_flows} flows; use vae_elbo, "
+            "iwae_elbo, iwae_eq14, miwae, piwae or combination"
         )
     if n_groups > 1 and objective not in ("miwae", "piwae"):
         raise UsageError(

@@ -1,7 +1,7 @@
-"""The algebra of log importance weights, `log_w [k, b]`, in nats.
+"""Functions of log importance weights, `log_w [k, b]`, in nats.
 
-Every function reduces the sample axis, 0, and returns `[b]`. Weights are never
-exponentiated before their maximum is subtracted.
+A function that reduces does so over axis 0, the samples, and returns `[b]`. Weights are
+never exponentiated before their maximum is subtracted.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ def check_log_w(log_w) -> tf.Tensor:
     """Returns `log_w` as a tensor.
 
     Raises:
-      ValueError: unless it is a float tensor of shape [k, b].
+      ValueError: if it is not a float tensor of shape [k, b].
     """
     log_w = tf.convert_to_tensor(log_w)
     _check(log_w.shape, log_w.dtype)
@@ -52,25 +52,25 @@ def normalise(log_w) -> tf.Tensor:
       log_w: log-weights [k, b], nats.
 
     Returns:
-      w_norm: [k, b], sums to one over axis 0.
+      w_norm: [k, b]; it sums to one over axis 0.
     """
     return tf.nn.softmax(check_log_w(log_w), axis=0)
 
 
 def in_groups(log_w, n_groups: int) -> tf.Tensor:
-    """The samples of each image in m groups: [m k, b] becomes [k, m b].
+    """Splits the samples of each image into m groups: [m k, b] becomes [k, m b].
 
     Sample i is in group i mod m, and column g b + j is group g of image j.
 
     Args:
       log_w: log-weights [m k, b], nats.
-      n_groups: m.
+      n_groups: m, the number of groups.
 
     Returns:
       log_w: [k, m b], nats.
 
     Raises:
-      ValueError: if the groups cannot be of one size.
+      ValueError: if m does not divide the number of samples.
     """
     log_w = check_log_w(log_w)
     n_samples = log_w.shape[0]
@@ -96,23 +96,25 @@ def effective_sample_size(log_w) -> tf.Tensor:
 def jackknife(log_w, order: int) -> np.ndarray:
     """`log_mean_exp` without the leading terms of its bias in 1/k.
 
-    The sum over j = 0..order of c_j times the mean, over all ways of leaving out j of
-    the k samples, of `log_mean_exp` of the rest, c_j = (-1)^j (k - j)^order /
-    ((order - j)! j!). Its bias falls like k^-(order + 1); it is no lower bound.
+    The estimate is the sum over j = 0..order of c_j m_j. Here m_j is the mean of
+    `log_mean_exp` over all ways to leave out j of the k samples, and
+    c_j = (-1)^j (k - j)^order / ((order - j)! j!). The bias falls like k^-(order + 1).
+    The estimate is not a lower bound.
 
-    The work is of order k. The largest weights are left out by summing the others, and
-    all other pairs by a series: with v = u / (1 - u) for a weight u of the sum 1,
+    The work is of order k. If a sample that is left out has one of the largest weights,
+    the other weights are summed. All other pairs are summed by a series: if the weights
+    u sum to 1, and v = u / (1 - u), then
     log(1 - u_i - u_j) = log(1 - u_i) + log(1 - u_j) + log(1 - v_i v_j).
 
     Args:
       log_w: log-weights [k, b], nats.
-      order: 1 or 2, less than k.
+      order: 1 or 2; it must be less than k.
 
     Returns:
       log_p: [b], nats, float64.
 
     Raises:
-      ValueError: for another order, or too few samples for it.
+      ValueError: for another order, or if there are too few samples for it.
 
     Reference:
       Nowozin 2018, Debiasing evidence approximations: on importance-weighted
@@ -129,10 +131,10 @@ def jackknife(log_w, order: int) -> np.ndarray:
     log_sum = np.logaddexp.reduce(log_u, axis=0)
     log_u -= log_sum
     plain = largest + log_sum - np.log(k)
-    # The large weights one by one, the small ones together as the last entry.
+    # The large weights are separate; the last entry is the sum of the small ones.
     small = log_u[_N_LARGE:]
     head = np.vstack([log_u[:_N_LARGE], np.logaddexp.reduce(small, axis=0)])
-    # What leaving out one sample, and two, adds to `plain`, on average.
+    # The average change of `plain` when one sample, and when two, are left out.
     one = _sum_without_one(head, small) / k + np.log(k / (k - 1))
     if order == 1:
         return plain - (k - 1) * one
@@ -141,8 +143,8 @@ def jackknife(log_w, order: int) -> np.ndarray:
     return plain - (k - 1) ** 2 * one + (k - 2) ** 2 / 2 * two
 
 
-_N_LARGE = 8  # u of any other weight is below 1/9, and v below 1/8
-_N_TERMS = 9  # of the series: the next is below 8^-20
+_N_LARGE = 8  # for any other weight, u is below 1/9 and v below 1/8
+_N_TERMS = 9  # terms of the series; the next one is below 8^-20
 
 
 def _log_rest(head, *left_out):
@@ -150,14 +152,14 @@ def _log_rest(head, *left_out):
 
 
 def _sum_without_one(head, small):
-    """sum_i log(1 - u_i), [b], of weights that sum to one."""
+    """sum_i log(1 - u_i), [b], for weights u that sum to one."""
     large = range(len(head) - 1)
     total = sum(_log_rest(head, i) for i in large)
     return total + np.log1p(-np.exp(small)).sum(axis=0)
 
 
 def _sum_without_two(head, small):
-    """sum_{i<j} log(1 - u_i - u_j), [b], of weights that sum to one."""
+    """sum_{i<j} log(1 - u_i - u_j), [b], for weights u that sum to one."""
     large = range(len(head) - 1)
     total = sum(_log_rest(head, i, j) for i in large for j in range(i))
     for i in large:
@@ -177,16 +179,16 @@ class StreamingLogMeanExp:
     """`log_mean_exp` of groups of samples that arrive in chunks of any size.
 
     The mean over complete groups of `group_size` samples is an unbiased estimate of
-    the bound with k = group_size; with group_size equal to the number of samples it
-    is `log_mean_exp` of them all. Memory is independent of the number of samples;
-    sums are kept in float64.
+    the bound with k = group_size. If group_size is the number of samples, the mean is
+    `log_mean_exp` of them all. The memory does not depend on the number of samples.
+    Sums are kept in float64.
     """
 
     def __init__(self, group_size: int):
-        """Starts empty.
+        """Starts without samples.
 
         Args:
-          group_size: k, samples in a group.
+          group_size: k, the number of samples in a group.
         """
         self.group_size = group_size
         self._n_open = 0
@@ -195,7 +197,7 @@ class StreamingLogMeanExp:
         self._closed = 0.0  # sum of log-means of the complete groups, [b]
 
     def add(self, log_w) -> None:
-        """Takes the next chunk of samples, `log_w [c, b]`."""
+        """Adds the next chunk of samples, `log_w [c, b]`."""
         log_w = np.asarray(log_w)
         _check(log_w.shape, log_w.dtype)
         log_w = log_w.astype(np.float64)
@@ -230,14 +232,14 @@ class StreamingLogMeanExp:
         """
         if not self._n_closed:
             raise ValueError(
-                f"group_size: {self.group_size} samples make a group, "
+                f"group_size: {self.group_size} samples are needed for a group, "
                 f"got {self._n_open}"
             )
         return self._closed / self._n_closed
 
 
 def _log_sum_exp(values, axis):
-    """As `np.logaddexp.reduce`, in a third of the time."""
+    """The same as `np.logaddexp.reduce`, in a third of its time."""
     if values.shape[axis] == 1:
         return np.squeeze(values, axis)
     largest = values.max(axis=axis, keepdims=True)

@@ -1,8 +1,8 @@
 """Task 01: the true posterior p(z|x) beside q(z|x) in two dimensions.
 
-Trains an IWAE with a two-dimensional latent. For a test image of each label, p(z|x) is
-evaluated and normalised on a grid, where nothing is approximate; importance sampling
-has to find its mean (SNIS) and samples of it (SIR) from draws of q(z|x) alone.
+Trains an IWAE with a two-dimensional latent. For one test image of each label, p(z|x)
+is evaluated and normalised on a grid, without sampling. From draws of q(z|x) alone,
+importance sampling estimates its mean (SNIS) and draws samples from it (SIR).
 
     python tasks/task01.py [--epochs 50] [--n_samples 50] [--smoke]
 """
@@ -13,13 +13,13 @@ import iwae_tf
 from iwae_tf import cli, plots
 from iwae_tf.runs import results
 
-N_DRAWS = 5000  # of q, for SNIS and SIR
+N_DRAWS = 5000  # number of draws from q, for SNIS and SIR
 N_SHOWN = 300
 N_PICTURES = 10
 
 
 def main(task):
-    """Trains or takes a model; writes a sheet per image, a GIF and a table."""
+    """Trains or takes a model; writes a figure for each image, a GIF and a table."""
     run = task.only_given() or task.run(n_latent=(2,))
     is_fit = run.model.posterior.n_latent == (2,) and not run.model.n_context
     task.require(run, is_fit, "a run with --n_latent 2 and without labels")
@@ -41,14 +41,14 @@ def main(task):
 
 
 def one_of_each(labels):
-    """The first image of each label, or without labels the first ten."""
+    """Indices of the first image of each label, or of ten images without labels."""
     if labels is None:
         return np.arange(10)
     return np.unique(labels, return_index=True)[1]
 
 
 def look(run, x, number):
-    """The sheet and the row of one image."""
+    """The figure and the row of the table for one image."""
     model, images = run.model, x[None]
     seed = run.figure_seed(int(number))
     draws = model.draw(images, N_DRAWS, seed)
@@ -76,7 +76,7 @@ def look(run, x, number):
     )
     log_q = model.weigh(images, wide.cells).log_qz.numpy()
     mean = grid.mean()
-    # A SIR mean has the noise of its draws and that of choosing among them.
+    # The SIR mean has the noise of the draws and that of resampling them.
     sir_error = np.sqrt(error**2 + np.diag(grid.covariance()) / N_DRAWS)
     estimates = [
         f"{point(found)}, {point((found - mean) / e, 1)}"
@@ -108,14 +108,14 @@ def look(run, x, number):
 
 
 def square(box):
-    """A square around a box, [2, 2], with the same centre and a twentieth to spare."""
+    """A square around a box [2, 2], with the same centre and 5 % larger."""
     half = 1.05 * (box[:, 1] - box[:, 0]).max() / 2
     centre = box.mean(axis=1)
     return np.stack([centre - half, centre + half], axis=1).tolist()
 
 
 def point(z, digits=3):
-    """A pair of numbers, for people."""
+    """A pair of numbers as text."""
     return f"({z[0]:.{digits}f}, {z[1]:.{digits}f})"
 
 
@@ -125,5 +125,5 @@ if __name__ == "__main__":
         __file__,
         epochs=50,
         n_samples=50,
-        run_dir="one, with a single latent of size 2.",
+        run_dir="one run with a single latent of size 2.",
     )

@@ -1,9 +1,8 @@
 """Task 02: DReG against IWAE, k = 1, 5, 50 (Tucker et al. 2018, arXiv:1810.04152).
 
-Trains the same model with both estimators of the gradient of the same bound. While
-either trains, the gradients of both in the encoder's parameters are drawn many times at
-its present weights. Theory promises DReG the smaller variance near the optimum
-only.
+Trains the same model with both gradient estimators of the same bound. During training,
+both gradients with respect to the encoder's parameters are drawn many times at the
+current weights. In theory, DReG has the smaller variance only near the optimum.
 
     python tasks/task02.py [--epochs 50] [--smoke]
 """
@@ -13,7 +12,7 @@ from iwae_tf import cli, files, plots
 from iwae_tf.runs import results
 
 ESTIMATORS = ("iwae_elbo", "dreg")
-N_IMAGES = 20  # of the test set, whose gradient is drawn
+N_IMAGES = 20  # number of test images whose gradient is drawn
 N_DRAWS = 100
 
 
@@ -48,7 +47,7 @@ def main(task):
 
 
 def sheet(runs, title):
-    """Above the bound that either reaches, below the variance that either has."""
+    """Test bounds in the upper row, variances of the gradients in the lower row."""
     bounds, variances = [], []
     for k in dict.fromkeys(k for k, _ in runs):
         curves, spread = {}, {}
@@ -74,7 +73,7 @@ def sheet(runs, title):
 
 
 def table(runs):
-    """The scores, and the ratio of the variances at one and the same weights."""
+    """The scores, and the ratio of the two variances at the same weights."""
     rows = []
     for (k, objective), (report, _, measured) in runs.items():
         first, last = (measured[i]["iwae_elbo"] / measured[i]["dreg"] for i in (0, -1))

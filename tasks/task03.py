@@ -1,8 +1,9 @@
 """Task 03: what two small stochastic layers learn, as PCA of posterior means.
 
-Trains an IWAE with latents of sizes 4 and 2. The posterior mean of z1 and of z2 of
-every test image, by self-normalised importance sampling, is projected onto its first
-two principal components and coloured by label: at epochs 0, 1, 2, 4, ... and the last.
+Trains an IWAE with latents of sizes 4 and 2. Self-normalised importance sampling
+estimates the posterior means of z1 and z2 for every test image, at epochs 0, 1, 2, 4,
+... and the last. They are projected onto their first two principal components, and
+coloured by label.
 
     python tasks/task03.py [--epochs 50] [--n_samples 50] [--smoke]
 """
@@ -13,7 +14,7 @@ import iwae_tf
 from iwae_tf import cli, files, plots
 from iwae_tf.runs import names, results
 
-N_DRAWS = 100  # of q for every image
+N_DRAWS = 100  # number of draws from q for each image
 
 
 def main(task):
@@ -37,7 +38,7 @@ def main(task):
         found = {int(path.stem[-6:]): files.read_arrays(path) for path in paths}
     else:
         is_fit = min(run.model.posterior.n_latent) > 1 and not run.model.n_context
-        task.require(run, is_fit, "a run with latents of two or more, without labels")
+        task.require(run, is_fit, "a run with latents of size 2 or more and no labels")
         means, ess = means_of(run.model)
         layers = {f"z{level}": mean for level, mean in enumerate(means, 1)}
         found = {run.report["epochs"]: layers | {"ess": ess}}
@@ -54,8 +55,8 @@ def main(task):
 
 
 def look(values, labels, title):
-    """A panel for each layer, and its row in the table."""
-    from sklearn.decomposition import PCA  # here, for flags to be read at once
+    """The figure and the rows of the table, with one panel and one row a layer."""
+    from sklearn.decomposition import PCA  # slow, so not above
 
     panels, rows = [], []
     for name in sorted(set(values) - {"ess"}):
@@ -81,5 +82,5 @@ if __name__ == "__main__":
         __file__,
         epochs=50,
         n_samples=50,
-        run_dir="one, with latents of size 2 or more.",
+        run_dir="one run with latents of size 2 or more.",
     )

@@ -1,8 +1,9 @@
 """Task 04: conditional IWAE on labels y, with a learnt prior p(z|y); k = 1, 5, 50.
 
-The encoder sees x and y, the decoder z and y (Sohn et al. 2015). A bound on log p(x|y)
-is trained, and log p(x|y) estimated by 5,000 samples. The figure has a row for each
-label, drawn from the prior of that label with the same noise in each row.
+The encoder sees x and y, and the decoder sees z and y (Sohn et al. 2015). Training
+maximises a bound on log p(x|y), which is then estimated with 5,000 samples. The figure
+has a row for each label, drawn from the prior of that label. All rows have the same
+noise.
 
     python tasks/task04.py [--epochs 50] [--smoke]
 """
@@ -16,7 +17,7 @@ N_NOISES = 12
 
 
 def main(task, conditional_prior=True):
-    """Trains three models; writes a grid of samples and a table."""
+    """Trains three models; writes a figure of samples and a table."""
     runs = task.given or [
         task.run(conditional=True, conditional_prior=conditional_prior, n_samples=k)
         for k in ((1, 3) if task.is_smoke else (1, 5, 50))
@@ -39,7 +40,7 @@ def main(task, conditional_prior=True):
                 results.active_units(run.report),
             )
         )
-    # The last is the one of most samples.
+    # The last run has the most samples, unless runs are given.
     figure = plots.image_table([samples(run)], run.title)
     header = (
         "objective | k | epochs | test bound | test log p(x given y) | active units"
@@ -49,7 +50,7 @@ def main(task, conditional_prior=True):
 
 
 def samples(run):
-    """Mean images: a row for each label, a column for each noise."""
+    """Mean images: one row for each label, one column for each draw of the noise."""
     classes = run.report["data"]["classes"]
     seed = run.figure_seed(2)
     contexts = np.eye(len(classes), dtype=np.float32)
@@ -65,6 +66,4 @@ def samples(run):
 
 
 if __name__ == "__main__":
-    cli.task(
-        main, __file__, epochs=50, run_dir="with --conditional --conditional_prior."
-    )
+    cli.task(main, __file__, epochs=50, run_dir="runs with --conditional_prior.")

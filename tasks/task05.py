@@ -1,7 +1,7 @@
 """Task 05: conditional IWAE on labels y, with a standard normal prior; k = 1, 5, 50.
 
-As task 04, but z does not depend on y before x is seen: what the label says has to
-pass through the decoder, and z is left with the style.
+Like task 04, but the prior of z does not depend on y. The label acts only through the
+decoder, so z is left with the style.
 
     python tasks/task05.py [--epochs 50] [--smoke]
 """
@@ -12,9 +12,9 @@ from iwae_tf import cli
 
 
 def main(task):
-    """Trains three models; writes a grid of samples and a table."""
+    """Trains three models; writes a figure of samples and a table."""
     conditional(task, conditional_prior=False)
 
 
 if __name__ == "__main__":
-    cli.task(main, __file__, epochs=50, run_dir="with --conditional only.")
+    cli.task(main, __file__, epochs=50, run_dir="runs with --conditional only.")

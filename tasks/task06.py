@@ -1,9 +1,9 @@
-"""Task 06: VAE against IWAE, k = 1 and 10, on one page.
+"""Task 06: VAE against IWAE, k = 1 and 10, in one figure.
 
-Trains a VAE with k = 1, which is the IWAE with k = 1, and both with k = 10. The page
-has their scores, reconstructions of the same test images, and traversals: the units
-whose posterior is the narrowest are moved from -2 to 2, the others stay at the
-posterior mean of one image.
+Trains a VAE with k = 1, which is also the IWAE with k = 1, and both with k = 10. The
+figure has reconstructions of the same test images, and traversals: the units with the
+narrowest posteriors move from -2 to 2, while the others stay at the posterior mean of
+one image. The table has the scores.
 
     python tasks/task06.py [--epochs 50] [--smoke]
 """
@@ -17,12 +17,12 @@ from iwae_tf.runs import results
 N_IMAGES = 10
 N_UNITS = 4
 VALUES = np.linspace(-2, 2, 9)
-N_DRAWS = 1000  # of q, for the posterior mean
-N_MEASURED = 2000  # test images by which units are chosen
+N_DRAWS = 1000  # number of draws from q, for the posterior mean
+N_MEASURED = 2000  # number of test images by which units are chosen
 
 
 def main(task):
-    """Trains three models; writes the page and a table."""
+    """Trains three models; writes a figure and a table."""
     many = 3 if task.is_smoke else 10
     runs = task.given or [
         task.run(objective=objective, n_samples=k)
@@ -58,7 +58,7 @@ def main(task):
 
 
 def traverse(run, name, x_test):
-    """A row for each of the units that an image says most about."""
+    """A row of images for each of the units with the narrowest posteriors."""
     layer = iwae_tf.units.statistics(run.model, x_test[:N_MEASURED])[0]
     narrowest = np.argsort(layer.variance)[:N_UNITS]
     draws = run.model.draw(x_test[:1], N_DRAWS, run.figure_seed(3))
@@ -76,6 +76,4 @@ def traverse(run, name, x_test):
 
 
 if __name__ == "__main__":
-    cli.task(
-        main, __file__, epochs=50, run_dir="the models to compare, without labels."
-    )
+    cli.task(main, __file__, epochs=50, run_dir="the runs to compare, without labels.")

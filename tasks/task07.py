@@ -1,8 +1,9 @@
 """Task 07: VAE, IWAE, MIWAE, PIWAE and their combination at an equal budget.
 
-Every objective gets 64 samples per image, in m groups of k (Rainforth et al. 2018,
-arXiv:1802.04537). Two columns, as in the literature: the IWAE bound with 64 samples
-and the log-likelihood by 5,000. With --init_from all start from the weights of one run.
+Every objective gets 64 samples for each image, in m groups of k (Rainforth et al. 2018,
+arXiv:1802.04537). The table has two scores, as in the literature: the IWAE bound with
+64 samples, and the log-likelihood estimated with 5,000. With --init_from, all models
+start from the weights of one run.
 
     python tasks/task07.py [--epochs 50] [--init_from DIR] [--smoke]
 """
@@ -35,7 +36,7 @@ def main(task):
             combination_beta=MIXTURE if objective == "combination" else None,
             grow_samples=False,
         )
-        if objective == "vae_elbo":  # which is MIWAE of groups of one sample
+        if objective == "vae_elbo":  # which is MIWAE with groups of one sample
             m, k = BUDGET, 1
         curves[f"{objective} ({m}, {k})"] = (
             [int(row["epoch"]) for row in run.metrics()],

@@ -1,10 +1,11 @@
-"""Task 08: spatial transformers, latents that say where and how an image is placed.
+"""Task 08: spatial transformers, whose latents also say how an image is placed.
 
-Trains a plain VAE with 60 latents, one with an affine map, which 6 of the 60 give, and
-one with a thin-plate spline, which 18 give: k = 1, the VAE with k = 5 and the IWAE with
-k = 5. The figures are of the last. Of the two with a transformer they show the upright
-image before the warp, and what each latent of the placing and some others do while the
-rest stay at the posterior mean of one image.
+Trains three networks with 60 latents: a plain one, one with an affine map that 6 of the
+latents set, and one with a thin-plate spline that 18 of them set. Each is trained as a
+VAE with k = 1, as a VAE with k = 5 and as an IWAE with k = 5. The figures show the
+last. For the two transformers they also show the upright image before the warp, and
+what each latent of the placing and some others do while the rest stay at the posterior
+mean of one image.
 
     python tasks/task08.py [--epochs 50] [--smoke]
 """
@@ -25,12 +26,12 @@ PUBLISHED = {
 N_IMAGES = 10
 N_UNITS = 6
 VALUES = np.linspace(-2, 2, 9)
-N_DRAWS = 1000  # of q, for the posterior mean
-N_MEASURED = 2000  # test images by which units are chosen
+N_DRAWS = 1000  # number of draws from q, for the posterior mean
+N_MEASURED = 2000  # number of test images by which units are chosen
 
 
 def main(task):
-    """Trains nine models; writes a page, a page for each transformer, and a table."""
+    """Trains nine models; writes a figure, one for each transformer, and a table."""
     many = 3 if task.is_smoke else 5
     runs = {
         (model, objective, k): task.run(model=model, objective=objective, n_samples=k)
@@ -58,7 +59,7 @@ def main(task):
 
 
 def pictures(runs, latents_of):
-    """Mean images of latents, after the upright ones where there is a transformer."""
+    """Mean images of latents, each after its upright one if it has a transformer."""
     rows = {}
     for model, run in runs.items():
         zs, generator = latents_of(run), run.model.generator
@@ -69,7 +70,7 @@ def pictures(runs, latents_of):
 
 
 def traversals(run, x_test):
-    """A row for each unit of the placing, and for some of the others."""
+    """A row of images for each unit of the placing, and for some of the others."""
     n_placing = run.model.generator.n_placing
     layer = iwae_tf.units.statistics(run.model, x_test[:N_MEASURED])[0]
     placing = len(layer.variance) - n_placing + np.arange(n_placing)
@@ -98,7 +99,7 @@ def block(title, rows, columns=None):
 
 
 def table(runs, is_mnist):
-    """Reconstruction, ELBO and likelihood, beside what has been published."""
+    """Reconstruction, ELBO and likelihood, beside published values."""
     rows = []
     for (model, objective, k), run in runs.items():
         test = run.report["test"]

@@ -1,9 +1,10 @@
-"""Task 09: what an inverse autoregressive flow buys, and how far the bounds are off.
+"""Task 09: what an inverse autoregressive flow gains, and how tight the bounds are.
 
-Trains a VAE with deep networks, without a flow and with eight steps of one, k = 1 and
-the same budget. log p(x) is estimated by importance sampling, and of some images by
-annealed importance sampling too, with the gap that chains in both directions leave on
-simulated images; `--scorer importance` does without.
+Trains a VAE with deep networks twice, without a flow and with eight flow steps, both
+with k = 1 and the same budget. Importance sampling estimates log p(x), and annealed
+importance sampling does so again for some images. On simulated images, chains in both
+directions bound log p(x) from both sides. `--scorer importance` leaves the annealing
+out.
 
     python tasks/task09.py [--model resnet --feature_maps 8] [--epochs 50] [--smoke]
 """
@@ -11,12 +12,12 @@ simulated images; `--scorer importance` does without.
 import numpy as np
 
 import iwae_tf
-from iwae_tf import cli, plots
-from iwae_tf.runs import config, results
+from iwae_tf import cli, plots, rules
+from iwae_tf.runs import results
 
 N_FLOWS = (0, 8)
 N_IMAGES = 10
-PARTS = {"train": "training", "test": "test (at most 500)"}  # images
+PARTS = {"train": "training", "test": "test (at most 500)"}  # titles of panels
 # MNIST, the residual network with 64 maps and a flow of 8 steps, ELBO and log p(x) by
 # 1,000 samples: github.com/karstenkreis/flow_vae.
 PUBLISHED = (-80.53, -78.74)
@@ -24,13 +25,13 @@ SMOKE_AIS = {"ais_images": 4, "ais_chains": 2, "ais_temperatures": 4}
 
 
 def main(task):
-    """Trains both; writes curves, images and a table."""
+    """Trains both models; writes curves, images and a table."""
     is_annealed = task.config.scorer == "ais"
     options, runs = {}, {}
     if task.is_smoke:
         options = {"n_latent": (8,)} | (SMOKE_AIS if is_annealed else {})
     for n_flows in N_FLOWS:
-        of_flow = {} if n_flows else dict.fromkeys(config.FLOWS)
+        of_flow = {} if n_flows else dict.fromkeys(rules.FLOWS)
         runs[f"{n_flows} steps" if n_flows else "no flow"] = task.run(
             objective="vae_elbo", n_samples=1, n_flows=n_flows, **of_flow, **options
         )
@@ -85,7 +86,7 @@ def table(runs, is_annealed, is_published):
 
 
 def columns(run, is_annealed):
-    """What the table says of a run, by the titles of the columns."""
+    """The cells of the table for one run, by the titles of the columns."""
     test = run.report["test"]
     row = {
         "train ELBO": f"{float(run.metrics()[-1]['train_vae_elbo']):.2f}",

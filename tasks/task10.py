@@ -1,19 +1,19 @@
 """Task 10: active units and warm starts (Burda et al. 2016, sections 5.2 and 5.3).
 
-A unit u is active if Var_x(E_q[u|x]) > 0.01. Trains VAE k = 1 and IWAE k = 5 and 50,
-then goes on from the VAE's weights as IWAE k = 50 and from the IWAE's as VAE k = 1:
-whether few active units are a matter of the objective or of where training began. What
-the inactive units are worth is seen by scoring without them, on the first test images.
+A unit u is active if Var_x(E_q[u|x]) > 0.01. Trains a VAE with k = 1 and IWAEs with
+k = 5 and 50. Then trains an IWAE with k = 50 from the weights of the VAE, and a VAE
+with k = 1 from those of the IWAE with k = 50. This shows whether the number of active
+units depends on the objective or on the initial weights. Scoring the first test images
+without the inactive units shows what these contribute.
 
     python tasks/task10.py [--epochs 50] [--stochastic_layers 1] [--smoke]
 """
 
 import iwae_tf
-from iwae_tf import cli, files, plots
-from iwae_tf.measures import likelihood
+from iwae_tf import cli, files, measures, plots
 from iwae_tf.runs import names, results
 
-N_SCORED_AGAIN = 1000  # test images, without the inactive units
+N_SCORED_AGAIN = 1000  # number of test images scored without inactive units
 
 
 def main(task):
@@ -51,7 +51,7 @@ def main(task):
 
 
 def train(task):
-    """The models, one after another."""
+    """Trains the five models, one after another."""
     few, many = (2, 3) if task.is_smoke else (5, 50)
     vae = task.run(objective="vae_elbo", n_samples=1)
     runs = [vae, *(task.run(objective="iwae_elbo", n_samples=k) for k in (few, many))]
@@ -64,7 +64,7 @@ def train(task):
 
 
 def without_inactive(task, run, layers):
-    """What log p(x) gains when inactive units are held at their mean, same noise."""
+    """The change of log p(x) if inactive units stay at their means, same noise."""
     digest = files.sha256_of_file(run.directory / "report.json")
     path = task.path(f"-without-inactive-{run.directory.name}-{digest[:8]}.json")
     if not path.exists():
@@ -85,7 +85,7 @@ def without_inactive(task, run, layers):
         )
         change = after - before
         found = {"n_images": len(change), "change": change.mean()}
-        found["standard_error"] = likelihood.standard_error(change)
+        found["standard_error"] = measures.likelihood.standard_error(change)
         files.write_json(path, found)
     found = files.read_json(path)
     return (
@@ -100,5 +100,5 @@ if __name__ == "__main__":
         __file__,
         epochs=50,
         stochastic_layers=1,
-        run_dir="whose units to count, without labels.",
+        run_dir="runs whose units to count, without labels.",
     )

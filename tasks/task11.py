@@ -1,10 +1,11 @@
-"""Task 11: signal-to-noise of the gradient against k (arXiv:1802.04537, 1810.04152).
+"""Task 11: signal-to-noise ratio of gradients against k (arXiv:1802.04537, 1810.04152).
 
-Trains one model, then holds it and draws the gradients of IWAE, DReG, PIWAE and MIWAE
-many times for each k. In theory the encoder's ratio falls like k^-1/2 for IWAE, and
-rises like k^1/2 for DReG near the optimum; with m groups it falls too, from a level
-that is sqrt(m) higher. The decoder's rises like k^1/2. MIWAE and PIWAE have one and the
-same gradient in the encoder, IWAE and DReG in the decoder.
+Trains one model, then fixes its weights and draws the gradients of IWAE, DReG, PIWAE
+and MIWAE many times for each k. In theory the encoder's ratio falls like k^-1/2 for
+IWAE, and rises like k^1/2 for DReG near the optimum. With m groups it falls too, from a
+level that is sqrt(m) times higher. The decoder's ratio rises like k^1/2. MIWAE and
+PIWAE have the same gradient in the encoder; IWAE and DReG have the same gradient in the
+decoder.
 
     python tasks/task11.py [--epochs 50] [--smoke]
 """
@@ -21,11 +22,11 @@ from iwae_tf.runs.progress import Progress
 GROUPS = 8
 ROWS = ("iwae_elbo", "dreg", "piwae", "miwae")
 NETWORKS = {"posterior": "encoder", "generator": "decoder"}
-N_IMAGES = 20  # of the test set, whose gradient is drawn
+N_IMAGES = 20  # number of test images whose gradient is drawn
 
 
 def main(task):
-    """Trains and holds a model; writes a figure and a table."""
+    """Trains a model and measures its gradients; writes a figure and a table."""
     run = task.run(objective="iwae_elbo", n_samples=5)
     model = run.model
     ks = (1, 2, 4) if task.is_smoke else (1, 2, 4, 8, 16, 32, 64)
@@ -54,18 +55,18 @@ def main(task):
 
 
 def slope(ks, ratios):
-    """Of the upper half of k, where the rates of the theory begin; log over log."""
+    """Slope in log-log axes over the upper half of k, where theory's rates begin."""
     upper = slice(len(ks) // 2, None)
     return np.polyfit(np.log(ks[upper]), np.log(ratios[upper]), 1)[0]
 
 
 def label(name):
-    """What a curve is of."""
+    """The name of a curve."""
     return f"{name}, m = {GROUPS}" if name in ("miwae", "piwae") else name
 
 
 def sheet(ks, ratios, title):
-    """A panel for each network; the legend has the slopes."""
+    """One panel for each network, with the slopes in the legend."""
     panels = []
     for network, called in NETWORKS.items():
         curves = {

@@ -1,8 +1,9 @@
-"""Task 12: the fast recipe without Muon, large batches or samples that grow.
+"""Task 12: the fast recipe without Muon, large batches or a growing k.
 
-Trains one model by the fast recipe, by the recipe without one of these, and by the
-paper's schedule scaled to as many epochs. Nothing is chosen on test images: a twelfth
-of the training images, the last, is held out and scored, also while a model trains.
+Trains one model with the fast recipe, with the recipe without each of these, and with
+the paper's schedule scaled to the same number of epochs. Nothing is chosen on test
+images: the last twelfth of the training images is held out and scored, also during
+training.
 
     python tasks/task12.py [--epochs 20] [--n_samples 5] [--smoke]
 """
@@ -27,7 +28,7 @@ RECIPES = {
         "grow_samples": False,
     },
 }
-N_IMAGES = 1000  # of those held out, that are scored while a model trains
+N_IMAGES = 1000  # number of held-out images that are scored during training
 N_SAMPLES = 200
 
 
@@ -68,9 +69,9 @@ def seconds_of_training(run):
 
 
 def points(run):
-    """Epochs, minutes of training and log p(x) wherever it was scored."""
+    """Epochs, minutes of training and log p(x) each time it was scored."""
     paths = sorted(run.directory.glob("score-*.json"))
-    scored = [files.read_json(path) for path in paths][1:]  # 0 is untrained
+    scored = [files.read_json(path) for path in paths][1:]  # not epoch 0
     seconds = seconds_of_training(run)
     return (
         [point["epoch"] for point in scored],

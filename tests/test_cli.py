@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from iwae_tf.runs.config import Config, help_of
+import iwae_tf
+from iwae_tf.runs.config import GROUPS, Config, help_of
 
 ROOT = Path(__file__).resolve().parents[1]
 MAIN = [sys.executable, str(ROOT / "main.py")]
@@ -57,13 +58,22 @@ AT_ONCE = {
         "combination_beta: must be from 0 to 1, got 2",
     ),
     "positional argument": (["digits"], "arguments: must all be --flags, got 'digits'"),
-    "data set": (["--dataset=nonsense"], "dataset must be one of auto, mnist, "),
-    "missing file": (["--dataset=gone.npz"], "dataset must be an existing .npz"),
+    "misspelt choice": (
+        ["--objective=iwae"],
+        "got 'iwae'; did you mean iwae_elbo?",
+    ),
+    "misspelt model": (["--model=resent"], "got 'resent'; did you mean resnet?"),
+    "misspelt data set": (["--dataset=mnits"], "got 'mnits'; did you mean mnist?"),
+    "misspelt flag": (["--objectiv=dreg"], "Did you mean: objective ?"),
+    "misspelt trained model": (
+        ["--pretrained=mnist_iwae_2l"],
+        "got 'mnist_iwae_2l'; did you mean mnist_iwae_2l_",
+    ),
+    "data set": (["--dataset=nonsense"], "dataset: must be one of auto, mnist, "),
+    "missing file": (["--dataset=gone.npz"], "dataset: must be an existing .npz"),
 }
 WITH_TENSORFLOW = {
     "batch": (["--dataset=digits", "--batch_size=1438"], "batch_size: must be "),
-    "no such device": (["--dataset=digits", "--device=gpu:99"], "device: "),
-    "device": (["--dataset=digits", "--device=nonsense"], "device: must be auto, cpu"),
     "offline": (["--dataset=mnist", "--offline"], "mnist is not ready in "),
 }
 
@@ -117,7 +127,10 @@ def test_error_is_one_line_and_status_2_with_tensorflow(elsewhere):
     assert os.listdir(elsewhere["cwd"]) == []
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--dataset=digits", "--epochs=1"]])
+TRAINING = pytest.param(["--dataset=digits", "--epochs=1"], marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], TRAINING], ids=["help", "training"])
 def test_reader_who_has_left_gets_no_traceback(arguments, elsewhere):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen([*MAIN, *arguments], **pipes, **elsewhere) as process:
@@ -144,6 +157,22 @@ def test_help_lists_every_option_with_its_text_and_leaves_with_0(command, elsewh
             "" if field.default is None else f" (default: {str(field.default).lower()})"
         )
         assert f" {name}{default} {help_of(field)}" in flat
+
+
+def test_help_starts_with_examples_and_has_groups(elsewhere):
+    done = subprocess.run([*MAIN, "-h"], capture_output=True, check=False, **elsewhere)
+    assert (done.returncode, done.stderr) == (0, "")
+    before, *groups = re.split(r"\n\n(?=[A-Z][^\n]+:\n  --)", done.stdout)
+    assert before.count("\n  iwae --") == 2
+    assert [group.split(":\n")[0] for group in groups] == list(GROUPS.values())
+    assert " --objective " in groups[2] and " --objective " not in groups[1]
+
+
+def test_version_is_told(elsewhere):
+    command = [*MAIN, "--version"]
+    done = subprocess.run(command, capture_output=True, check=False, **elsewhere)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"iwae_tf {iwae_tf.__version__}\n"
 
 
 def options(arguments, elsewhere):

@@ -2,6 +2,9 @@
 
 import ast
 import importlib
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import iwae_tf
@@ -29,6 +32,9 @@ def modules():
         yield ".".join(p for p in parts if p != "__init__"), path
 
 
+NAMES = dict(modules())
+
+
 def imported_by(name, path):
     """The modules of the package that a module imports, wherever in its file."""
     found = set()
@@ -39,7 +45,7 @@ def imported_by(name, path):
             assert node.level == 0, f"{name}: a relative import"
             for alias in node.names:
                 whole = f"{node.module}.{alias.name}"
-                is_module = whole in dict(modules())
+                is_module = whole in NAMES
                 found.add(whole if is_module else node.module)
     return {other for other in found if other.split(".")[0] == "iwae_tf"}
 
@@ -100,3 +106,22 @@ def test_public_names_are_listed_and_there():
         module = importlib.import_module(f"iwae_tf.{folder}")
         for name in dir(module):
             assert getattr(module, name) is not None
+
+
+def test_import_loads_no_tensorflow_and_sets_the_backend_only():
+    code = (
+        "import os, sys; before = dict(os.environ); import iwae_tf; dir(iwae_tf);"
+        "heavy = {'tensorflow', 'keras', 'matplotlib'} & set(sys.modules);"
+        "assert not heavy, heavy;"
+        "assert os.environ == before | {'KERAS_BACKEND': 'tensorflow'}"
+    )
+    for backend, n_lines in (("", 0), ("tensorflow", 0), ("jax", 1)):
+        environment = {k: v for k, v in os.environ.items() if k != "KERAS_BACKEND"}
+        environment |= {"KERAS_BACKEND": backend} if backend else {}
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, env=environment
+        )
+        assert done.returncode == 0, done.stderr
+        assert len(done.stderr.splitlines()) == n_lines, done.stderr
+        assert ("KERAS_BACKEND" in done.stderr) == (n_lines == 1)

@@ -181,7 +181,7 @@ def test_streaming_counts_samples_of_no_weight():
 
 def test_streaming_without_a_complete_group_is_refused():
     streaming = weights.StreamingLogMeanExp(5)
-    rule = "group_size: 5 samples make a group, got "
+    rule = "group_size: 5 samples are needed for a group, got "
     with pytest.raises(ValueError, match=rule + "0"):
         streaming.mean()
     streaming.add(np.zeros((4, 2)))

@@ -1,8 +1,8 @@
-"""Where observations come from, and how they reach a model."""
+"""Data sets, and the pipeline that feeds their images to a model."""
 
 import lazy_loader
 
-# Imported when first used: `datasets` finds out what is there without TensorFlow.
+# Imported when first used, so that `datasets` finds a data set without TensorFlow.
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=("datasets", "pipeline"),

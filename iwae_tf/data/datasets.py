@@ -1,8 +1,8 @@
-"""Where the images come from: digits, MNIST and its like, or an .npz file.
+"""The data sets: digits, MNIST and similar sets, or an .npz file.
 
-NumPy only. scikit-learn and tensorflow-datasets are imported by the functions that
-need them, and TensorFlow only once there is something to read with it, so that a
-missing data set is reported at once.
+Importing this module imports only NumPy. The functions that need scikit-learn or
+tensorflow-datasets import them. TensorFlow is imported only when there is something to
+read with it, so that a missing data set is reported at once.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from absl import logging
 
-from iwae_tf.errors import UsageError
+from iwae_tf.errors import UsageError, closest
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
 NAMES = ("mnist", "digits", "fashion_mnist", "omniglot")
 
-# One file of each data set that tensorflow-datasets fetches: what is asked first.
+# One file of each data set that tensorflow-datasets downloads; it is requested first.
 _URLS = {
     "mnist": "https://storage.googleapis.com/cvdf-datasets/mnist/"
     "train-images-idx3-ubyte.gz",
@@ -35,8 +35,8 @@ _URLS = {
     "omniglot": "https://github.com/brendenlake/omniglot/raw/master/python/"
     "images_background.zip",
 }
-_PROBE_SECONDS = 4.0  # to reach the host
-_STALL_SECONDS = 20.0  # without a byte, once a download runs
+_PROBE_SECONDS = 4.0  # time limit for reaching the host
+_STALL_SECONDS = 20.0  # time limit without a byte during a download
 _ARRAYS = ("x_train", "x_test", "y_train", "y_test")
 
 
@@ -68,21 +68,21 @@ def load(
 ) -> Images:
     """Loads a data set by name, or from an .npz file.
 
-    "auto" is MNIST where it is prepared or can be downloaded, else digits with a
-    warning. Reading a tensorflow-datasets data set starts TensorFlow: set up its
-    devices before.
+    "auto" is MNIST if it is prepared or can be downloaded. Otherwise it is digits, with
+    a warning. Reading a data set of tensorflow-datasets starts TensorFlow, so its
+    devices must be set up before.
 
     Args:
       dataset: "auto", one of `NAMES`, or a path that ends in .npz.
-      data_dir: folder of tensorflow-datasets; None is `TFDS_DATA_DIR`, else
-          `~/tensorflow_datasets`.
-      offline: never open a connection.
+      data_dir: directory of tensorflow-datasets. None stands for `TFDS_DATA_DIR` or, if
+          that is not set, for `~/tensorflow_datasets`.
+      offline: whether to never open a connection.
 
     Returns:
       images: train and test images and labels, always in the same order.
 
     Raises:
-      UsageError: the name is unknown, or the data set is absent or malformed.
+      UsageError: if the name is unknown, or the data set is absent or malformed.
     """
     dataset = resolve(dataset, data_dir, offline)
     if dataset in _URLS:
@@ -95,7 +95,7 @@ def load(
 def resolve(
     dataset: str = "auto", data_dir: str | None = None, offline: bool = False
 ) -> str:
-    """Settles which data set is meant and gets it onto the disk, without TensorFlow.
+    """Finds out which data set is meant and puts it on disk, without TensorFlow.
 
     Args:
       dataset: as for `load`.
@@ -103,15 +103,15 @@ def resolve(
       offline: as for `load`.
 
     Returns:
-      dataset: `dataset` itself, or what "auto" comes to.
+      dataset: `dataset` itself, or the name that "auto" stands for.
 
     Raises:
-      UsageError: the name is unknown, or the data set is absent.
+      UsageError: if the name is unknown, or the data set is absent.
     """
     if dataset.lower().endswith(".npz"):
         path = os.path.expanduser(dataset)
         if not os.path.isfile(path):
-            raise UsageError(f"dataset must be an existing .npz file, got {path!r}")
+            raise UsageError(f"dataset: must be an existing .npz file, got {path!r}")
         return dataset
     if dataset == "digits":
         return dataset
@@ -119,9 +119,11 @@ def resolve(
         _prepare(dataset, data_dir, offline)
         return dataset
     if dataset != "auto":
-        choices = ", ".join(("auto", *NAMES))
-        rule = f"dataset must be one of {choices} or a path ending in .npz"
-        raise UsageError(f"{rule}, got {dataset!r}")
+        choices = ("auto", *NAMES)
+        raise UsageError(
+            f"dataset: must be one of {', '.join(choices)} or a path ending in .npz, "
+            f"got {dataset!r}{closest(dataset, choices)}"
+        )
     try:
         _prepare("mnist", data_dir, offline)
         return "mnist"
@@ -131,7 +133,7 @@ def resolve(
 
 
 def _load_digits() -> Images:
-    """The 1,797 digits that come with scikit-learn, every fifth one for the test."""
+    """The 1,797 digits of scikit-learn; every fifth one is a test image."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -148,13 +150,13 @@ def _load_tfds(name: str, data_dir: str | None, offline: bool) -> Images:
     """Reads a data set of tensorflow-datasets.
 
     Raises:
-      UsageError: it is neither prepared nor to be had, or cannot be read.
+      UsageError: if it is neither prepared nor available, or cannot be read.
     """
     builder = _prepare(name, data_dir, offline)
     try:
         x_train, y_train = _read_split(builder, "train")
         x_test, y_test = _read_split(builder, "test")
-    # Damaged files surface as errors of protobuf, TensorFlow, the OS, ...
+    # Damaged files raise errors of protobuf, TensorFlow, the OS, ...
     except Exception as error:
         problem = f"reading failed ({_brief(error)}), delete its files if damaged"
         raise _not_ready(name, builder.data_dir, problem) from error
@@ -164,10 +166,10 @@ def _load_tfds(name: str, data_dir: str | None, offline: bool) -> Images:
 def _prepare(
     name: str, data_dir: str | None, offline: bool
 ) -> tfds.core.DatasetBuilder:
-    """Makes sure that a data set is on disk, fetching it where it is absent.
+    """Makes sure that a data set is on disk, and downloads it if it is absent.
 
     Raises:
-      UsageError: it is neither prepared nor to be had.
+      UsageError: if it is neither prepared nor available.
     """
     import tensorflow_datasets as tfds
 
@@ -175,7 +177,7 @@ def _prepare(
     try:
         builder = tfds.builder(name, data_dir=folder)
         problem = None if _is_prepared(builder) else _fetch(builder, offline)
-    except Exception as error:  # a damaged dataset_info.json, a folder without rights
+    except Exception as error:  # a damaged dataset_info.json, missing rights, ...
         problem = f"reading failed ({_brief(error)}), delete its files if damaged"
         raise _not_ready(name, folder or "the default folder", problem) from error
     if problem is not None:
@@ -192,8 +194,8 @@ def _not_ready(name: str, folder: str, problem: str) -> UsageError:
 
 
 def _is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
-    """Whether the data set is on disk; a download cut short does not count."""
-    # Looked at first because `is_prepared` logs a warning where the file is absent.
+    """Whether the data set is on disk; an interrupted download does not count."""
+    # Checked first, because `is_prepared` logs a warning if the file is absent.
     info = builder.data_path / "dataset_info.json"
     return info.exists() and builder.is_prepared()
 
@@ -201,7 +203,7 @@ def _is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
 def _fetch(builder: tfds.core.DatasetBuilder, offline: bool) -> str | None:
     """Downloads and prepares a data set; returns what prevented it, or None."""
     if builder.data_path.exists():
-        return "that folder is incomplete, delete it"
+        return "that folder is incomplete and must be deleted"
     if offline:
         return "it is absent, and offline forbids a download"
     problem = _probe(_URLS[builder.name])
@@ -210,17 +212,18 @@ def _fetch(builder: tfds.core.DatasetBuilder, offline: bool) -> str | None:
     try:
         with _impatient_downloads():
             builder.download_and_prepare()
-    # requests, zipfile, checksums, a full disk: whatever ends a download.
+    # A download may fail in requests or zipfile, by a checksum, on a full disk, ...
     except Exception as error:
         return f"it is absent, and its download failed ({_brief(error)})"
     return None
 
 
 def _probe(url: str) -> str | None:
-    """Asks for the head of a file; returns why the host is out of reach, or None.
+    """Sends a HEAD request; returns why the host cannot be reached, or None.
 
-    A thread, because a name look-up that hangs heeds no time limit; `requests`,
-    because the download uses it, with the same proxies and certificates.
+    The request runs in a thread, because a name look-up that hangs ignores time limits.
+    It uses `requests`, because the download uses that too, with the same proxies and
+    certificates.
     """
     import requests
 
@@ -244,7 +247,7 @@ def _probe(url: str) -> str | None:
 
 @contextlib.contextmanager
 def _impatient_downloads() -> Iterator[None]:
-    """Gives downloads one retry, not ten (204 s), and a limit on silence, not none."""
+    """Allows downloads one retry, not ten (204 s), and limits time without data."""
     from tensorflow_datasets.core.download import downloader
 
     retries, open_url = downloader.MAX_RETRIES, downloader._open_url
@@ -262,7 +265,7 @@ def _read_split(
     """Reads images `[n, h, w, c]` uint8 and labels `[n]` int64 in stored order."""
     import tensorflow_datasets as tfds
 
-    # In batches: Omniglot is 640 MB before it is shrunk. A cache would double it.
+    # In batches, as Omniglot has 640 MB before it is shrunk. A cache would double that.
     batches = builder.as_dataset(
         split=split,
         batch_size=1000,
@@ -285,13 +288,13 @@ def _shrink(images: np.ndarray, size: int = 28) -> np.ndarray:
 
     Args:
       images: `[n, s, s, 3]` uint8, black ink on white, the channels equal.
-      size: side of the new images.
+      size: height and width of the new images.
 
     Returns:
       images: `[n, size, size, 1]` uint8.
     """
     old = images.shape[1]
-    # In units of 1/size old pixels edges are integers, and all sums exact in float32.
+    # In units of 1/size old pixels, edges are integers and sums are exact in float32.
     new_edge, old_edge = old * np.arange(size)[:, np.newaxis], size * np.arange(old)
     overlap = np.minimum(new_edge + old, old_edge + size) - np.maximum(
         new_edge, old_edge
@@ -306,15 +309,16 @@ def _shrink(images: np.ndarray, size: int = 28) -> np.ndarray:
 
 
 def _load_npz(path: str) -> Images:
-    """Reads and checks `x_train`, `x_test` and, if there, `y_train`, `y_test`.
+    """Reads and checks `x_train`, `x_test` and, if present, `y_train`, `y_test`.
 
     Raises:
-      UsageError: names the file, the array, the rule and what was found.
+      UsageError: if the file breaks a rule. The error names the file, the array, the
+        rule and what was found.
     """
     arrays = _read_npz(path)
     if ("y_train" in arrays) != ("y_test" in arrays):
         found = "y_train" if "y_train" in arrays else "y_test"
-        rule = "y_train and y_test must both be there or neither"
+        rule = "y_train and y_test must both be present or both absent"
         raise UsageError(f"{path!r}: {rule}, got only {found}")
     train = _check_images(f"{path!r}: x_train", arrays["x_train"])
     test = _check_images(f"{path!r}: x_test", arrays["x_test"])
@@ -328,7 +332,7 @@ def _load_npz(path: str) -> Images:
     ]
     stem = os.path.splitext(os.path.basename(path))[0]
     name = re.sub("[^A-Za-z0-9_-]", "-", stem)
-    # Another data set must not pass for one that has a name.
+    # A file must not be mistaken for the data set of the same name.
     return Images(f"{name}-npz" if name in NAMES else name, train, test, *labels)
 
 
@@ -336,23 +340,23 @@ def _read_npz(path: str) -> dict[str, np.ndarray]:
     """Reads those of the four arrays that the file holds; never unpickles."""
     arrays, name = {}, "the archive"
     try:
-        # Opened here, since NumPy leaves a damaged file open.
+        # Opened here, because NumPy does not close a damaged file.
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             held = archive.files
             for name in (name for name in _ARRAYS if name in held):
                 arrays[name] = np.asarray(archive[name])
-    # A damaged file surfaces as errors of zipfile, zlib, NumPy, the tokenizer, ...
+    # A damaged file raises errors of zipfile, zlib, NumPy, the tokenizer, ...
     except Exception as error:
         rule = f"{name} must be readable as .npz without pickles"
         raise UsageError(f"{path!r}: {rule}, got {_brief(error)}") from error
     for name in _ARRAYS[:2]:
         if name not in arrays:
-            raise UsageError(f"{path!r}: array {name} must be there, got {held}")
+            raise UsageError(f"{path!r}: array {name} must be present, got {held}")
     return arrays
 
 
 def _check_images(where: str, x: np.ndarray) -> np.ndarray:
-    """Returns `x` as `[n, h, w, c]`, uint8 0..255 or float32 0..1, or refuses it."""
+    """Returns `x` as `[n, h, w, c]`, uint8 0..255 or float32 0..1, or raises."""
     if x.ndim not in (3, 4):
         rule = "must have rank 3 [n, h, w] or 4 [n, h, w, c]"
         raise UsageError(f"{where} {rule}, got shape {x.shape}")
@@ -368,16 +372,18 @@ def _check_images(where: str, x: np.ndarray) -> np.ndarray:
     integer = x.dtype.kind in "iu"
     limit = 255 if integer else 1
     if low < 0 or high > limit:
-        rule = f"must lie in 0..{limit}, being {x.dtype}"
+        rule = f"must lie in 0..{limit} for {x.dtype}"
         raise UsageError(f"{where} {rule}, got values {low}..{high}")
     if integer and high <= 1:
-        logging.warning("%s are integers 0..1 of 255: if binary, save as bool", where)
+        logging.warning(
+            "%s has only values 0 and 1 of 0..255; save binary images as bool", where
+        )
     x = x[..., np.newaxis] if x.ndim == 3 else x
     return x.astype(np.uint8 if integer else np.float32)
 
 
 def _check_labels(where: str, y: np.ndarray | None, count: int) -> np.ndarray | None:
-    """Returns `y` as `[count]` int64, None for None, or refuses it."""
+    """Returns `y` as `[count]` int64, None for None, or raises."""
     if y is None:
         return None
     if y.dtype.kind not in "iu" or y.shape != (count,):

@@ -1,4 +1,4 @@
-"""Binarisation and the input pipeline, whose state is the step alone."""
+"""Binarisation, and the input pipeline, whose only state is the step."""
 
 import hashlib
 from typing import NamedTuple
@@ -11,11 +11,11 @@ from iwae_tf.data import datasets
 from iwae_tf.errors import UsageError, check_one_of
 from iwae_tf.rules import BINARIZATIONS
 
-TEST_SEED = 20160509  # test images are binarised once, alike in every run
+TEST_SEED = 20160509  # every run binarises the test images once, with this seed
 
 
 class Sets(NamedTuple):
-    """What a model is trained on and what it is scored on.
+    """The images that a model is trained on, and those that it is scored on.
 
     Attributes:
       x_train: grey images [n, height, width, channels].
@@ -31,7 +31,7 @@ class Sets(NamedTuple):
 
     @property
     def n_context(self) -> int:
-        """Size of the contexts, 0 without."""
+        """Size of the contexts; 0 if there are none."""
         return 0 if self.context_train is None else self.context_train.shape[1]
 
 
@@ -41,17 +41,18 @@ def sets_of(
     conditional: bool = False,
     validation: int = 0,
 ) -> Sets:
-    """A data set as a run uses it, its test images binarised alike in every run.
+    """Prepares the sets of a run; test images are binarised alike in every run.
 
     Args:
       images: the data set.
       binarization: see `binarize`.
-      conditional: whether its labels become contexts.
-      validation: number of training images, the last, to hold out and to take for the
+      conditional: whether the labels become contexts.
+      validation: number of training images to hold out, the last ones. They replace the
         test images.
 
     Raises:
-      UsageError: if none are left to train on, or one to test; see `contexts_of`.
+      UsageError: if no training image is left, or there are fewer than two test images;
+        see `contexts_of` too.
     """
     if validation:
         images = _with_validation(images, validation)
@@ -82,7 +83,7 @@ def _with_validation(images, n):
 
 
 def grey(x: np.ndarray | tf.Tensor) -> tf.Tensor:
-    """Images as float32 in 0..1; uint8 is divided by 255.
+    """Returns images as float32 in 0..1; uint8 is divided by 255.
 
     Raises:
       UsageError: for an array of another type with values that are not in 0..1.
@@ -118,7 +119,7 @@ def check_range(x: np.ndarray, limits: tuple[float, float] | None) -> None:
 
 
 def mean_image(x: np.ndarray) -> np.ndarray:
-    """The mean of images [n, ...] in 0..1, without a float copy of them all.
+    """The mean of images [n, ...] in 0..1, computed without a float copy of them.
 
     Raises:
       UsageError: see `grey`.
@@ -134,8 +135,9 @@ def binarize(
     Args:
       x: images, uint8 0..255 or float 0..1, any shape.
       mode: `dynamic` draws each pixel from a Bernoulli with the grey value as its
-        mean, `threshold` is 1 from grey value 0.5 up, `none` keeps grey values.
-      seed: an integer or [2]; of the dynamic mode.
+        mean, `threshold` gives 1 for grey values of at least 0.5, and `none` keeps the
+        grey values.
+      seed: random seed of the mode `dynamic`, an integer or [2].
 
     Returns:
       x: float32, same shape.
@@ -161,18 +163,19 @@ def _check_mode(mode):
 def contexts_of(
     y_train: np.ndarray | None, y_test: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Labels as contexts of a conditional model: one column per training label.
+    """Converts labels to one-hot contexts: one column for each label in `y_train`.
 
     Args:
       y_train: labels [n], or None.
       y_test: labels [m], or None.
 
     Returns:
-      context_train: float32 [n, c], 1 in the column of the label, in rising order.
-      context_test: the same of the test labels, [m, c].
+      context_train: float32 [n, c], 1 in the column of the label. The columns are in
+        the rising order of the training labels.
+      context_test: the same for the test labels, [m, c].
 
     Raises:
-      UsageError: if there are no labels, or a test label is in no training image.
+      UsageError: if there are no labels, or a test label is not in `y_train`.
     """
     if y_train is None or y_test is None:
         raise UsageError("conditional: needs a data set with labels, got one without")
@@ -187,32 +190,33 @@ def contexts_of(
 
 
 def spread(n: int, n_chosen: int) -> np.ndarray:
-    """The places of images that are spread evenly over n, the first and last included.
+    """The places of evenly spaced images, including the first and the last image.
 
     Args:
       n: number of images.
-      n_chosen: how many are wanted.
+      n_chosen: number of images to choose.
 
     Returns:
-      places: of n_chosen images, or of all where there are no more, rising.
+      places: rising places of n_chosen images, or of all n if n_chosen is larger.
     """
     return np.linspace(0, n - 1, min(n_chosen, n)).astype(int)
 
 
 def steps_of_epoch(n_images: int, batch_size: int) -> tuple[int, int]:
-    """How an epoch is cut into optimizer steps and steps into executions.
+    """Chooses the numbers of optimizer steps in an epoch and in an execution.
 
-    Executions must be of one size. So an epoch has the most batches, and an execution
-    the most steps up to 50, for which that works out: a number of steps without a
-    divisor from 25 to 50 is lowered to the next that has one.
+    All executions of an epoch must have the same number of steps. An epoch of at most
+    50 batches is one execution. Otherwise the epoch has the largest possible number of
+    steps with a divisor from 25 to 50, and an execution has as many steps as the
+    largest such divisor.
 
     Args:
-      n_images: in the training set.
-      batch_size: b.
+      n_images: number of images in the training set.
+      batch_size: b, the number of images in a batch.
 
     Returns:
-      steps_per_epoch: optimizer steps.
-      steps_per_execution: a divisor of it.
+      steps_per_epoch: number of optimizer steps in an epoch.
+      steps_per_execution: number of steps in an execution, a divisor of the former.
 
     Raises:
       UsageError: if there are fewer images than a batch.
@@ -241,30 +245,30 @@ def training_batches(
     binarization: str = "dynamic",
     context: np.ndarray | None = None,
 ) -> tf.data.Dataset:
-    """An endless stream of training batches, each a function of its step alone.
+    """An endless stream of training batches, each of which depends only on its step.
 
-    Every epoch has its own order, and every visit of an image its own binarisation.
-    The images at the end of the order that do not fit into the steps of the epoch,
-    see `steps_of_epoch`, sit it out.
+    Every epoch has its own order, and an image is binarised anew each time it is seen.
+    The images at the end of the order that do not fit into the steps of the epoch (see
+    `steps_of_epoch`) are left out of that epoch.
 
     Args:
       x: images [n, height, width, channels], uint8 0..255 or float 0..1.
-      batch_size: b.
-      seed: of order and binarisation.
+      batch_size: b, the number of images in a batch.
+      seed: random seed for the order and the binarisation.
       first_step: the step of the first batch, counted from 0 at the start of the
         first epoch.
       binarization: see `binarize`.
-      context: y of every image, [n, c], of a conditional model.
+      context: y of every image, [n, c], for a conditional model.
 
     Returns:
       batches: each float32 [b, height, width, channels], with its context [b, c] if
         there is one.
 
     Raises:
-      UsageError: if there are fewer images than a batch, for an unknown mode, or see
-        `grey`.
+      UsageError: if there are fewer images than a batch, or for an unknown mode; see
+        `grey` too.
     """
-    # Inside `map` these errors would be wrapped.
+    # Checked here, because TensorFlow would wrap errors that are raised inside `map`.
     _check_mode(binarization)
     _white(x)
     steps_per_epoch, _ = steps_of_epoch(len(x), batch_size)
@@ -291,7 +295,7 @@ def training_batches(
         )
         return binary if contexts is None else (binary, tf.gather(contexts, indices))
 
-    # The thread that tunes sleeps ever longer, and an iterator's end waits for it.
+    # The autotuning thread sleeps ever longer, and closing an iterator waits for it.
     options = tf.data.Options()
     options.autotune.enabled = False
     return (
@@ -306,7 +310,7 @@ def training_batches(
 
 
 def sha256(x: np.ndarray | tf.Tensor) -> str:
-    """The SHA-256 of images: of their shape and their float32 bytes."""
+    """The SHA-256 of the shape and the float32 bytes of images."""
     x = np.ascontiguousarray(x, dtype="<f4")
     return hashlib.sha256(repr(x.shape).encode() + x.tobytes()).hexdigest()
 

@@ -1,4 +1,4 @@
-"""What is asked of a trained model: likelihood, posterior, units, gradients."""
+"""Measurements of a trained model: likelihood, posterior, units, gradients."""
 
 import lazy_loader
 

@@ -2,9 +2,10 @@
 
 Chains go from a start density q0, the prior or q(z|x), to p(z|x) through densities
 proportional to f_t(z) = q0(z)^(1 - beta_t) p(x, z)^beta_t. They yield log-weights
-[chains, b], which are looked at as any others. On images that the model itself made,
-chains also go back, from the latents that made them: forward ones bound log p(x) from
-below and those from above, and the gap between the bounds certifies both.
+[chains, b], which are used like any others. For images that were sampled from the
+model, chains also run in reverse, from the latents that the images were sampled from.
+Forward chains bound log p(x) from below and reverse chains bound it from above. The gap
+between the bounds certifies both.
 """
 
 import itertools
@@ -23,9 +24,9 @@ from iwae_tf.models.posteriors import GaussianChain, flatten
 from iwae_tf.rules import AIS_SCHEDULES, AIS_STARTS
 from iwae_tf.weights import effective_sample_size, log_mean_exp
 
-_FIRST_STEP = 0.5  # of the leapfrog, in standard deviations of a latent
-_WARM_UP = 20  # transitions before step sizes are noted
-_GAIN = 0.3  # of a step size's logarithm, for each unit of acceptance too much
+_FIRST_STEP = 0.5  # first leapfrog step, in standard deviations of a latent
+_WARM_UP = 20  # transitions before step sizes are recorded
+_GAIN = 0.3  # change of log step size per unit of excess acceptance
 
 
 def temperatures(n: int, schedule: str = "linear") -> np.ndarray:
@@ -33,13 +34,13 @@ def temperatures(n: int, schedule: str = "linear") -> np.ndarray:
 
     Args:
       n: number of steps.
-      schedule: `linear`, or `sigmoidal`, which is slow at both ends.
+      schedule: `linear`, or `sigmoidal`, which takes small steps at both ends.
 
     Returns:
       betas: [n + 1].
 
     Raises:
-      UsageError: for another schedule or no step.
+      UsageError: for another schedule, or fewer than one step.
 
     Reference:
       Wu et al. 2017, On the quantitative analysis of decoder-based generative models,
@@ -55,12 +56,12 @@ def temperatures(n: int, schedule: str = "linear") -> np.ndarray:
 
 
 class Annealed(NamedTuple):
-    """What c chains of each of n images have found.
+    """The results of c chains for each of n images.
 
     Attributes:
-      log_w: log-weights, [c, n], nats. Forward, the mean of exp(log_w) is p(x) in
-        expectation; in reverse, that of exp(-log_w) is 1 / p(x).
-      acceptance: share of accepted transitions, [n]; NaN where there was none.
+      log_w: log-weights, [c, n], nats. In forward chains, the expectation of exp(log_w)
+        is p(x); in reverse chains, that of exp(-log_w) is 1 / p(x).
+      acceptance: share of accepted transitions, [n]; NaN if there were no transitions.
     """
 
     log_w: np.ndarray
@@ -68,26 +69,26 @@ class Annealed(NamedTuple):
 
     @property
     def lower(self) -> np.ndarray:
-        """Of forward chains: an estimate of log p(x), below it on average, [n]."""
+        """For forward chains: an estimate of log p(x), below it on average, [n]."""
         return log_mean_exp(self.log_w).numpy()
 
     @property
     def upper(self) -> np.ndarray:
-        """Of reverse chains: an estimate of log p(x), above it on average, [n]."""
+        """For reverse chains: an estimate of log p(x), above it on average, [n]."""
         return -log_mean_exp(-self.log_w).numpy()
 
     @property
     def ess(self) -> np.ndarray:
-        """Effective sample size of the weights of forward chains, [n], from 1 to c."""
+        """For forward chains: the effective sample size of the weights, [n], 1 to c."""
         return effective_sample_size(self.log_w).numpy()
 
 
 class Certificate(NamedTuple):
-    """What chains in both directions have found on images that the model made.
+    """The results of chains in both directions on images sampled from the model.
 
     Attributes:
-      forward: from q0, [c, n].
-      reverse: from the latents that made the images, [c, n].
+      forward: chains from q0, [c, n].
+      reverse: chains from the latents that the images were sampled from, [c, n].
     """
 
     forward: Annealed
@@ -95,18 +96,19 @@ class Certificate(NamedTuple):
 
     @property
     def gap(self) -> np.ndarray:
-        """Upper bound less lower bound, [n], nats: log p(x) is between on average."""
+        """Upper minus lower bound, [n], nats; on average log p(x) lies between them."""
         return self.reverse.upper - self.forward.lower
 
 
 class Annealer:
     """Chains of one model, with a Hamiltonian transition at each temperature.
 
-    Every transition starts from fresh results of the kernel: old ones hold density and
-    gradient at the temperature before. Step sizes are in units of the latents' standard
-    deviations, between those of q0 and q(z|x), one for each image and temperature.
-    They are tuned by chains of their own: tuned by the chains that are weighed, they
-    would be a function of those chains' past.
+    Every transition starts from fresh kernel results, because old results hold the
+    density and the gradient at the previous temperature. There is one step size for
+    each image and temperature. Its unit is the standard deviation of a latent, which is
+    between those under q0 and q(z|x). The step sizes are tuned on separate chains: if
+    they were tuned on the chains that are weighed, they would depend on the past of
+    those chains.
 
     Reference:
       Neal 2001, Annealed importance sampling, Statistics and Computing 11; Wu et al.
@@ -124,16 +126,18 @@ class Annealer:
         acceptance: float = 0.65,
         jit_compile: bool = True,
     ):
-        """Chooses the path.
+        """Sets up the chains.
 
         Args:
           model: an `iwae_tf.IWAE`.
-          n_chains: chains of each image.
-          n_temperatures: steps from q0 to p(z|x); with one, chains are draws of q0.
-          n_leapfrog: leapfrog steps of a transition.
+          n_chains: number of chains for each image.
+          n_temperatures: number of steps from q0 to p(z|x). With one step, the chains
+            are plain draws from q0.
+          n_leapfrog: number of leapfrog steps in a transition.
           schedule: see `temperatures`.
-          start: what q0 is: `prior`, or `posterior`: q(z|x), with flows in the
-            coordinates before them, where q0 is Gaussian and p(x, z) has their log-det.
+          start: the density q0: `prior`, or `posterior` for q(z|x). If q(z|x) has
+            flows, the chains move in the coordinates before the flows, where q0 is
+            Gaussian and p(x, z) includes the log-det of the flows.
           acceptance: share of accepted transitions that step sizes are tuned to.
           jit_compile: whether XLA compiles a transition.
 
@@ -161,7 +165,7 @@ class Annealer:
 
     @property
     def n_transitions(self) -> tuple[int, int]:
-        """Transitions of `step_sizes`, and of `forward` or `reverse`."""
+        """Number of transitions of `step_sizes`, and of `forward` or `reverse`."""
         n = len(self.betas) - 2
         return (n + _WARM_UP if n else 0), n
 
@@ -172,16 +176,17 @@ class Annealer:
         context: tf.Tensor | None = None,
         on_transition: Callable[[], None] = lambda: None,
     ) -> np.ndarray:
-        """Step sizes under which so many transitions are accepted as wanted.
+        """Tunes step sizes so that the wanted share of transitions is accepted.
 
         Args:
           x: images [b, height, width, channels].
-          seed: [2].
-          context: [b, c], of a conditional model.
-          on_transition: called after each.
+          seed: random seed, [2].
+          context: [b, c], for a conditional model.
+          on_transition: called after each transition.
 
         Returns:
-          sizes: of the transitions at beta_1, ..., [t, b], in standard deviations.
+          sizes: step sizes of the transitions at beta_1, ..., [t, b], in standard
+            deviations.
         """
         z = self._begin(x, context, randomness.seed_of(seed, 0))
         inner = self.betas[1:-1]
@@ -203,17 +208,17 @@ class Annealer:
         context: tf.Tensor | None = None,
         on_transition: Callable[[], None] = lambda: None,
     ) -> Annealed:
-        """Chains from q0 to p(z|x).
+        """Runs chains from q0 to p(z|x).
 
         Args:
           x: images [b, height, width, channels].
           sizes: see `step_sizes`.
-          seed: [2].
-          context: [b, c], of a conditional model.
-          on_transition: called after each.
+          seed: random seed, [2].
+          context: [b, c], for a conditional model.
+          on_transition: called after each transition.
 
         Returns:
-          annealed: of b images.
+          annealed: results for b images.
         """
         z = self._begin(x, context, randomness.seed_of(seed, 0))
         order = range(1, len(self.betas) - 1)
@@ -228,18 +233,18 @@ class Annealer:
         context: tf.Tensor | None = None,
         on_transition: Callable[[], None] = lambda: None,
     ) -> Annealed:
-        """Chains from draws of p(z|x) to q0.
+        """Runs chains from draws of p(z|x) to q0.
 
         Args:
           x: images [b, height, width, channels].
-          zs: tuple of latents, bottom-up, each [b, d]: drawn from p(z|x).
+          zs: tuple of latents, bottom-up, each [b, d], drawn from p(z|x).
           sizes: see `step_sizes`.
-          seed: [2].
-          context: [b, c], of a conditional model.
-          on_transition: called after each.
+          seed: random seed, [2].
+          context: [b, c], for a conditional model.
+          on_transition: called after each transition.
 
         Returns:
-          annealed: of b images.
+          annealed: results for b images.
 
         Reference:
           Grosse et al. 2015, Sandwiching the marginal likelihood using bidirectional
@@ -250,10 +255,10 @@ class Annealer:
         return self._anneal(z, order, x, sizes, seed, context, on_transition)
 
     def _anneal(self, z, order, x, sizes, seed, context, on_transition):
-        """Chains from z through the temperatures of that order.
+        """Runs chains from z through the temperatures in the given order.
 
-        They meet the ratio f_n / f_0 first at the temperature they come from: forward
-        beta_0, in reverse beta_n.
+        The ratio f_n / f_0 is first evaluated at the temperature where the chains
+        start: beta_0 for forward chains, beta_n for reverse chains.
         """
         is_forward = order.step > 0
         steps = np.diff(self.betas)
@@ -271,7 +276,7 @@ class Annealer:
         return Annealed(log_w.numpy(), share)
 
     def _begin(self, x, context, seed):
-        """Draws of q0, [c, b, all latents]."""
+        """Draws from q0, [c, b, all latents]."""
         posterior, generator = self.model.posterior, self.model.generator
         if self.start == "posterior":
             zs, _ = GaussianChain.draw(posterior, x, self.n_chains, seed, context)
@@ -293,7 +298,7 @@ class Annealer:
     def _densities(self, x, context):
         """A function from z [c, b, all latents] to log f_0 and log f_n - log f_0."""
         posterior, generator = self.model.posterior, self.model.generator
-        # Both here and not below, in what every leapfrog step calls.
+        # Computed once here, and not in `densities`, which every leapfrog step calls.
         first = posterior.conditional(0, flatten(x), context)
         features = posterior.features_of(x, context) if self._through_flow else None
 
@@ -323,7 +328,7 @@ class Annealer:
         return self._densities(x, context)(z)[1]
 
     def _scale(self, x, context, beta):
-        """Standard deviations of the latents of f_t, roughly, [b, all latents]."""
+        """Approximate standard deviations of latents under f_t, [b, all latents]."""
         posterior = self.model.posterior
         below, scales = flatten(x), []
         for level in range(len(posterior.n_latent)):
@@ -336,12 +341,12 @@ class Annealer:
         return tf.math.rsqrt(1 - beta + beta / tf.square(scale))
 
     def _transition(self, z, x, context, beta, size, seed, t):
-        """One transition that keeps f_t.
+        """One transition that leaves f_t invariant.
 
         Returns:
-          z: [c, b, all latents].
-          log_ratio: log f_n - log f_0 there, [c, b].
-          share: of accepted chains, [b].
+          z: the new latents, [c, b, all latents].
+          log_ratio: log f_n - log f_0 at z, [c, b].
+          share: share of accepted chains, [b].
         """
         densities = self._densities(x, context)
 
@@ -367,20 +372,22 @@ def log_likelihood(
     directory: Path | None = None,
     on_progress: Callable[[float], None] = lambda n_images: None,
 ) -> Annealed:
-    """Anneals images, batch by batch.
+    """Estimates log p(x) of images by annealing, batch by batch.
 
     Args:
-      annealer: of the model.
+      annealer: the annealer of the model.
       x: binary images [n, height, width, channels].
-      batch_size: images that are annealed at once.
-      seed: of the noise.
-      context: y of every image, [n, c], of a conditional model.
-      directory: keeps the result of each batch, and gives it back to the same call; by
-        default nothing is kept. Whatever else is annealed needs another directory.
-      on_progress: called with the number of images done, a batch's in fractions.
+      batch_size: number of images in one batch.
+      seed: random seed for the noise.
+      context: y of every image, [n, c], for a conditional model.
+      directory: directory where the result of each batch is kept, so that the same call
+        finds it again. By default nothing is kept. A call with other arguments needs
+        another directory.
+      on_progress: called with the number of images done; within a batch it is a
+        fraction.
 
     Returns:
-      annealed: of n images.
+      annealed: results for n images.
 
     Raises:
       UsageError: for a number out of range; see `batches.checked` too.
@@ -401,19 +408,19 @@ def certify(
     directory: Path | None = None,
     on_progress: Callable[[float], None] = lambda n_images: None,
 ) -> Certificate:
-    """Bounds log p(x) from both sides, of images drawn from the model.
+    """Bounds log p(x) from both sides for images drawn from the model.
 
     Args:
-      annealer: of the model.
-      n_images: n.
-      batch_size: images that are annealed at once.
-      seed: of the images and the noise.
-      context: [n, c], of a conditional model.
+      annealer: the annealer of the model.
+      n_images: n, the number of images.
+      batch_size: number of images in one batch.
+      seed: random seed for the images and the noise.
+      context: [n, c], for a conditional model.
       directory: see `log_likelihood`.
       on_progress: see `log_likelihood`.
 
     Returns:
-      certificate: of n images.
+      certificate: results for n images.
 
     Raises:
       UsageError: for a number out of range.
@@ -424,7 +431,7 @@ def certify(
     check_at_least(1, n_images=n_images)
     model, seed = annealer.model, randomness.seed_of(seed, randomness.ANNEAL)
     x = model.sample(n_images, seed, context)[0].numpy()
-    # The latents of these images: one seed, one noise.
+    # The latents that the images were sampled from: the same seed gives the same noise.
     zs = model.generator.sample_latents(n_images, seed, context)
     zs = [z.numpy() for z in zs]
     return Certificate(
@@ -433,7 +440,7 @@ def certify(
 
 
 def _stream(annealer, x, zs, batch_size, seed, context, directory, on_progress):
-    """Forward chains of every image and, where there are zs, those in reverse."""
+    """Runs forward chains for every image and, if there are zs, reverse chains too."""
 
     def anneal(first, n_own, places):
         images, contexts = batches.at(places, x, context)

@@ -1,4 +1,4 @@
-"""Values of images, computed batch by batch and kept on disk as they come."""
+"""Values of images, computed batch by batch; each batch can be kept on disk."""
 
 import contextlib
 from collections.abc import Callable
@@ -18,22 +18,23 @@ def run(
     compute: Callable[[int, int, np.ndarray], dict[str, np.ndarray]],
     directory: Path | None = None,
 ) -> dict[str, np.ndarray]:
-    """Computes the values of n images, or reads those that an earlier start kept.
+    """Computes the values of n images, or reads those that an earlier call kept.
 
     Args:
       n: number of images.
-      batch_size: images of a batch; n where that is fewer.
-      compute: a function of the place of a batch's first image, of how many images are
-        its own, and of the places of all, [batch_size]: the last batch is filled up, so
-        that one shape is compiled. It gives named values [..., images of its own].
-      directory: keeps a file for each batch, which counts as none where it is damaged;
-        None keeps nothing.
+      batch_size: number of images in one batch; it becomes n if it is larger.
+      compute: function (first, n_own, places) -> named values [..., n_own]. `first` is
+        the place of the first image of the batch, `places` [batch_size] are the places
+        of all its images, and only the first `n_own` of them count. The last batch is
+        filled up with the last image, so that only one shape is compiled.
+      directory: directory where a file is kept for each batch; a damaged file counts as
+        missing. If it is None, nothing is kept.
 
     Returns:
       values: named, [..., n].
 
     Raises:
-      UsageError: without images, or for batches without any.
+      UsageError: if n or batch_size is less than 1.
     """
     check_at_least(1, **{"number of images": n}, batch_size=batch_size)
     batch_size = min(batch_size, n)
@@ -60,15 +61,15 @@ def run(
 def checked(
     model, x: np.ndarray, context: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Images and their contexts, as arrays.
+    """Checks images and their contexts, and returns them as arrays.
 
     Args:
-      model: its generator may have a `pixel_range`.
+      model: if its generator has a `pixel_range`, images must be within it.
       x: images [n, height, width, channels].
       context: y of every image, [n, c], or None.
 
     Raises:
-      UsageError: for values out of range, or other than one context for each image.
+      UsageError: for values out of range, or if there is not one context per image.
     """
     x = np.asarray(x)
     check_range(x, getattr(getattr(model, "generator", None), "pixel_range", None))
@@ -85,7 +86,7 @@ def checked(
 def at(
     places: np.ndarray | slice, *arrays: np.ndarray | None
 ) -> tuple[tf.Tensor | None, ...]:
-    """Float32 rows of arrays at some places; None stays None."""
+    """The rows of arrays at the given places, as float32; None stays None."""
     return tuple(
         None if whole is None else tf.constant(np.asarray(whole)[places], tf.float32)
         for whole in arrays

@@ -1,4 +1,4 @@
-"""Statistics of the gradients that an objective gives, streamed over draws."""
+"""Statistics of the gradients of an objective, accumulated over draws."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -13,11 +13,11 @@ from iwae_tf.objectives import Objective, row, value_and_gradients
 
 
 class GradientMoments(NamedTuple):
-    """The gradient of a loss over the noise, for a group of p parameters.
+    """Moments of the gradient of a loss over the noise, for a group of p parameters.
 
     Attributes:
-      mean: over the draws, [p], nats per image and unit of the parameter.
-      variance: of one draw, [p], unbiased.
+      mean: mean over the draws, [p], nats per image and unit of the parameter.
+      variance: variance of one draw, [p], an unbiased estimate.
       n_draws: number of draws.
     """
 
@@ -29,13 +29,13 @@ class GradientMoments(NamedTuple):
     def signal_to_noise(self) -> float:
         """Length of the expected gradient over the standard deviation of a draw.
 
-        The squared length is estimated without bias, by taking the mean's own
-        variance away from it; where that leaves nothing, the ratio is 0: more draws
-        are needed. For one parameter this is |E g| / sqrt(Var g). NaN if the gradient
-        does not vary.
+        The squared length is estimated without bias, by subtracting the variance of
+        the mean. If nothing is left, the ratio is 0, and more draws are needed. For one
+        parameter, the ratio is |E g| / sqrt(Var g). It is NaN if the gradient does not
+        vary.
 
         Reference:
-          Rainforth et al. 2018, arXiv:1802.04537, which takes it entry by entry.
+          Rainforth et al. 2018, arXiv:1802.04537, who define it for each entry.
         """
         noise = float(np.sum(self.variance))
         signal = float(np.sum(np.square(self.mean))) - noise / self.n_draws
@@ -56,26 +56,26 @@ def gradient_statistics(
 ) -> dict[str, GradientMoments]:
     """Mean, variance and signal-to-noise ratio of an estimator at fixed weights.
 
-    A draw is the gradient of the loss of the whole batch, which is a mean over images:
-    b copies of one image make a draw the mean of b independent ones.
+    A draw is the gradient of the loss of the whole batch, which is a mean over images.
+    With b copies of one image, a draw is therefore the mean of b independent draws.
 
     Args:
-      model: an `iwae_tf.IWAE`; its weights stay as they are.
+      model: an `iwae_tf.IWAE`; its weights do not change.
       x: binary images [b, height, width, channels].
       objective: a name in `iwae_tf.objectives.table`, or a row, such as
         `table(n_groups=8)["miwae"]`.
-      n_samples: k, samples per image and group.
+      n_samples: k, the number of samples per image and group.
       n_draws: number of gradients, at least 2.
-      groups: trainable variables by the name of their group; by default all of the
-        "posterior" and all of the "generator".
-      seed: of the noise.
+      groups: trainable variables by the name of their group. By default the groups are
+        "posterior" and "generator", each with all of its variables.
+      seed: random seed for the noise.
       jit_compile: whether XLA compiles the computation.
       on_progress: called with the number of draws done.
-      context: [b, c], of a conditional model.
+      context: [b, c], for a conditional model.
 
     Returns:
-      moments: by the name of the group; entries in the order of its variables, each
-        flattened.
+      moments: moments by the name of the group. The entries are those of the group's
+        variables in their order, flattened.
 
     Raises:
       UsageError: for an unknown objective or a number out of range; see
@@ -110,7 +110,7 @@ def gradient_statistics(
 
     means, squares = [0.0] * len(groups), [0.0] * len(groups)
     for i in range(n_draws):
-        # Welford: the variance of 10^6 draws is as exact as that of ten.
+        # Welford's update: the variance of 10^6 draws is as exact as that of ten.
         for j, gradient in enumerate(draw(tf.constant(i))):
             gradient = gradient.numpy().astype(np.float64)
             before = gradient - means[j]

@@ -1,7 +1,7 @@
-"""Looking at true posteriors: by importance weights, on a grid, along units.
+"""Inspection of true posteriors: by importance weights, on a grid, and along units.
 
-The functions take `Draws`, or a model with `log_joint(x, zs, context)`, and know
-nothing of networks.
+The functions take `Draws`, or a model with `log_joint(x, zs, context)`. They do not
+depend on the networks.
 """
 
 from collections.abc import Callable
@@ -22,10 +22,10 @@ def snis_mean(draws: Draws) -> tuple[tf.Tensor, ...]:
     """The posterior mean by self-normalised importance sampling: sum_i w~_i z_i.
 
     Args:
-      draws: of b images, k samples each.
+      draws: k samples for each of b images.
 
     Returns:
-      means: of every latent, bottom-up, [b, d].
+      means: posterior mean of every latent, bottom-up, [b, d].
 
     Reference:
       Owen 2013, Monte Carlo theory, methods and examples, section 9.2.
@@ -38,10 +38,10 @@ def snis_covariance(draws: Draws) -> tuple[tf.Tensor, ...]:
     """The posterior covariance by self-normalised importance sampling.
 
     Args:
-      draws: of b images, k samples each.
+      draws: k samples for each of b images.
 
     Returns:
-      covariances: of every latent, bottom-up, [b, d, d], around `snis_mean`.
+      covariances: covariance of every latent around `snis_mean`, bottom-up, [b, d, d].
     """
     w_norm = weights.normalise(draws.log_w())
     return tuple(
@@ -54,10 +54,10 @@ def snis_standard_error(draws: Draws) -> tuple[tf.Tensor, ...]:
     """The standard error of `snis_mean`: root of sum_i w~_i^2 (z_i - mean)^2.
 
     Args:
-      draws: of b images, k samples each.
+      draws: k samples for each of b images.
 
     Returns:
-      errors: of every latent, bottom-up, [b, d].
+      errors: standard error for every latent, bottom-up, [b, d].
 
     Reference:
       Owen 2013, Monte Carlo theory, methods and examples, section 9.2.
@@ -79,24 +79,24 @@ def posterior_means(
     jit_compile: bool = True,
     on_progress: Callable[[int], None] = lambda n_images: None,
 ) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
-    """`snis_mean` of many images, batch by batch.
+    """Computes `snis_mean` of many images, batch by batch.
 
     Args:
       model: has `draw(x, k, seed, context) -> Draws`.
       x: binary images [n, height, width, channels].
-      n_samples: k.
-      batch_size: images that are looked at at once.
-      seed: of the noise.
-      context: y of every image, [n, c], of a conditional model.
+      n_samples: k, the number of samples per image.
+      batch_size: number of images in one batch.
+      seed: random seed for the noise.
+      context: y of every image, [n, c], for a conditional model.
       jit_compile: whether XLA compiles the computation.
       on_progress: called with the number of images done.
 
     Returns:
-      means: of every latent, bottom-up, [n, d].
+      means: posterior mean of every latent, bottom-up, [n, d].
       ess: effective sample sizes, [n].
 
     Raises:
-      UsageError: without samples or images, or see `batches.checked`.
+      UsageError: if there are no samples or images; see `batches.checked` too.
     """
     check_at_least(1, n_samples=n_samples)
     x, context = batches.checked(model, x, context)
@@ -121,18 +121,18 @@ def posterior_means(
 
 
 def sir(draws: Draws, n: int, seed: int | tf.Tensor) -> tuple[tf.Tensor, ...]:
-    """Samples of the posterior by sampling importance resampling, with replacement.
+    """Posterior samples by sampling importance resampling, with replacement.
 
-    All latents of a sample come from the same draw. The samples are of q(z|x)
-    resampled: close to p(z|x) where the effective sample size is large.
+    All latents of a sample come from the same draw. The samples are resampled draws
+    from q(z|x); they are close to p(z|x) if the effective sample size is large.
 
     Args:
-      draws: of b images, k samples each.
-      n: samples per image.
-      seed: an integer, or [2].
+      draws: k samples for each of b images.
+      n: number of samples per image.
+      seed: random seed, an integer or [2].
 
     Returns:
-      zs: of every latent, bottom-up, [n, b, d].
+      zs: samples of every latent, bottom-up, [n, b, d].
 
     Reference:
       Rubin 1988, Using the SIR algorithm to simulate posterior distributions,
@@ -156,8 +156,9 @@ class Grid(NamedTuple):
     Attributes:
       z1: centres of the columns, [n].
       z2: centres of the rows, [n].
-      log_density: log p(z|x), normalised over the grid, [n, n], nats; z2 first.
-      log_px: log p(x) as far as the grid holds the mass, nats.
+      log_density: log p(z|x), normalised over the grid, [n, n], nats. The first axis
+        is z2.
+      log_px: log p(x), nats, as far as the grid covers the mass.
     """
 
     z1: np.ndarray
@@ -172,7 +173,7 @@ class Grid(NamedTuple):
 
     @property
     def probability(self) -> np.ndarray:
-        """Of each cell, [n, n]; sums to one."""
+        """Probability of each cell, [n, n]; it sums to one."""
         p = np.exp(self.log_density - self.log_density.max())
         return p / p.sum()
 
@@ -199,17 +200,17 @@ def _cells(z1, z2):
 def posterior_on_grid(
     model, x: np.ndarray, limits: Limits, n: int = 201, context=None
 ) -> Grid:
-    """The true posterior p(z|x) of one image, where z has two dimensions.
+    """The true posterior p(z|x) of one image, for z with two dimensions.
 
     Args:
       model: has `log_joint(x, zs, context) -> log p(x, z)`, [k, b], nats.
       x: one image [height, width, channels].
-      limits: ends of z1 and of z2.
-      n: cells along either.
-      context: y of the image, [c], of a conditional model.
+      limits: lowest and highest value of z1, and of z2.
+      n: number of cells along each axis.
+      context: y of the image, [c], for a conditional model.
 
     Returns:
-      grid: of cells between the limits.
+      grid: posterior in the cells between the limits.
 
     Raises:
       ValueError: if the limits do not rise or there are no cells.
@@ -240,18 +241,19 @@ def limits_of_mass(
     widest: float = 8.0,
     n: int = 101,
 ) -> Limits:
-    """The smallest box with nearly all of p(z|x) along either axis, and a rim.
+    """The smallest box with nearly all of p(z|x) along each axis, plus a margin.
 
     Args:
       model: see `posterior_on_grid`.
       x: one image [height, width, channels].
-      context: y of the image, [c], of a conditional model.
-      outside: the mass along either axis that need not be in the box.
-      widest: where to look: from -widest to widest.
-      n: cells along either axis; looked at three times, each closer.
+      context: y of the image, [c], for a conditional model.
+      outside: the mass along each axis that may be outside the box.
+      widest: the search is from -widest to widest.
+      n: number of cells along each axis. The search uses three grids, each finer than
+        the one before.
 
     Returns:
-      limits: ends of z1 and of z2.
+      limits: lowest and highest value of z1, and of z2.
     """
     limits = ((-widest, widest), (-widest, widest))
     for _ in range(3):
@@ -265,7 +267,7 @@ def limits_of_mass(
 
 
 def _middle(z, p, outside):
-    """The ends of the mass, with one tenth or two cells to spare."""
+    """The ends of the mass, with a margin of one tenth and at least two cells."""
     cumulative = np.cumsum(p)
     first, last = np.searchsorted(cumulative, (outside / 2, 1 - outside / 2))
     low, high = z[first], z[min(last, len(z) - 1)]
@@ -276,14 +278,14 @@ def _middle(z, p, outside):
 def traverse(
     model, zs: tuple[tf.Tensor, ...], unit: int, values: np.ndarray, context=None
 ) -> np.ndarray:
-    """Mean images as one unit of the lowest latent moves and the others stay.
+    """Mean images while one unit of the lowest latent varies and the others stay.
 
     Args:
       model: has a generator with `mean_image`, see `iwae_tf.IWAE`.
       zs: latents to start from, bottom-up, each [b, d].
-      unit: of `zs[0]`.
-      values: that it takes, [v].
-      context: [b, c], of a conditional model.
+      unit: index of the unit in `zs[0]`.
+      values: values that the unit takes, [v].
+      context: [b, c], for a conditional model.
 
     Returns:
       means: pixel probabilities [v, b, height, width, channels].

@@ -17,7 +17,7 @@ LADDER = (1, 5, 50, 500, 1000, 5000)
 
 
 class Likelihood(NamedTuple):
-    """What scoring found, for each of n images.
+    """The results of scoring, for each of n images.
 
     Attributes:
       log_px: importance sampling estimate of log p(x), [n], nats.
@@ -27,7 +27,7 @@ class Likelihood(NamedTuple):
       bounds: for each k, the importance weighted bound, [n], nats, estimated from
         all complete groups of k among the same samples.
       jackknife: for orders 1 and 2, the estimate of log p(x) that `weights.jackknife`
-        makes of the same samples, [n], nats; empty where it was not asked for.
+        makes from the same samples, [n], nats; empty unless it was asked for.
     """
 
     log_px: np.ndarray
@@ -49,11 +49,12 @@ class Likelihood(NamedTuple):
 
     @property
     def scoring_error(self) -> float:
-        """Standard deviation of `mean` over scoring seeds, the images held, nats.
+        """Standard deviation of `mean` over scoring seeds for fixed images, nats.
 
-        The variance of log mean_k w is near the relative variance of mean_k w where
-        that is small: (1 / ess - 1 / k) k / (k - 1). Long tails, which few samples do
-        not show, make it too small; of one image it is never above 1. NaN for k = 1.
+        If the relative variance of mean_k w is small, it is close to the variance of
+        log mean_k w. It is estimated by (1 / ess - 1 / k) k / (k - 1), which is at most
+        1 for each image. The estimate is too small if the weights have long tails that
+        few samples do not show. It is NaN for k = 1.
         """
         k = max(self.bounds)
         if k == 1:
@@ -63,7 +64,7 @@ class Likelihood(NamedTuple):
 
 
 def standard_error(values: np.ndarray) -> float:
-    """Standard error of the mean of values [n]; NaN for one."""
+    """Standard error of the mean of values [n]; NaN for one value."""
     n = len(values)
     return float(np.std(values, ddof=1) / n**0.5) if n > 1 else float("nan")
 
@@ -84,30 +85,33 @@ def log_likelihood(
 ) -> Likelihood:
     """Estimates log p(x) of every image, or log p(x|y): log mean_k exp(log_w).
 
-    Memory is that of one chunk of samples for one batch of images, whatever
-    `n_samples` is; the jackknife adds all log-weights of the batch. The noise is a
-    function of seed, chunk, batch_size and jit_compile.
+    The memory is that of one chunk of samples for one batch of images, whatever
+    `n_samples` is. The jackknife also keeps all log-weights of the batch. The noise
+    depends on seed, chunk, batch_size and jit_compile.
 
     Args:
       model: has `draw(x, k, seed, context) -> Draws`.
       x: binary images [n, height, width, channels].
-      n_samples: k.
-      chunk: samples of one image that are held at once; the last one may be smaller.
-      batch_size: images that are scored at once.
-      seed: of the noise.
+      n_samples: k, the number of samples per image.
+      chunk: number of samples per image that are held at once; the last chunk may be
+        smaller.
+      batch_size: number of images in one batch.
+      seed: random seed for the noise.
       jit_compile: whether XLA compiles the computation.
       on_progress: called with the number of images done.
-      ladder: values of k whose bound is estimated too, where below n_samples.
-      with_jackknife: whether to fill in `jackknife`; needs 3 samples.
-      context: y of every image, [n, c], of a conditional model.
-      directory: keeps the result of each batch, and gives it back to the same call; by
-        default nothing is kept. Whatever else is scored needs another directory.
+      ladder: values of k whose bound is estimated too, if they are below n_samples.
+      with_jackknife: whether to fill in `jackknife`, which needs 3 samples.
+      context: y of every image, [n, c], for a conditional model.
+      directory: directory where the result of each batch is kept, so that the same call
+        finds it again. By default nothing is kept. A call with other arguments needs
+        another directory.
 
     Returns:
-      likelihood: per image, nats.
+      likelihood: results for each image, nats.
 
     Raises:
-      UsageError: for a number out of range, without images, or see `batches.checked`.
+      UsageError: for a number out of range, or without images; see `batches.checked`
+        too.
 
     Reference:
       Burda et al. 2016, section 5, arXiv:1509.00519.

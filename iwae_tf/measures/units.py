@@ -1,7 +1,7 @@
 """Which latent units a model uses: activity, KL, and scores without the others.
 
-A unit is one entry of one latent. These functions look at the layers of q and p, which
-factorise over units, or at samples of a q with flows, but at no network.
+A unit is one entry of one latent. These functions use the layers of q and p, which
+factorise over units, or samples of a q with flows. They do not depend on the networks.
 """
 
 from collections.abc import Sequence
@@ -24,13 +24,13 @@ class Units(NamedTuple):
     """Statistics of the d units u of one stochastic layer over images x.
 
     Attributes:
-      mean: of u over images and q(u|x), [d].
+      mean: mean of u over images and q(u|x), [d].
       activity: Var_x(E_q[u|x]), [d], an unbiased estimate.
-      variance: mean over images of Var_q[u|x], [d]; the smaller, the more an image
-        says about the unit.
-      kl: E_x E_q [log q(u | below) - log p(u | above)], [d], nats; summed over units
-        and layers it is the KL of the ELBO. None with flows, where the density of q
-        is no product over units.
+      variance: mean over images of Var_q[u|x], [d]. The smaller it is, the more an
+        image says about the unit.
+      kl: E_x E_q [log q(u | below) - log p(u | above)], [d], nats. Its sum over units
+        and layers is the KL of the ELBO. It is None with flows, where the density of q
+        is not a product over units.
 
     Reference:
       Burda et al. 2016, section 5.2, arXiv:1509.00519.
@@ -57,24 +57,24 @@ def statistics(
 ) -> tuple[Units, ...]:
     """Activity, posterior variance and KL of every latent unit.
 
-    One stochastic layer needs no samples; the layers above the first are averaged over
-    samples of the layers below, a layer with flows over its own, whose noise is taken
-    off the activity.
+    A model with one stochastic layer needs no samples. Layers above the first are
+    averaged over samples of the layers below, and a layer with flows over its own
+    samples. The noise of these samples is subtracted from the activity.
 
     Args:
       model: has a posterior and a generator with `factors`, see `iwae_tf.IWAE`.
       x: binary images [n, height, width, channels].
-      n_samples: k, samples per image.
-      batch_size: images that are looked at at once.
-      seed: of the noise.
-      context: y of every image, [n, c], of a conditional model.
+      n_samples: k, the number of samples per image.
+      batch_size: number of images in one batch.
+      seed: random seed for the noise.
+      context: y of every image, [n, c], for a conditional model.
 
     Returns:
-      layers: bottom-up.
+      layers: statistics of every layer, bottom-up.
 
     Raises:
-      UsageError: for fewer than two images or, with several layers or flows, samples;
-        see `batches.checked` too.
+      UsageError: for fewer than two images, or for fewer than two samples with several
+        layers or flows; see `batches.checked` too.
     """
     x, context = batches.checked(model, x, context)
     n_layers, n_flows = len(model.posterior.n_latent), model.posterior.n_flows
@@ -122,17 +122,17 @@ def statistics(
 
 
 def _moments_of_samples(z):
-    """Of each image and unit, [b, d]: E[u|x], the noise in it, Var[u|x]."""
+    """For each image and unit, [b, d]: E[u|x], its noise variance, Var[u|x]."""
     k = z.shape[0]
     variance = tf.math.reduce_variance(z, axis=0) * k / (k - 1)
     return [tf.reduce_mean(z, axis=0), variance / k, variance]
 
 
 def _moments(q, p, z, is_top):
-    """Of each image and unit, [b, d]: E[u|x], the noise in it, Var[u|x], KL.
+    """For each image and unit, [b, d]: E[u|x], its noise variance, Var[u|x], KL.
 
-    Where the layer above does not depend on the unit's own draw, at the top, its KL
-    has a closed form.
+    Only the KL of the top layer has a closed form. In a layer below, p(u | above)
+    depends on the draw of the unit itself, through the layer above.
     """
     mean, variance = q.mean(), q.variance()
     if is_top:
@@ -153,22 +153,22 @@ def _moments(q, p, z, is_top):
 
 
 class WithoutUnits:
-    """A model some of whose units are constants: what is left is another model.
+    """A model in which some units are constants; the other units form a model again.
 
-    A unit that is held has no density in p or q, and every layer that reads it reads
-    its constant. `evaluation.log_likelihood` takes it for a model.
+    A unit that is constant has no density in p or q, and every layer that reads it
+    reads the constant. `iwae_tf.log_likelihood` accepts an instance as a model.
 
     Reference:
       Burda et al. 2016, section 5.2, arXiv:1509.00519, which removes inactive units.
     """
 
     def __init__(self, model, kept: Sequence[np.ndarray], values: Sequence[np.ndarray]):
-        """Chooses the units.
+        """Chooses the units to keep.
 
         Args:
           model: an `iwae_tf.IWAE`.
-          kept: of every layer, bottom-up, whether a unit stays, bool [d].
-          values: the constants of those that do not, [d] each.
+          kept: for every layer, bottom-up, whether each unit is kept, bool [d].
+          values: for every layer, the constants of the units that are not kept, [d].
 
         Raises:
           UsageError: if the sizes are not those of the model's latents, or the model
@@ -196,7 +196,7 @@ class WithoutUnits:
         seed: tf.Tensor,
         context: tf.Tensor | None = None,
     ) -> Draws:
-        """As `IWAE.draw`, with the same noise."""
+        """Draws as `IWAE.draw` does, with the same noise."""
         posterior, generator = self.model.posterior, self.model.generator
         x, context = self.model.inputs(x, context)
         below, zs, log_qz = flatten(x), (), 0.0

@@ -1,4 +1,4 @@
-"""What q(z|x) and p(x, z) are made of, and the Keras model of both."""
+"""Networks, posteriors q(z|x), generators p(x, z), and the Keras model of both."""
 
 import lazy_loader
 

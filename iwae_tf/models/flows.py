@@ -14,10 +14,11 @@ from iwae_tf.models.networks import MaskedDense
 
 
 class MADE(keras.layers.Layer):
-    """Functions of z, the i-th of the entries before the i-th and of a context only.
+    """A masked network: output i sees a context and the entries of z before entry i.
 
-    A hidden unit has a degree from 0 to d - 1. It sees the entries, and the units, up
-    to its degree; an output sees the units of lower degree than its place.
+    A hidden unit has a degree from 0 to d - 1. It sees the entries whose place, and the
+    hidden units whose degree, is at most its own degree. An output sees the hidden
+    units whose degree is less than its place.
 
     Reference:
       Germain et al. 2015, MADE, arXiv:1502.03509.
@@ -34,11 +35,12 @@ class MADE(keras.layers.Layer):
         """Makes the layers.
 
         Args:
-          order: place of each entry, 1 to d.
-          widths: units of the hidden layers, at least d each for all entries to count.
-          n_outputs: functions for each entry.
-          n_context: size of the context, 0 for none.
-          normalisation: of the hidden layers, see `networks.MaskedDense`.
+          order: place of each entry, from 1 to d.
+          widths: number of units in each hidden layer. With fewer than d units, some
+            entries are not seen.
+          n_outputs: number of outputs for each entry.
+          n_context: size of the context; 0 for no context.
+          normalisation: how hidden layers are normalised, see `networks.MaskedDense`.
         """
         super().__init__()
         self.n_outputs = n_outputs
@@ -59,16 +61,16 @@ class MADE(keras.layers.Layer):
         return tf.split(self.outputs(z), self.n_outputs, axis=-1)
 
     def initialise(self, z: tf.Tensor, context: tf.Tensor | None = None) -> None:
-        """Sets the layers by a batch, see `networks.MaskedDense.initialise`."""
+        """Initialises the layers by a batch, see `networks.MaskedDense.initialise`."""
         for layer in self.hidden:
             layer.initialise(z, context)
             z = tf.nn.elu(layer(z, context))
 
 
 class InverseAutoregressiveFlow(keras.layers.Layer):
-    """Steps z' = g z + (1 - g) m, with g = sigmoid(s), m and s autoregressive in z.
+    """Steps z' = g z + (1 - g) m with g = sigmoid(s); a `MADE` of z gives m and s.
 
-    The order of the entries is reversed from step to step. At first g is near 0.99.
+    Each step reverses the order of the entries. Initially g is near 0.99.
 
     Reference:
       Kingma et al. 2016, eq. 13 and 14, arXiv:1606.04934.
@@ -88,10 +90,10 @@ class InverseAutoregressiveFlow(keras.layers.Layer):
         Args:
           d: size of z.
           n_steps: number of steps.
-          widths: hidden units of each network.
-          n_context: size of the context, 0 for none.
-          normalisation: of the hidden layers, see `networks.MaskedDense`.
-          forget_bias: is added to s.
+          widths: number of units in each hidden layer of a network.
+          n_context: size of the context; 0 for no context.
+          normalisation: how hidden layers are normalised, see `networks.MaskedDense`.
+          forget_bias: constant that is added to s.
         """
         super().__init__()
         self.forget_bias = forget_bias
@@ -111,8 +113,8 @@ class InverseAutoregressiveFlow(keras.layers.Layer):
           context: [..., c], broadcast against z.
 
         Returns:
-          z: transformed, [..., d].
-          log_det: of the Jacobian, [...], nats.
+          z: the transformed latents, [..., d].
+          log_det: log-determinant of the Jacobian, [...], nats.
         """
         log_det = tf.zeros(tf.shape(z)[:-1], z.dtype)
         for step in self.steps:
@@ -121,14 +123,14 @@ class InverseAutoregressiveFlow(keras.layers.Layer):
         return z, log_det
 
     def inverse(self, z: tf.Tensor, context: tf.Tensor | None = None) -> tf.Tensor:
-        """Undoes `forward_and_log_det`, entry by entry: d passes of each network.
+        """Inverts `forward_and_log_det` entry by entry, in d passes of each network.
 
         Args:
-          z: transformed, [..., d].
+          z: the transformed latents, [..., d].
           context: [..., c], broadcast against z.
 
         Returns:
-          z: before the flow, [..., d].
+          z: the latents before the flow, [..., d].
         """
         for step in reversed(self.steps):
             z = self._undo(step, z, context)
@@ -153,11 +155,11 @@ class InverseAutoregressiveFlow(keras.layers.Layer):
         return before
 
     def initialise(self, z: tf.Tensor, context: tf.Tensor | None = None) -> None:
-        """Sets weight-normalised layers by a batch, one after another.
+        """Initialises weight-normalised layers by a batch, one after another.
 
         Args:
-          z: [..., d].
-          context: [..., c].
+          z: latents of the batch, [..., d].
+          context: [..., c], broadcast against z.
         """
         for step in self.steps:
             step.initialise(z, context)

@@ -1,10 +1,14 @@
 """Generators p(x, z), or p(x, z|y) of a conditional model.
 
-A generator has `image_shape`, `log_px(x, zs, context)`, `factors(zs, context)`, the
-distribution of every latent given the one above it, `log_joint(x, zs, context) ->
-(log_px, log_pz)`, `prior(context)`, the distribution of the top latent,
-`sample_latents(n, seed, context) -> zs` and `mean_image(zs, context)`. The context is
-y, [b, c], or None.
+A generator has:
+  `image_shape`: height, width and channels of an image;
+  `log_px(x, zs, context)`: log p(x|z);
+  `factors(zs, context)`: the distribution of every latent given the one above it;
+  `log_joint(x, zs, context) -> (log_px, log_pz)`: the two parts of log p(x, z);
+  `prior(context)`: the distribution of the top latent;
+  `sample_latents(n, seed, context) -> zs`: draws from p(z);
+  `mean_image(zs, context)`: E[x|z].
+The context is y, [b, c], or None.
 """
 
 import math
@@ -26,8 +30,8 @@ tfd = tfp.distributions
 class BernoulliChain(keras.layers.Layer):
     """A chain of Gaussian layers over Bernoulli pixels: p(zL) ... p(z1|z2) p(x|z1).
 
-    With a context every layer sees it beside the layer above; the top layer only if
-    it has a network.
+    If there is a context, every layer sees it beside the layer above. The top layer
+    sees it only if it has a network.
 
     Attributes:
       pixel_range: the least and the greatest value of a pixel.
@@ -55,16 +59,17 @@ class BernoulliChain(keras.layers.Layer):
 
         Args:
           image_shape: height, width, channels.
-          widths: hidden units of each network, bottom-up: `widths[0]` is the pixel
-            network's.
+          widths: numbers of hidden units of each network, bottom-up: `widths[0]` is
+            for the pixel network.
           n_latent: latent size of each layer, bottom-up.
-          output_bias: initial pixel logits.
-          prior_widths: hidden units of the network from the context to p(zL|y);
-            without it the top layer is standard normal.
+          output_bias: initial bias of the pixel logits.
+          prior_widths: numbers of hidden units of the network from the context to
+            p(zL|y). If it is None, the top layer is standard normal.
           activation: nonlinearity after every hidden layer.
-          pixels: from z1 to features, in place of the network that `widths[0]`
+          pixels: network from z1 to features, in place of the one that `widths[0]`
             describes.
-          head: from those to logits [..., n_pixels], by default linear.
+          head: layer from those features to logits [..., n_pixels]; by default it is
+            linear.
         """
         super().__init__()
         self.image_shape = tuple(image_shape)
@@ -84,7 +89,7 @@ class BernoulliChain(keras.layers.Layer):
         )
 
     def prior(self, context: tf.Tensor | None = None) -> tfd.Distribution:
-        """p(z) of the top layer, event [d]: standard normal, or a Gaussian of y."""
+        """p(z) of the top layer, event [d]: standard normal, or a Gaussian given y."""
         if self.top is None:
             return tfd.Independent(tfd.Normal(tf.zeros(self.n_latent[-1]), 1.0), 1)
         loc, scale = self.top(context)
@@ -103,11 +108,12 @@ class BernoulliChain(keras.layers.Layer):
         """The distribution of each latent given the one above it, bottom-up.
 
         Args:
-          zs: tuple of latents, bottom-up, each [..., b, d]; the first is not looked at.
+          zs: tuple of latents, bottom-up, each [..., b, d]; the first is not used.
           context: [b, c].
 
         Returns:
-          factors: events [d]; the last is `prior`, with its own batch shape.
+          factors: distributions of event [d]; the last is `prior`, which has its own
+            batch shape.
         """
         between = [
             self.conditional(level, above, context)
@@ -118,7 +124,7 @@ class BernoulliChain(keras.layers.Layer):
     def logits(
         self, zs: tuple[tf.Tensor, ...], context: tf.Tensor | None = None
     ) -> tf.Tensor:
-        """Pixel logits [..., n_pixels] of latents [..., d]."""
+        """Pixel logits [..., n_pixels] given latents [..., d]."""
         return self.pixel_logits(self.pixels(beside(zs[0], context)))
 
     def log_px(
@@ -127,7 +133,7 @@ class BernoulliChain(keras.layers.Layer):
         zs: tuple[tf.Tensor, ...],
         context: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """The log-likelihood of latents: log p(x|z).
+        """The log-likelihood of images given latents: log p(x|z).
 
         Args:
           x: binary images [b, height, width, channels].
@@ -163,11 +169,11 @@ class BernoulliChain(keras.layers.Layer):
     def sample_latents(
         self, n: int, seed: tf.Tensor, context: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, ...]:
-        """Draws from the prior.
+        """Draws latents from the prior p(z).
 
         Args:
           n: number of draws.
-          seed: [2].
+          seed: random seed, [2].
           context: [n, c].
 
         Returns:
@@ -186,7 +192,7 @@ class BernoulliChain(keras.layers.Layer):
     def mean_image(
         self, zs: tuple[tf.Tensor, ...], context: tf.Tensor | None = None
     ) -> tf.Tensor:
-        """E[x|z].
+        """The mean image given latents: E[x|z].
 
         Args:
           zs: tuple of latents, bottom-up, each [..., b, d].
@@ -199,11 +205,11 @@ class BernoulliChain(keras.layers.Layer):
 
 
 class WarpedBernoulli(BernoulliChain):
-    """Upright Bernoulli pixels from z, which a spatial transformer places by u.
+    """An upright Bernoulli image given z, which a spatial transformer places by u.
 
-    The latent [z, u] is standard normal. Its last part gives the parameters of the
-    warp, theta = W u + b, which is the identity where W u is 0; W starts at 0. A pixel
-    of the image is on with the average probability of four upright pixels.
+    The latent [z, u] is standard normal. Its last part, u, gives the parameters of the
+    warp, theta = W u + b. The warp is the identity if W u is 0, and W starts at 0. The
+    probability that a pixel is on is a weighted average over four upright pixels.
 
     Reference:
       Jaderberg et al. 2015, arXiv:1506.02025.
@@ -222,7 +228,7 @@ class WarpedBernoulli(BernoulliChain):
 
         Args:
           image_shape: height, width, channels.
-          widths: hidden units of the pixel network.
+          widths: numbers of hidden units of the pixel network.
           n_latent: size of z and u together.
           n_placing: size of u.
           warp: `affine` or `spline`, see `iwae_tf.models.warps`.
@@ -243,11 +249,11 @@ class WarpedBernoulli(BernoulliChain):
     def logits(
         self, zs: tuple[tf.Tensor, ...], context: tf.Tensor | None = None
     ) -> tf.Tensor:
-        """Logits of the upright pixels [..., n_pixels] of latents [..., d]."""
+        """Logits of the upright pixels [..., n_pixels] given latents [..., d]."""
         return super().logits((zs[0][..., : -self.n_placing],), context)
 
     def grid(self, zs: tuple[tf.Tensor, ...]) -> tf.Tensor:
-        """Where each pixel is read, [..., height, width, 2], of latents [..., d]."""
+        """Where pixels are read, [..., height, width, 2], given latents [..., d]."""
         theta = self.placing(zs[0][..., -self.n_placing :])
         return self._grid(_with_shape(theta, self._shape), *self.image_shape[:2])
 
@@ -259,8 +265,8 @@ class WarpedBernoulli(BernoulliChain):
     ) -> tf.Tensor:
         """See `BernoulliChain.log_px`; NaN for images that are not binary.
 
-        A pixel that is on asks for the average of four probabilities of being on, one
-        that is off for that of four of being off: one logarithm of either.
+        For a pixel that is on, four probabilities of being on are averaged; for one
+        that is off, four of being off. So each pixel needs only one logarithm.
         """
         places, weights = warps.corners(self.grid(zs), *self.image_shape[:2])
         upright = _with_shape(self.logits(zs, context), self.image_shape)
@@ -287,5 +293,5 @@ class WarpedBernoulli(BernoulliChain):
 
 
 def _with_shape(flat, shape):
-    """The last axis of [..., n] laid out in a shape of n places."""
+    """Reshapes the last axis of [..., n] to a shape of n entries."""
     return tf.reshape(flat, tf.concat([tf.shape(flat)[:-1], shape], axis=0))

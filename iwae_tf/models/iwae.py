@@ -1,4 +1,4 @@
-"""The Keras model: a posterior and a generator."""
+"""The Keras model of a posterior and a generator."""
 
 import keras
 import numpy as np
@@ -29,13 +29,13 @@ if keras.backend.backend() != "tensorflow":
 class IWAE(keras.Model):
     """An importance weighted autoencoder.
 
-    `fit`, `evaluate` and `predict` are Keras' own; `fit(x)` takes images
-    [n, height, width, channels] with values in {0, 1}. A conditional model, of
-    log p(x|y), takes `fit(x, y)` with contexts y [n, c], and `predict((x, y))`.
+    `fit`, `evaluate` and `predict` work as in Keras. `fit(x)` takes images
+    [n, height, width, channels] with values in {0, 1}. A conditional model is one of
+    log p(x|y); it takes `fit(x, y)` with contexts y [n, c], and `predict((x, y))`.
 
     Attributes:
-      n_context: c, 0 for a model without contexts.
-      train_samples: samples per image and group of a training step.
+      n_context: c, the size of a context; 0 for a model without contexts.
+      train_samples: number of samples per image and group in a training step.
       first_bad_step: the first optimizer step, counted from 0, whose loss was not
         finite; -1 if there was none.
 
@@ -49,8 +49,8 @@ class IWAE(keras.Model):
         Args:
           posterior: q(z|x), see `iwae_tf.posteriors`.
           generator: p(x, z), see `iwae_tf.generators`.
-          seed: of all noise in training and testing.
-          n_context: size of the contexts of a conditional model.
+          seed: random seed for all noise in training and testing.
+          n_context: size of the contexts of a conditional model; 0 for other models.
         """
         super().__init__()
         self.posterior = posterior
@@ -73,12 +73,12 @@ class IWAE(keras.Model):
         self((x, tf.zeros([1, n_context])) if n_context else x)
 
     def build(self, input_shape):
-        """Makes the variables of both parts, as the constructor's call asks.
+        """Makes the variables of both parts, when the constructor calls the model.
 
-        The parts are not called themselves: a draw passes all of their networks.
+        The parts themselves are never called: a draw passes through all their networks.
 
         Args:
-          input_shape: of images, or of images and contexts.
+          input_shape: shape of the images, or shapes of the images and the contexts.
         """
         x = tf.zeros([1, *self.generator.image_shape])
         context = tf.zeros([1, self.n_context]) if self.n_context else None
@@ -102,25 +102,27 @@ class IWAE(keras.Model):
 
         Args:
           optimizer: a Keras optimizer.
-          objective: a name in `iwae_tf.objectives.table`, or a row of one's own.
-          n_samples: k, samples per image; with groups, in each of them.
+          objective: a name in `iwae_tf.objectives.table`, or your own row.
+          n_samples: k, the number of samples per image; with groups, in each group.
           beta: weight of log p(z) - log q(z|x) in the loss; the bounds that are
             logged always have weight 1.
-          warmup_steps: optimizer steps over which that weight rises from 0 to beta.
-          n_groups: m of `miwae` and `piwae`: m k samples per image.
-          combination_beta: weight of the ELBO in `combination`, by default 0.5.
+          warmup_steps: number of optimizer steps over which that weight rises from 0
+            to beta.
+          n_groups: m, the number of groups in `miwae` and `piwae`. They draw m k
+            samples per image.
+          combination_beta: weight of the ELBO in `combination`; the default is 0.5.
           jit_compile: whether XLA compiles the steps.
-          **kwargs: for `keras.Model.compile`, such as `steps_per_execution`.
+          **kwargs: arguments of `keras.Model.compile`, such as `steps_per_execution`.
 
         Raises:
-          UsageError: for an unknown objective, one that this model cannot have, or
-            a number out of range.
+          UsageError: for an unknown objective, an objective that this model cannot
+            have, or a number out of range.
         """
         if isinstance(objective, str):
             objective = self._row(objective, n_groups, combination_beta)
         elif n_groups != 1 or combination_beta is not None:
             raise UsageError(
-                "objective: must be a name to go with n_groups or combination_beta, "
+                "objective: must be a name if n_groups or combination_beta is given, "
                 f"got a row of {objective.n_groups} groups"
             )
         check_at_least(1, n_samples=n_samples)
@@ -134,21 +136,21 @@ class IWAE(keras.Model):
         self.first_bad_step = tf.Variable(-1, trainable=False, dtype=tf.int32)
 
     def train_with(self, n_samples: int) -> None:
-        """Changes the samples of `fit`; `evaluate` keeps those of `compile`.
+        """Changes the number of samples in `fit`; `evaluate` keeps that of `compile`.
 
         Args:
-          n_samples: k, samples per image and group.
+          n_samples: k, the number of samples per image and group.
         """
         if n_samples != self.train_samples:
             self.train_samples = n_samples
-            self.train_function = None  # Keras traces it anew
+            self.train_function = None  # so that Keras traces it again
 
     def fit(self, x=None, *args, **kwargs):
-        """As Keras has it.
+        """Trains the model as `keras.Model.fit` does.
 
         Raises:
-          UsageError: for an array of images with values out of range, or weights of
-            images.
+          UsageError: for an array of images with values out of range, or for sample
+            weights.
         """
         if isinstance(x, np.ndarray | tf.Tensor):
             limits = getattr(self.generator, "pixel_range", None)
@@ -165,7 +167,7 @@ class IWAE(keras.Model):
 
     @property
     def metrics(self):
-        """Means over the batches of an epoch, nats per image."""
+        """Means over the images of an epoch, nats per image."""
         return list(self._means.values())
 
     def draw(
@@ -176,17 +178,17 @@ class IWAE(keras.Model):
         context: tf.Tensor | None = None,
         with_kl: bool = False,
     ) -> Draws:
-        """Draws k latents per image and weighs them.
+        """Draws k latents per image and computes their log-weights.
 
         Args:
           x: images [b, height, width, channels].
-          k: samples per image.
-          seed: an integer, or [2].
-          context: [b, c], of a conditional model.
-          with_kl: whether to fill in `kl`; one stochastic layer only.
+          k: number of samples per image.
+          seed: random seed, an integer or [2].
+          context: [b, c], for a conditional model.
+          with_kl: whether to fill in `kl`, for one stochastic layer only.
 
         Returns:
-          draws: of b images, k samples each.
+          draws: k samples for each of b images.
 
         Raises:
           UsageError: if the model needs images of another size, or another context.
@@ -203,12 +205,12 @@ class IWAE(keras.Model):
         zs: tuple[tf.Tensor, ...],
         context: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """Log p(x, z) of given latents.
+        """Computes log p(x, z) of given latents.
 
         Args:
           x: images [b, height, width, channels].
           zs: tuple of latents, bottom-up, each [k, b, d].
-          context: [b, c], of a conditional model.
+          context: [b, c], for a conditional model.
 
         Returns:
           log_joint: [k, b], nats.
@@ -226,15 +228,15 @@ class IWAE(keras.Model):
         zs: tuple[tf.Tensor, ...],
         context: tf.Tensor | None = None,
     ) -> Draws:
-        """Weighs given latents.
+        """Computes the log-weights of given latents.
 
         Args:
           x: images [b, height, width, channels].
           zs: tuple of latents, bottom-up, each [k, b, d].
-          context: [b, c], of a conditional model.
+          context: [b, c], for a conditional model.
 
         Returns:
-          draws: of b images, k samples each.
+          draws: k samples for each of b images.
 
         Raises:
           UsageError: see `draw`.
@@ -246,7 +248,7 @@ class IWAE(keras.Model):
     def inputs(
         self, x: tf.Tensor, context: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, tf.Tensor | None]:
-        """Images and contexts as float32, see `draw`.
+        """Returns images and contexts as float32; see `draw`.
 
         Raises:
           UsageError: if the model needs images of another size, or another context.
@@ -276,7 +278,7 @@ class IWAE(keras.Model):
 
         Args:
           x: images [b, height, width, channels].
-          context: [b, c], of a conditional model.
+          context: [b, c], for a conditional model.
 
         Returns:
           kl: [b], nats.
@@ -295,7 +297,7 @@ class IWAE(keras.Model):
         return tfp.distributions.kl_divergence(q, self.generator.prior(context))
 
     def call(self, inputs):
-        """Reconstructions of images, or of pairs of them and contexts."""
+        """Reconstructs images, given alone or in a pair with contexts."""
         x, context = inputs if isinstance(inputs, tuple | list) else (inputs, None)
         seed = randomness.seed_of(self.seed, randomness.FIGURES)
         return self.reconstruct(x, seed, context)
@@ -303,12 +305,12 @@ class IWAE(keras.Model):
     def reconstruct(
         self, x: tf.Tensor, seed: int | tf.Tensor, context: tf.Tensor | None = None
     ) -> tf.Tensor:
-        """E[x|z] for one z drawn from q(z|x).
+        """Computes E[x|z] for one z drawn from q(z|x).
 
         Args:
           x: images [b, height, width, channels].
-          seed: an integer, or [2].
-          context: [b, c], of a conditional model.
+          seed: random seed, an integer or [2].
+          context: [b, c], for a conditional model.
 
         Returns:
           mean: pixel probabilities [b, height, width, channels].
@@ -320,12 +322,13 @@ class IWAE(keras.Model):
     def sample(
         self, n: int, seed: int | tf.Tensor, context: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Images from the prior.
+        """Draws images from the model.
 
         Args:
           n: number of images.
-          seed: an integer, or [2]; it gives the same latent noise whatever the weights.
-          context: [n, c], of a conditional model.
+          seed: random seed, an integer or [2]. The same seed gives the same latent
+            noise, whatever the weights of the model are.
+          context: [n, c], for a conditional model.
 
         Returns:
           samples: binary images drawn from p(x|z), [n, height, width, channels].
@@ -359,7 +362,7 @@ class IWAE(keras.Model):
         return self._log(loss, draws)
 
     def test_step(self, data):
-        """The bounds on a batch of images; the noise depends on its place only."""
+        """Computes the bounds on a batch; the noise depends only on its place."""
         x, context = _unpacked(data)
         seed = randomness.seed_of(
             self.seed, randomness.TEST, self._means["bound"].count
@@ -379,7 +382,7 @@ class IWAE(keras.Model):
         )
 
     def _log(self, loss, draws):
-        # The mean over images, as the others are, where batches differ in size.
+        # Weighted by batch size, so that it is a mean over images like the others.
         self._means["loss"].update_state(loss, tf.shape(draws.log_px)[1])
         values = {
             "bound": self.objective.bound(draws, 1.0),

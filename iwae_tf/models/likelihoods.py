@@ -5,8 +5,8 @@ import math
 
 import tensorflow as tf
 
-_LANES = 16  # float32 numbers of a vector register
-_FACTORS = 64  # at most, whose product is at most 2^64
+_LANES = 16  # float32 numbers in a vector register
+_FACTORS = 64  # most factors in a product, which is then at most 2^64
 
 
 @tf.autograph.experimental.do_not_convert
@@ -15,10 +15,10 @@ def bernoulli_log_prob(x: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """The log-likelihood of pixels: sum_j x_j l_j - log(1 + exp(l_j)).
 
     log(1 + exp(l)) is max(l, 0) + log(1 + exp(-|l|)). The factors 1 + exp(-|l|) are at
-    most 2, and one logarithm is taken of the product of many: 49 of 28x28 pixels.
+    most 2, so one logarithm is taken of the product of many: of 49 for 28x28 pixels.
 
     Args:
-      x: pixels, 0..1, [..., n].
+      x: pixels in 0..1, [..., n].
       logits: l, [..., n].
 
     Returns:
@@ -53,12 +53,12 @@ def log_average_sigmoid(
 ) -> tf.Tensor:
     """The log of an average probability: log sum_c w_c sigmoid(l_c).
 
-    The average is formed times e^s, with s minus the largest logit of some weight where
-    that is negative, so it never vanishes.
+    The average is computed times e^s, so that it never underflows. If the largest logit
+    with a positive weight is negative, s is minus that logit; otherwise s is 0.
 
     Args:
-      weights: w, each [...], whose sum is one.
-      logits: l, as many, broadcast against the weights.
+      weights: w, each [...]; they sum to one.
+      logits: l, as many as weights, broadcast against them.
 
     Returns:
       log_p: [...], nats.
@@ -68,7 +68,7 @@ def log_average_sigmoid(
         for w, logit in zip(weights, logits, strict=True)
     ]
     shift = tf.nn.relu(-functools.reduce(tf.maximum, present))
-    # Where w_c is 0 and the others are very sure of less, it is cut off at e^60.
+    # If w_c is 0 and the other logits are far below l_c, the term is capped at e^60.
     scaled = [
         tf.exp(tf.minimum(tf.minimum(logit, 0.0) + shift, 60.0))
         / (1.0 + tf.exp(-tf.abs(logit)))

@@ -1,4 +1,4 @@
-"""Keras layers without probability."""
+"""Deterministic Keras layers."""
 
 import contextlib
 import math
@@ -13,7 +13,7 @@ _training = False
 
 @contextlib.contextmanager
 def training() -> Iterator[None]:
-    """Within it, batch normalisation takes the statistics of its batch."""
+    """The context in which batch normalisation uses the statistics of its batch."""
     global _training
     before, _training = _training, True
     try:
@@ -23,13 +23,13 @@ def training() -> Iterator[None]:
 
 
 class MLP(keras.layers.Layer):
-    """Fully connected layers; with no widths it is the identity."""
+    """Fully connected layers; without any, the network is the identity."""
 
     def __init__(self, widths: Sequence[int], activation: str = "tanh"):
         """Makes the layers.
 
         Args:
-          widths: units of each layer, from input to output.
+          widths: number of units in each layer, from input to output.
           activation: nonlinearity after every layer.
         """
         super().__init__()
@@ -43,7 +43,7 @@ class MLP(keras.layers.Layer):
 
 
 class DenseNet(MLP):
-    """Fully connected layers, to each of which the input is fed again."""
+    """Fully connected layers, each of which also sees the input of the network."""
 
     def call(self, inputs):
         """Maps [..., d_in] to [..., widths[-1]]."""
@@ -57,7 +57,7 @@ class DenseNet(MLP):
 class LocScale(keras.layers.Layer):
     """The parameters of a diagonal Gaussian: a network and two linear heads.
 
-    The second head is the log of the scale.
+    The second head gives the log of the scale.
     """
 
     def __init__(self, network: keras.layers.Layer, d: int, n_bounded: int = 0):
@@ -66,7 +66,7 @@ class LocScale(keras.layers.Layer):
         Args:
           network: maps [..., d_in] to features [..., n].
           d: size of the Gaussian.
-          n_bounded: so many means, the last, go through tanh.
+          n_bounded: number of means, counted from the last, that go through tanh.
         """
         super().__init__()
         self.mlp = network
@@ -88,7 +88,7 @@ class LocScale(keras.layers.Layer):
 
 
 class Bias(keras.layers.Layer):
-    """Adds a trainable vector, 0 at first."""
+    """Adds a trainable vector that starts at 0."""
 
     def __init__(self, n: int):
         """Makes the vector of n entries."""
@@ -101,11 +101,12 @@ class Bias(keras.layers.Layer):
 
 
 class MaskedDense(keras.layers.Layer):
-    """A linear layer, some of whose weights are 0, that may also see a context.
+    """A linear layer with a mask that sets weights to 0, and an optional context.
 
-    Normalised by `weight`, a column v of the weights is g v / |v| with a trainable g;
-    by `batch`, the outputs have mean 0 and variance 1 over a batch of training before
-    they are scaled and shifted, and moving averages of both elsewhere.
+    With normalisation `weight`, a column v of the weights becomes g v / |v| with a
+    trainable g. With `batch`, the outputs are normalised before they are scaled and
+    shifted: by the mean and variance of the batch in training, and by moving averages
+    of both otherwise.
 
     Reference:
       Salimans and Kingma 2016, Weight normalization, arXiv:1602.07868; Ioffe and
@@ -122,10 +123,10 @@ class MaskedDense(keras.layers.Layer):
         """Makes the weights.
 
         Args:
-          mask: 1 where a weight is, 0 where none is, [d_in, d_out].
-          n_context: size of the context, 0 for none.
+          mask: 1 where there is a weight and 0 where there is none, [d_in, d_out].
+          n_context: size of the context; 0 for no context.
           normalisation: `none`, `weight` or `batch`.
-          initializer: of the weights before the mask.
+          initializer: initializer of the weights before they are masked.
         """
         super().__init__()
         self.mask = np.asarray(mask, self.dtype)
@@ -170,10 +171,10 @@ class MaskedDense(keras.layers.Layer):
         return outputs + self.bias
 
     def initialise(self, inputs: tf.Tensor, context: tf.Tensor | None = None) -> None:
-        """With weight normalisation, gives the outputs mean 0 and variance 1.
+        """With weight normalisation, gives outputs mean 0 and variance 1 over a batch.
 
         Args:
-          inputs: [..., d_in], of a batch.
+          inputs: inputs of the batch, [..., d_in].
           context: [..., n_context].
         """
         if self.normalisation != "weight":
@@ -192,7 +193,7 @@ class Gated(keras.layers.Layer):
     """One 5x5 convolution times the sigmoid of another."""
 
     def __init__(self, maps: int, stride: int, convolution: type, is_first: bool):
-        """Makes both; convolution is a Keras layer class."""
+        """Makes both convolutions; `convolution` is a Keras layer class."""
         super().__init__()
         self.value, self.gate = (
             convolution(maps, 5, strides=stride, padding="same") for _ in range(2)
@@ -204,10 +205,10 @@ class Gated(keras.layers.Layer):
 
 
 class Residual(keras.layers.Layer):
-    """x + f(x), f two 3x3 convolutions; x is convolved too where the size changes."""
+    """x + f(x), f being two 3x3 convolutions; x is convolved if the shape changes."""
 
     def __init__(self, maps: int, stride: int, convolution: type, is_first: bool):
-        """Makes them; convolution is a Keras layer class."""
+        """Makes the convolutions; `convolution` is a Keras layer class."""
         super().__init__()
         self.one = convolution(maps, 3, strides=stride, padding="same")
         self.two = keras.layers.Conv2D(maps, 3, padding="same")
@@ -221,7 +222,7 @@ class Residual(keras.layers.Layer):
         return features + (inputs if self.skip is None else self.skip(inputs))
 
 
-# Of each block of an encoder: its kind, stride and part of the feature maps.
+# The class of the blocks in an encoder, their strides, and their shares of `n_maps`.
 _BLOCKS = {
     "resnet": (Residual, (1, 2, 1, 1, 2, 1), (1, 1, 1, 1, 1, 1)),
     "gated": (Gated, (1, 2, 1, 2, 1), (0.5, 0.5, 1, 1, 1)),
@@ -238,10 +239,10 @@ def _blocks(kind, n_maps, convolution, step):
 
 
 class ConvolutionalEncoder(keras.layers.Layer):
-    """Convolutions down to a quarter of the size, and one dense layer.
+    """Convolutions that reduce height and width to a quarter, and one dense layer.
 
-    `resnet` has six residual blocks of two 3x3 convolutions, two of them strided;
-    `gated` five gated 5x5 convolutions, two of them strided.
+    `resnet` has six residual blocks of two 3x3 convolutions. `gated` has five gated 5x5
+    convolutions. In both, two of the blocks have stride 2.
 
     Reference:
       Kingma et al. 2016, appendix, arXiv:1606.04934; van den Berg et al. 2018,
@@ -254,10 +255,10 @@ class ConvolutionalEncoder(keras.layers.Layer):
         """Makes the layers.
 
         Args:
-          image_shape: height and width, multiples of 4, and channels.
+          image_shape: height and width, which are multiples of 4, and channels.
           kind: `resnet` or `gated`.
-          n_maps: feature maps.
-          n_features: units of the dense layer.
+          n_maps: number of feature maps.
+          n_features: number of units in the dense layer.
         """
         super().__init__()
         self.image_shape = tuple(image_shape)
@@ -291,7 +292,7 @@ class ConvolutionalDecoder(keras.layers.Layer):
         self.last = keras.layers.Conv2D(channels, 3, padding="same", use_bias=False)
 
     def call(self, inputs):
-        """Maps latents [..., d] to logits [..., n_pixels], up to a bias."""
+        """Maps latents [..., d] to logits [..., n_pixels] that still lack a bias."""
         leading = tf.shape(inputs)[:-1]
         features = self.dense(self.hidden(tf.reshape(inputs, [-1, inputs.shape[-1]])))
         features = tf.reshape(features, [-1, *self.start])

@@ -1,9 +1,9 @@
 """Approximate posteriors q(z|x), or q(z|x, y) of a conditional model.
 
 A posterior has `n_latent`, `n_flows` and `draw(x, k, seed, context) -> (zs, log_qz)`.
-Without flows it also has `factors(zs, x, context)`, the distribution of every latent
-given the one below it, and `log_prob(zs, x, context) -> log_qz`. The context is y,
-[b, c], or None.
+Without flows it also has `factors(zs, x, context)`, which is the distribution of every
+latent given the one below it, and `log_prob(zs, x, context) -> log_qz`. The context is
+y, [b, c], or None.
 """
 
 from collections.abc import Sequence
@@ -23,11 +23,11 @@ tfd = tfp.distributions
 class GaussianChain(keras.layers.Layer):
     """A chain of Gaussian layers: q(z1|x) q(z2|z1) ... q(zL|zL-1).
 
-    With a context every layer sees it beside the layer below.
+    If there is a context, every layer sees it beside the layer below.
 
     Attributes:
       n_latent: latent size of each layer, bottom-up.
-      n_flows: steps of a flow that the latents go through, 0.
+      n_flows: number of flow steps that the latents go through, which is 0.
 
     Reference:
       Burda et al. 2016, section 2 and appendix, arXiv:1509.00519.
@@ -44,12 +44,13 @@ class GaussianChain(keras.layers.Layer):
         """Makes one network per stochastic layer, bottom-up.
 
         Args:
-          widths: hidden units of each layer's network.
+          widths: numbers of hidden units of each layer's network.
           n_latent: latent size of each layer.
           activation: nonlinearity after every hidden layer.
-          n_bounded: so many means of each layer, the last, go through tanh.
-          networks: of each layer, from its flat input to features; in place of those
-            that widths and activation describe.
+          n_bounded: number of means of each layer, counted from the last, that go
+            through tanh.
+          networks: one network per layer, from its flat input to features, in place of
+            those that widths and activation describe.
         """
         super().__init__()
         networks = networks or (MLP(w, activation) for w in widths)
@@ -85,8 +86,8 @@ class GaussianChain(keras.layers.Layer):
 
         Args:
           x: images [b, height, width, channels].
-          k: samples per image.
-          seed: [2].
+          k: number of samples per image.
+          seed: random seed, [2].
           context: [b, c].
 
         Returns:
@@ -111,12 +112,12 @@ class GaussianChain(keras.layers.Layer):
         """The distribution of each latent given the one below it, bottom-up.
 
         Args:
-          zs: tuple of latents, bottom-up, each [k, b, d]; the last is not looked at.
+          zs: tuple of latents, bottom-up, each [k, b, d]; the last is not used.
           x: images [b, height, width, channels].
           context: [b, c].
 
         Returns:
-          factors: events [d]; batch [b] of the first, [k, b] of the others.
+          factors: distributions of event [d]; batch [b] for the first, else [k, b].
         """
         belows = (flatten(x), *zs[:-1])
         return [
@@ -147,11 +148,11 @@ class GaussianChain(keras.layers.Layer):
 class FlowPosterior(GaussianChain):
     """A Gaussian q(z0|x) and an inverse autoregressive flow from z0 to z.
 
-    The flow sees features of x too. The density of a z that was not drawn here would
-    take the flow's inverse, entry by entry, and is refused.
+    The flow also sees features of x. The density of a z that was not drawn here would
+    need the inverse of the flow, entry by entry, and is refused.
 
     Attributes:
-      n_flows: steps of the flow.
+      n_flows: number of flow steps.
 
     Reference:
       Kingma et al. 2016, algorithm 1, arXiv:1606.04934.
@@ -170,13 +171,14 @@ class FlowPosterior(GaussianChain):
         """Makes the flow.
 
         Args:
-          network: from flattened images [b, n_pixels] to features.
+          network: network from flattened images [b, n_pixels] to features.
           d: latent size.
-          n_flows: steps of the flow.
-          widths: hidden units of each step's network.
-          n_features: of x that each step sees.
+          n_flows: number of flow steps.
+          widths: numbers of hidden units of each step's network.
+          n_features: number of features of x that each step sees.
           normalisation: see `iwae_tf.models.networks.MaskedDense`.
-          n_bounded: so many means of q(z0|x), the last, go through tanh.
+          n_bounded: number of means of q(z0|x), counted from the last, that go through
+            tanh.
         """
         super().__init__((), [d], n_bounded=n_bounded, networks=[network])
         self.n_flows = n_flows
@@ -192,18 +194,18 @@ class FlowPosterior(GaussianChain):
         seed: tf.Tensor,
         context: tf.Tensor | None = None,
     ) -> tuple[tuple[tf.Tensor, ...], tf.Tensor]:
-        """See `GaussianChain.draw`; with no flow it draws the same latents."""
+        """See `GaussianChain.draw`; without flow steps the latents are the same."""
         z, log_qz, features = self._base(x, k, seed, context)
         z, log_det = self.flow.forward_and_log_det(z, features)
         return (z,), log_qz - log_det
 
     def build(self, input_shape):
-        """Tells Keras that head and flow, which are never called, have variables."""
+        """Tells Keras that the head and the flow are built; they are never called."""
         for part in (*self.conditionals, self.flow):
             part.build(input_shape)
 
     def features_of(self, x: tf.Tensor, context: tf.Tensor | None = None) -> tf.Tensor:
-        """What the flow sees of images [b, height, width, channels]: [b, n]."""
+        """Features [b, n] of images [b, height, width, channels] that the flow sees."""
         (head,) = self.conditionals
         return self.features(head.mlp(beside(flatten(x), context)))
 
@@ -218,18 +220,18 @@ class FlowPosterior(GaussianChain):
     def initialise(
         self, x: tf.Tensor, seed: tf.Tensor, context: tf.Tensor | None = None
     ) -> None:
-        """Sets weight-normalised layers of the flow by a batch.
+        """Initialises weight-normalised layers of the flow by a batch.
 
         Args:
           x: images [b, height, width, channels].
-          seed: [2].
+          seed: random seed, [2].
           context: [b, c].
         """
         z, _, features = self._base(tf.cast(x, tf.float32), 1, seed, context)
         self.flow.initialise(z, features)
 
     def factors(self, zs, x, context=None):
-        """Is refused: the entries of z depend on one another.
+        """Raises an error: the entries of z depend on one another.
 
         Raises:
           UsageError: always.
@@ -240,7 +242,7 @@ class FlowPosterior(GaussianChain):
         )
 
     def log_prob(self, zs, x, context=None):
-        """Is refused: it would take the inverse of the flow.
+        """Raises an error: the density would need the inverse of the flow.
 
         Raises:
           UsageError: always.
@@ -253,12 +255,12 @@ class FlowPosterior(GaussianChain):
 
 
 def reparameterised(q: tfd.Distribution, k: int, seed: tf.Tensor) -> tf.Tensor:
-    """One layer's draws, mean + standard deviation times noise: [k, b, d].
+    """Draws from one layer: mean + standard deviation * noise, [k, b, d].
 
     Args:
-      q: Gaussian, with means [b, d] or [k, b, d].
-      k: draws per image.
-      seed: [2].
+      q: Gaussian with means [b, d] or [k, b, d].
+      k: number of draws per image.
+      seed: random seed, [2].
     """
     mean = q.mean()
     shape = [k, tf.shape(mean)[-2], mean.shape[-1]]

@@ -1,9 +1,9 @@
-"""Spatial transformers: grids of positions, and images read at them.
+"""Spatial transformers: grids of positions, and images that are read at them.
 
-A position is (x, y), x to the right and y down, with the centre of the first pixel of
-the first row at (-1, -1) and that of the last pixel of the last row at (1, 1). A grid
-[..., height, width, 2] holds, for each pixel of the warped image, the position in the
-image where its value is read.
+A position is (x, y), where x points to the right and y down. The centre of the first
+pixel of the first row is at (-1, -1), and that of the last pixel of the last row is at
+(1, 1). A grid [..., height, width, 2] holds, for each pixel of the warped image, the
+position in the image where its value is read.
 """
 
 import functools
@@ -16,12 +16,12 @@ _LATTICE = 3
 
 
 def affine_grid(theta: tf.Tensor, height: int, width: int) -> tf.Tensor:
-    """The grid of an affine map: theta (x, y, 1) is read for the pixel at (x, y).
+    """The grid of an affine map: the pixel at (x, y) is read at theta (x, y, 1).
 
     Args:
       theta: [..., 2, 3]; [[1, 0, 0], [0, 1, 0]] is the identity.
-      height: of the warped image.
-      width: of the warped image.
+      height: height of the warped image.
+      width: width of the warped image.
 
     Returns:
       grid: [..., height, width, 2].
@@ -34,7 +34,7 @@ def affine_grid(theta: tf.Tensor, height: int, width: int) -> tf.Tensor:
 
 
 def control_points() -> np.ndarray:
-    """Where the control points of a spline are in the warped image.
+    """The positions of a spline's control points in the warped image.
 
     Returns:
       points: [9, 2], a 3x3 lattice from -1 to 1, row by row.
@@ -45,13 +45,14 @@ def control_points() -> np.ndarray:
 def thin_plate_grid(points: tf.Tensor, height: int, width: int) -> tf.Tensor:
     """The grid of a thin-plate spline: the smoothest map with given control points.
 
-    The map is linear in the control points, so its system is solved once for a size.
+    The map is linear in the control points, so its linear system is solved only once
+    for each image size.
 
     Args:
-      points: positions [..., 9, 2] that are read for those of `control_points`, which
-        are themselves the identity.
-      height: of the warped image.
-      width: of the warped image.
+      points: positions [..., 9, 2] where the `control_points` are read. If they are the
+        `control_points` themselves, the map is the identity.
+      height: height of the warped image.
+      width: width of the warped image.
 
     Returns:
       grid: [..., height, width, 2].
@@ -63,18 +64,19 @@ def thin_plate_grid(points: tf.Tensor, height: int, width: int) -> tf.Tensor:
 
 
 def _linear(weights, basis):
-    """Positions (x, y), weighted sums of basis functions [height, width, n]."""
-    # Apart, or the compiled warp works out every index of a transposed array anew.
+    """Positions (x, y): weighted sums of basis functions [height, width, n]."""
+    # x and y are computed apart: in one sum, the compiled warp computes every index of
+    # a transposed array again.
     basis = tf.constant(basis, weights[0].dtype)
     return tf.stack([tf.einsum("...p,hwp->...hw", w, basis) for w in weights], axis=-1)
 
 
 @functools.cache
 def _spline_basis(height, width):
-    """[height, width, 9]: what a unit of each control point adds to each position."""
+    """[height, width, 9]: the weight of each control point in each position."""
     centres, pixels = control_points(), _positions(height, width).reshape(-1, 2)
     n = len(centres)
-    # Radial weights r, sums to zero with the affine part: [[K, P], [P^T, 0]].
+    # The radial weights are orthogonal to affine functions: [[K, P], [P^T, 0]].
     system = np.zeros((n + 3, n + 3))
     system[:n, :n] = _radial(centres, centres)
     system[:n, n:] = _with_one(centres)
@@ -93,17 +95,17 @@ def _with_one(positions):
 
 
 def _positions(height, width):
-    """Of the pixels, [height, width, 2]; a single row or column is in the middle."""
+    """Positions of the pixels, [height, width, 2]; a single row or column is at 0."""
     x, y = (np.linspace(-1, 1, n) if n > 1 else np.zeros(1) for n in (width, height))
     return np.stack(np.meshgrid(x, y), axis=-1)
 
 
 class Corners(NamedTuple):
-    """The four pixels around each position: top left, top right, bottom left and right.
+    """Four pixels around each position: top left, top right, bottom left, bottom right.
 
     Attributes:
-      places: number of each pixel, row by row, four of [..., m, n].
-      weights: bilinear, four of [..., m, n], whose sum is one.
+      places: index of each pixel, counted row by row: four tensors [..., m, n].
+      weights: bilinear weights: four tensors [..., m, n] that sum to one.
     """
 
     places: tuple[tf.Tensor, ...]
@@ -111,18 +113,18 @@ class Corners(NamedTuple):
 
 
 def corners(grid: tf.Tensor, height: int, width: int) -> Corners:
-    """The pixels that a position lies between.
+    """Finds the four pixels around each position.
 
-    A position outside the image is moved to its border. One that is within rounding of
-    a pixel's is that pixel's.
+    A position outside the image is moved to the border. A position that equals a pixel
+    up to rounding is moved to that pixel.
 
     Args:
       grid: positions [..., m, n, 2].
-      height: of the image that is read.
-      width: of the image that is read.
+      height: height of the image that is read.
+      width: width of the image that is read.
 
     Returns:
-      corners: of each position.
+      corners: pixels and weights for each position.
     """
     x, y = tf.unstack(grid, axis=-1)
     column, right = _before(x, width)
@@ -136,7 +138,7 @@ def corners(grid: tf.Tensor, height: int, width: int) -> Corners:
 
 
 def _before(coordinate, n):
-    """The pixel before along one axis, and how far behind it the position is, 0..1."""
+    """The pixel before a position along one axis, and the distance from it, 0..1."""
     place = tf.clip_by_value((coordinate + 1) * ((n - 1) / 2), 0, n - 1)
     rounding = 8 * n * np.finfo(coordinate.dtype.as_numpy_dtype).eps
     offset = tf.stop_gradient(place - tf.round(place))
@@ -146,7 +148,7 @@ def _before(coordinate, n):
 
 
 def bilinear_sample(image: tf.Tensor, grid: tf.Tensor) -> tf.Tensor:
-    """Reads images at positions, between pixels bilinearly; the border goes on outside.
+    """Reads images at positions: bilinear between pixels, the border value outside.
 
     Args:
       image: [..., height, width, channels].
@@ -163,11 +165,11 @@ def bilinear_sample(image: tf.Tensor, grid: tf.Tensor) -> tf.Tensor:
 
 
 def at(image: tf.Tensor, places: tf.Tensor) -> tf.Tensor:
-    """Reads images at pixels.
+    """Reads pixels of images.
 
     Args:
       image: [..., height, width, channels].
-      places: numbers of pixels, [..., m, n].
+      places: indices of the pixels, [..., m, n].
 
     Returns:
       values: [..., m, n, channels].

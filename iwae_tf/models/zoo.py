@@ -19,7 +19,7 @@ from iwae_tf.models.networks import (
 )
 from iwae_tf.models.posteriors import FlowPosterior, GaussianChain
 
-# Of the 60 latents of a model, those that place the image, and how.
+# How many of the 60 latents place the image, and by which warp.
 SPATIAL = {"vae60": (0, None), "tvae_affine": (6, "affine"), "tvae_tps": (18, "spline")}
 
 
@@ -37,23 +37,23 @@ def build(
     seed: int = 123,
     **flows,
 ) -> IWAE:
-    """The networks of a name, with arguments named as the fields of `Config`.
+    """Builds a model by name; the arguments have the names of the fields of `Config`.
 
     Args:
       image_shape: height, width, channels.
-      n_context: size of the contexts, 0 for none.
-      mean_image: see `burda`; no other networks start from it.
+      n_context: size of the contexts; 0 for no contexts.
+      mean_image: see `burda`; other networks do not use it.
       model: `burda`, a key of `SPATIAL`, `dense`, `gated` or `resnet`.
       stochastic_layers: see `burda`.
       n_latent: see `burda` and `deep`.
       n_hidden: see `burda` and `deep`.
       feature_maps: see `deep`.
       conditional_prior: see `burda`.
-      seed: of the initial weights and of the model's noise.
+      seed: random seed for the initial weights and the model's noise.
       **flows: `n_flows` and its options, see `burda`.
 
     Returns:
-      model: not compiled.
+      model: the model, not compiled.
 
     Raises:
       UsageError: for an unknown name; see `burda` and `deep` too.
@@ -78,7 +78,7 @@ def build(
 
 
 def _posterior(network, d, n_bounded=0, *, n_flows=0, **flows):
-    """One layer, a Gaussian or with flows, whose options are named as in `Config`."""
+    """A posterior of one layer, with or without flows; options are as in `Config`."""
     if not n_flows:
         return GaussianChain((), [d], n_bounded=n_bounded, networks=[network])
     given = {name: value for name, value in flows.items() if value is not None}
@@ -106,26 +106,27 @@ def deep(
 ) -> IWAE:
     """Deep networks with one stochastic layer and inverse autoregressive flow.
 
-    `dense` has two layers of ELUs, to each of which the input is fed again; `resnet`
-    six residual blocks and a layer of 450, `gated` five gated convolutions and a layer
-    of 256, each in both directions. The output bias starts at 0: from the logits of
-    MNIST's mean image `gated` does not leave that image, and the others are slower.
+    `dense` has two layers of ELUs, and each sees the input. `resnet` has six residual
+    blocks and a dense layer of 450 units. `gated` has five gated convolutions and a
+    dense layer of 256 units. The encoder and the decoder each have these layers. The
+    output bias starts at 0: if it starts at the logits of MNIST's mean image, `gated`
+    never leaves that image, and the others learn more slowly.
 
     Args:
       name: `dense`, `gated` or `resnet`.
       image_shape: height, width, channels.
-      n_latent: latent size, by default 64.
-      n_hidden: hidden units of `dense`, by default 300.
-      feature_maps: of the convolutions, by default 64.
-      seed: of the initial weights and of the model's noise.
-      n_flows: steps of the flow, 0 for a Gaussian.
+      n_latent: latent size; the default is 64.
+      n_hidden: number of hidden units in a layer of `dense`; the default is 300.
+      feature_maps: number of feature maps of the convolutions; the default is 64.
+      seed: random seed for the initial weights and the model's noise.
+      n_flows: number of flow steps; 0 for a Gaussian.
       **flows: `flow_hidden`, `flow_features` and `flow_normalisation`, see `Config`.
 
     Returns:
-      model: not compiled.
+      model: the model, not compiled.
 
     Raises:
-      UsageError: if images do not go with convolutions.
+      UsageError: if images for convolutions have sides that are not multiples of 4.
 
     Reference:
       Kingma et al. 2016, arXiv:1606.04934; van den Berg et al. 2018, arXiv:1803.05649.
@@ -162,19 +163,20 @@ def spatial(
 ) -> IWAE:
     """A VAE with 60 latents, some of which may place the image: x-256-256-z-256-256-x.
 
-    Hidden layers are rectified. `vae60` is plain; of `tvae_affine` 6 latents give an
-    affine map, of `tvae_tps` 18 give the control points of a thin-plate spline, and
-    their posterior means go through tanh. The output bias starts at 0: from the logits
-    of MNIST's mean image `vae60` with k = 1 does not leave that image.
+    Hidden layers are rectified linear. `vae60` is a plain VAE. In `tvae_affine`, 6
+    latents give an affine map. In `tvae_tps`, 18 latents give the control points of a
+    thin-plate spline. The posterior means of these latents go through tanh. The output
+    bias starts at 0: if it starts at the logits of MNIST's mean image, `vae60` with
+    k = 1 never leaves that image.
 
     Args:
       name: a key of `SPATIAL`.
       image_shape: height, width, channels.
-      seed: of the initial weights and of the model's noise.
+      seed: random seed for the initial weights and the model's noise.
       **flows: see `burda`.
 
     Returns:
-      model: not compiled.
+      model: the model, not compiled.
 
     Reference:
       Jaderberg et al. 2015, arXiv:1506.02025.
@@ -207,29 +209,29 @@ def burda(
     """The networks of Burda et al. 2016: two tanh layers per stochastic layer.
 
     One stochastic layer: x-200-200-z50-200-200-x. Two: x-200-200-z100-100-100-z50 and
-    back. More layers go on halving both sizes. With contexts y, log p(x|y) is modelled
-    (Sohn et al. 2015): y is appended to the input of every network.
+    back. Each further layer halves both sizes. With contexts y, the model is one of
+    log p(x|y) (Sohn et al. 2015): y is appended to the input of every network.
 
     Args:
       image_shape: height, width, channels.
-      stochastic_layers: L.
+      stochastic_layers: L, the number of stochastic layers.
       n_latent: latent size of each layer, bottom-up.
-      n_hidden: hidden units beside each layer, bottom-up.
-      mean_image: mean of the training images, 0..1, of which the logits are the
-        initial output bias.
-      seed: of the initial weights and of the model's noise.
-      n_context: size of the contexts, 0 for none.
-      conditional_prior: whether p(zL|y) is a Gaussian with a network of its own, as
-        wide as the one below it, and not standard normal.
-      n_flows: steps of inverse autoregressive flow in q, of one layer.
+      n_hidden: number of hidden units beside each layer, bottom-up.
+      mean_image: mean of the training images, 0..1; its logits are the initial output
+        bias.
+      seed: random seed for the initial weights and the model's noise.
+      n_context: size of the contexts; 0 for no contexts.
+      conditional_prior: whether p(zL|y) is a Gaussian from its own network, as wide as
+        the one below it, in place of a standard normal.
+      n_flows: number of steps of inverse autoregressive flow in q, for one layer only.
       **flows: `flow_hidden`, `flow_features` and `flow_normalisation`, see `Config`.
 
     Returns:
-      model: not compiled.
+      model: the model, not compiled.
 
     Raises:
-      UsageError: if the sizes do not fit the number of layers, a prior has nothing to
-        be conditional on, or there are flows and more than one layer.
+      UsageError: if the sizes do not fit the number of layers, if a conditional prior
+        has no contexts, or if there are flows and more than one layer.
     """
     if conditional_prior and not n_context:
         raise UsageError("n_context: must be at least 1 for a conditional prior, got 0")
@@ -261,18 +263,18 @@ def burda(
 
 
 def default_latents(stochastic_layers: int) -> tuple[int, ...]:
-    """The paper's latent sizes: 50, or 100 and 50; then halved on."""
+    """The paper's latent sizes: 50, or 100 and 50; each further layer has half."""
     if stochastic_layers == 1:
         return (50,)
     return tuple(max(1, 100 >> level) for level in range(stochastic_layers))
 
 
 def default_hidden(stochastic_layers: int) -> tuple[int, ...]:
-    """The paper's hidden widths: 200, then 100; then halved on."""
+    """The paper's hidden widths: 200, then 100; each further layer has half."""
     return tuple(max(1, 200 >> level) for level in range(stochastic_layers))
 
 
 def constant_logit(mean_image: np.ndarray) -> keras.initializers.Initializer:
-    """An initializer with the logits of a mean image, kept off 0 and 1 by 0.001."""
+    """An initializer with the logits of a mean image, clipped to 0.001..0.999."""
     mean = np.clip(np.ravel(mean_image).astype(np.float64), 0.001, 0.999)
     return keras.initializers.Constant(np.log(mean / (1 - mean)))

@@ -1,7 +1,7 @@
 """Figures of runs and of latent spaces, and the files they are written to.
 
-NumPy arrays in, matplotlib figures and files out: nothing here knows TensorFlow,
-and nothing outside imports matplotlib.
+The functions take NumPy arrays and make matplotlib figures and files. Nothing here
+imports TensorFlow, and nothing outside imports matplotlib.
 """
 
 from matplotlib.figure import Figure

@@ -1,4 +1,4 @@
-"""Curves: a run's bounds over epochs, and sheets of any curves."""
+"""Curves: the bounds of a run over epochs, and sheets of any curves."""
 
 import itertools
 import math
@@ -18,12 +18,12 @@ from matplotlib.ticker import (
 from iwae_tf.plots.layout import COLORS, DPI, STYLES, check_rows, log_axis, title_size
 
 _LOG_EPOCHS = 30  # longer runs get a logarithmic axis
-_DEPTH = 5  # the y axis goes this many times as far down as to the middle value
+_DEPTH = 5  # the y axis reaches down this many times as far as the median
 _CURVES = {
     "train_bound": {"color": COLORS[0], "linestyle": "-"},
     "test_bound": {"color": COLORS[1], "linestyle": "--"},
 }
-_MARKED_POINTS = 100  # curves of more points show only their line
+_MARKED_POINTS = 100  # curves with more points have no markers
 
 
 def training_curves(rows: Sequence[Mapping[str, object]], title: str) -> Figure:
@@ -33,12 +33,12 @@ def training_curves(rows: Sequence[Mapping[str, object]], title: str) -> Figure:
       rows: one mapping per epoch, as `csv.DictReader` reads metrics.csv: "epoch",
           and "train_bound" and "test_bound" in nats per image, each a number or
           its text; missing, empty and non-finite values are not drawn. Where
-          "train_samples", k of the training bound, grows, a line says so.
-      title: what the run is.
+          "train_samples", k of the training bound, grows, a line marks the epoch.
+      title: a description of the run.
 
     Returns:
-      figure: one panel. Very low values of the first epochs may lie below it; a
-          note in the figure then says so.
+      figure: one panel. Very low values of the first epochs may lie below its y
+          axis; a note in the figure then says so.
 
     Raises:
       ValueError: If `rows` is empty or a row has no epoch.
@@ -68,15 +68,15 @@ def training_curves(rows: Sequence[Mapping[str, object]], title: str) -> Figure:
 
 
 class Panel(NamedTuple):
-    """Axes of a `line_sheet`.
+    """One panel of a `line_sheet`.
 
     Attributes:
-      title: of the panel.
-      xlabel: of the x axis.
-      ylabel: of the y axis.
-      curves: by their label, x and y of equal length; what is not finite is not drawn.
+      title: the title of the panel.
+      xlabel: the label of the x axis.
+      ylabel: the label of the y axis.
+      curves: x and y of equal length for each label; non-finite values are not drawn.
       log: axes with a logarithmic scale: "", "x", "y" or "xy". A linear y axis is that
-        of `training_curves`: very low values of the start may lie below it.
+        of `training_curves`: very low values at the start may lie below it.
     """
 
     title: str
@@ -90,11 +90,11 @@ def line_sheet(rows: Sequence[Sequence[Panel]], title: str) -> Figure:
     """Draw panels of curves; labels that agree up to a colon have the same colour.
 
     Args:
-      rows: panels of each row, equally many.
-      title: what all of them are about.
+      rows: the panels of each row, with the same number in every row.
+      title: the title of the sheet.
 
     Returns:
-      figure: one panel under another and beside another.
+      figure: the panels in rows and columns.
 
     Raises:
       ValueError: If there are no panels, or the rows differ in length.
@@ -151,7 +151,7 @@ def _label(key: str, epochs: np.ndarray, values: np.ndarray) -> str:
 
 
 def _number(value: float) -> str:
-    """As matplotlib writes it on an axis, with a minus and not a hyphen."""
+    """A number as matplotlib writes it on an axis: with a minus, not a hyphen."""
     return f"{value:.2f}".replace("-", "\N{MINUS SIGN}")
 
 
@@ -188,7 +188,7 @@ def _mark_growth(axes: Axes, epochs: np.ndarray, samples: np.ndarray) -> None:
 
 
 def _bound_axis(axes: Axes, curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
-    """Fit the y axis to the run after its start, and say what that leaves out."""
+    """Fit the y axis to the values after the start; note the lowest one left out."""
     if not curves:
         axes.set_yticks([])
         return

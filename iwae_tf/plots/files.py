@@ -1,4 +1,4 @@
-"""Figures to files, and files to a GIF."""
+"""Write figures to files, and join files into a GIF."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -9,9 +9,9 @@ from PIL import Image, ImageChops
 
 from iwae_tf.files import written_whole
 
-_GREY_LEVELS = (64, 32, 16, 8, 4, 2)  # of a GIF, the first that stays below _GIF_BYTES
-_COLORS = (255, 128, 64, 32, 16, 8)  # numbers of them, as well
-_SAMPLE = 100_000  # pixels that a palette is made from
+_GREY_LEVELS = (64, 32, 16, 8, 4, 2)  # tried until the GIF is below _GIF_BYTES
+_COLORS = (255, 128, 64, 32, 16, 8)  # numbers of colours, tried likewise
+_SAMPLE = 100_000  # number of pixels that a palette is made from
 _GIF_BYTES = 3_000_000
 
 
@@ -19,7 +19,7 @@ def save(figure: Figure, path: str | os.PathLike) -> None:
     """Write a figure as a PNG; the same figure always gives the same bytes.
 
     Args:
-      figure: a figure of this module.
+      figure: the figure to write.
       path: the file to write or to replace, in a folder that exists.
     """
     with written_whole(path) as temporary:
@@ -32,12 +32,13 @@ def animate(
     gif_path: str | os.PathLike,
     seconds_per_frame: float = 0.8,
 ) -> None:
-    """Join PNGs to one endless GIF that rests on its last frame.
+    """Join PNGs into one endless GIF that pauses at its last frame.
 
-    It is grey if all frames are, and else in the colours that serve all frames best.
+    It is grey if all frames are grey. Otherwise all frames share one palette.
 
     Args:
-      png_paths: the frames in order; smaller ones get white on the right and below.
+      png_paths: the frames in order; smaller ones are padded with white on the right
+          and below.
       gif_path: the file to write or to replace, in a folder that exists.
       seconds_per_frame: time per frame; the last one stays three times as long.
 
@@ -75,7 +76,7 @@ def animate(
 
 
 def _open(path: str | os.PathLike) -> Image.Image:
-    """An image in colour if it has any, else in grey."""
+    """Open an image: in colour if it has any, otherwise in grey."""
     with Image.open(path) as image:
         red, *others = image.convert("RGB").split()
         if any(ImageChops.difference(red, other).getbbox() for other in others):
@@ -91,7 +92,7 @@ def _greys(frames: Sequence[Image.Image]) -> Iterator[list[Image.Image]]:
 
 
 def _colors(frames: Sequence[Image.Image]) -> Iterator[list[Image.Image]]:
-    """Frames of one palette, so that what stands still does not flicker."""
+    """Frames with one palette, so that parts that stand still do not flicker."""
     pixels = np.concatenate([np.asarray(frame).reshape(-1, 3) for frame in frames])
     if len(pixels) > _SAMPLE:
         pixels = pixels[np.random.default_rng(0).integers(len(pixels), size=_SAMPLE)]

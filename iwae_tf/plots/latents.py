@@ -1,4 +1,4 @@
-"""One image's posterior over a latent space of two units, drawn beside q."""
+"""The posterior of one image over two latent units, drawn beside q."""
 
 import math
 
@@ -25,16 +25,16 @@ from iwae_tf.plots.layout import (
 )
 from iwae_tf.plots.sheets import montage
 
-_PLANE = 704  # the greatest width of each plane in output pixels, as are the next five
-_LEFT = 168  # holds the ticks and the label of a y axis
-_AXIS = 115  # those of an x axis
+_PLANE = 704  # largest width of a plane; this and the next five are in output pixels
+_LEFT = 168  # space for the ticks and the label of a y axis
+_AXIS = 115  # space for those of an x axis
 _LEGEND = 150
-_LINE = 40  # of the caption
-_X = 60  # holds the name of x
+_LINE = 40  # height of a line of the caption
+_X = 60  # space for the name of x
 _ROWS = "E[x|z], z ~ q(z|x)", "E[x|z], z by SIR"
 _POSTERIOR, _Q, _SIR = COLORS[:3]
 _MASSES = {0.5: "-", 0.9: "--", 0.99: ":"}
-_FLOOR = 50  # nats below its peak, where a density ends for its contours
+_FLOOR = 50  # contours cut log densities off this many nats below the peak
 _HALO = [withStroke(linewidth=4, foreground="white")]
 
 
@@ -57,25 +57,25 @@ def posterior_sheet(
 ) -> Figure:
     """Draw p(z|x) of one image on two grids of two latent units, with q and samples.
 
-    q may be much wider than p(z|x): one grid has room for both, the other is near the
-    mass of p(z|x). Contours bound regions of highest density: the fewest cells of a
-    grid that hold 50, 90 and 99 % of the mass on it.
+    q may be much wider than p(z|x), so one grid has room for both, and the other covers
+    only the mass of p(z|x). Contours bound regions of highest density: the fewest cells
+    of a grid that hold 50, 90 and 99 % of the mass on it.
 
     Args:
       z1: `[n1]`, centres of the grid's columns, evenly spaced and rising.
-      z2: `[n2]`, centres of its rows, as well.
+      z2: `[n2]`, centres of the grid's rows, likewise.
       log_posterior: `[n2, n1]`, log p(z|x) in nats; -inf where there is no mass.
-      log_q: `[n2, n1]`, log q(z|x) in nats, as well.
+      log_q: `[n2, n1]`, log q(z|x) in nats; -inf where there is no mass.
       near: z1, z2 and log_posterior of the other grid.
-      q_samples: `[s, 2]`, z ~ q(z|x); those not near are only counted there.
-      sir_samples: `[s, 2]`, z by sampling importance resampling, as well.
+      q_samples: `[s, 2]`, z ~ q(z|x); those outside a grid are only counted there.
+      sir_samples: `[s, 2]`, z by sampling importance resampling, likewise.
       snis_mean: `[2]`, E[z|x] by self-normalised importance sampling.
       grid_mean: `[2]`, E[z|x] on the grid.
       image: `[height, width, channels]`, x, values in 0..1.
       of_q: `[r, height, width, channels]`, E[x|z] of some z ~ q(z|x).
       of_sir: `[r, height, width, channels]`, E[x|z] of some z by SIR.
-      title: what the model is.
-      caption: one or two lines that stand below, such as effective sample sizes.
+      title: a description of the model.
+      caption: one or two lines at the bottom, such as effective sample sizes.
 
     Returns:
       figure: p(z|x) with contours and samples of q; near its mass, contours of p(z|x)
@@ -197,7 +197,7 @@ def _check_shape(name: str, values: np.ndarray, shape: tuple) -> np.ndarray:
 def _check_pictures(
     image: np.ndarray, of_q: np.ndarray, of_sir: np.ndarray
 ) -> list[np.ndarray]:
-    """The image, and both rows in one."""
+    """The image, and both rows of mean images in one."""
     image = check_images("image", image, "height, width, channels")
     of_q, of_sir = check_images("of_q", of_q), check_images("of_sir", of_sir)
     if not of_q.shape == of_sir.shape == (len(of_q), *image.shape):
@@ -258,15 +258,15 @@ def _contours(
 ) -> list[Line2D]:
     """Draw the regions of highest density; the handles are in the order of _MASSES.
 
-    Logarithms, because those of a normal density are quadratic, and lines between
-    cells follow them closely.
+    The contours are those of the log density: it is quadratic for a normal density, so
+    that interpolation between cells follows it closely.
     """
     log_density = np.maximum(log_density - log_density.max(), -_FLOOR)
     cells = np.sort(log_density, axis=None)[::-1]
     masses = np.cumsum(np.exp(cells))
     for mass, style in _MASSES.items():
         last = np.searchsorted(masses, mass * masses[-1])
-        # half way to the next cell, which a region of one cell needs to have an outline
+        # half way to the next cell, so that a region of one cell has an outline
         level = cells[last : last + 2].mean()
         if -_FLOOR < level < 0:
             axes.contour(

@@ -1,4 +1,4 @@
-"""What the figures share: the page, its colours, text that fits, panels of images."""
+"""What all figures share: the page, colours, text that fits, panels of images."""
 
 from collections.abc import Iterable, Sequence
 
@@ -10,15 +10,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 DPI = 224
-WIDTH = 8 * DPI  # of a sheet, in output pixels, as are the next two
+WIDTH = 8 * DPI  # width of a sheet; this and the next two are in output pixels
 MARGIN = 18
-TOP = 140  # holds the title and the titles of the panels
+TOP = 140  # space for the title and the titles of the panels
 GREY = 0.5
-# Of Okabe and Ito: blue, vermillion, green, purple, orange, sky blue, black.
+# Colours of Okabe and Ito: blue, vermillion, green, purple, orange, sky blue, black.
 COLORS = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"
 _DASHES = "-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1, 1, 1))
 _MORE = "#AA3377", "#8C6D31", "#999999"
-STYLES = [  # later lines let earlier ones show through
+STYLES = [  # dashes of later lines let earlier lines show through
     {"color": (*COLORS, *_MORE)[i % 10], "linestyle": _DASHES[i % 4]} for i in range(20)
 ]
 
@@ -26,7 +26,7 @@ STYLES = [  # later lines let earlier ones show through
 def check_images(
     name: str, images: np.ndarray, axes: str = "n, height, width, channels"
 ) -> np.ndarray:
-    """Images as floats, if they have those axes and may be in 0..1."""
+    """Images as floats, after a check of their axes and their range."""
     images = np.asarray(images)
     if images.ndim != axes.count(",") + 1 or not images.size:
         raise ValueError(
@@ -38,7 +38,7 @@ def check_images(
 
 
 def check_rows(rows: Sequence[Sequence[object]]) -> tuple[int, int]:
-    """The number of rows of panels and of their columns."""
+    """The number of rows and the number of columns of panels."""
     lengths = {len(row) for row in rows}
     if len(lengths) != 1 or lengths == {0}:
         raise ValueError(
@@ -48,7 +48,7 @@ def check_rows(rows: Sequence[Sequence[object]]) -> tuple[int, int]:
 
 
 def sheet(width: int, height: int, title: str, labels: int = 0) -> tuple[Figure, int]:
-    """A figure around panels of that many output pixels, and their left edge."""
+    """A figure around panels of the given output pixels, and their left edge."""
     total = max(WIDTH, labels + width + 2 * MARGIN)
     size = np.array([total, TOP + height + MARGIN])
     figure = Figure(figsize=size / DPI, dpi=DPI)
@@ -64,12 +64,12 @@ def sheet(width: int, height: int, title: str, labels: int = 0) -> tuple[Figure,
 
 
 def title_size(title: str) -> float:
-    """Points at which the title fits into 8 inches."""
+    """The font size in points at which the title fits into 8 inches."""
     return min(13, 13 * 70 / max(len(title), 1))
 
 
 def text_width(texts: Iterable[str], points: float) -> float:
-    """Output pixels of the widest text."""
+    """The width of the widest text in output pixels."""
     page = Figure(dpi=DPI)
     renderer = FigureCanvasAgg(page).get_renderer()
     widths = [
@@ -80,9 +80,9 @@ def text_width(texts: Iterable[str], points: float) -> float:
 
 
 def text_size(texts: Iterable[str], points: float, room: float) -> float:
-    """Points, no more than given, at which every text is that many pixels or less."""
+    """The font size, at most `points`, at which every text fits into `room` pixels."""
     texts = list(texts)
-    # small letters are wider than their size says
+    # small letters are wider than in proportion to their size
     for _ in range(5):
         width = text_width(texts, points)
         if width <= room:
@@ -94,7 +94,7 @@ def text_size(texts: Iterable[str], points: float, room: float) -> float:
 def add_axes(
     figure: Figure, left: float, top: float, width: float, height: float
 ) -> Axes:
-    """Axes with their upper left corner at that output pixel."""
+    """Axes whose upper left corner is at the given output pixel."""
     bottom = figure.bbox.height - top - height
     position = np.array([left, bottom, width, height])
     return figure.add_axes(position / np.tile(figure.bbox.size, 2))
@@ -103,7 +103,7 @@ def add_axes(
 def image_axes(
     figure: Figure, image: np.ndarray, left: int, top: int, scale: int
 ) -> Axes:
-    """Show an image with its upper left corner at that output pixel."""
+    """Show an image whose upper left corner is at the given output pixel."""
     # matplotlib before 3.11 rounds sizes up, so float error would add a pixel
     height, width = np.array(image.shape[:2]) * scale - 1e-3
     axes = add_axes(figure, left, top, width, height)
@@ -115,7 +115,7 @@ def image_axes(
 
 
 def name_row(axes: Axes, name: str, y: float, points: float = 9) -> None:
-    """Write a name at the left of an image."""
+    """Write a name to the left of an image."""
     axes.annotate(
         name,
         (-0.5, y),
@@ -133,13 +133,13 @@ def log_axis(
     most: float = 300,
     n_labels: int | None = None,
 ) -> None:
-    """Plain numbers at 1, 2, 5, 10, ... of a logarithmic axis, or at powers of 10.
+    """Label a logarithmic axis in plain numbers at 1, 2, 5, 10, ... or powers of 10.
 
     Args:
-      axis: to be labelled.
-      values: what is drawn along it.
-      most: largest ratio of values at which there are 2 and 5, too.
-      n_labels: at most, of powers of 10; by default as many as seem to fit.
+      axis: the axis to label.
+      values: the values drawn along it.
+      most: the ratio of largest to smallest value from which 2 and 5 have no label.
+      n_labels: maximum number of powers of 10; by default as many as seem to fit.
     """
     if not values:
         return

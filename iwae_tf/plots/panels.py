@@ -1,4 +1,4 @@
-"""Sheets of panels: scatters of labelled points, histograms of groups."""
+"""Sheets of panels: scatter plots of labelled points, histograms of groups."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,23 +27,23 @@ from iwae_tf.plots.layout import (
 _MARKS = [
     (marker, color)
     for marker in "o^sv"
-    # Yellow is the last of Okabe and Ito.
+    # Yellow is the last colour of Okabe and Ito.
     for color in (*COLORS, "#F0E442", "#AA3377", "#BBBBBB")
 ]
-_LEGEND = 10  # more labels have only their numbers
-_HANDLE = 140  # output pixels of a symbol and the space around it
+_LEGEND = 10  # with more labels there is no legend
+_HANDLE = 140  # width in output pixels of a symbol and the space around it
 _HALO = [withStroke(linewidth=3, foreground="white")]
 _BINS = 30
 
 
 class Scatter(NamedTuple):
-    """Axes of a `scatter_sheet`.
+    """One panel of a `scatter_sheet`.
 
     Attributes:
-      title: of the panel.
-      xlabel: of the x axis.
-      ylabel: of the y axis.
-      points: `[n, 2]`; what is not finite is not drawn.
+      title: the title of the panel.
+      xlabel: the label of the x axis.
+      ylabel: the label of the y axis.
+      points: `[n, 2]`; non-finite points are not drawn.
       labels: `[n]` integers, such as classes; None for grey points.
     """
 
@@ -55,15 +55,15 @@ class Scatter(NamedTuple):
 
 
 class Histogram(NamedTuple):
-    """Axes of a `histogram_sheet`.
+    """One panel of a `histogram_sheet`.
 
     Attributes:
-      title: of the panel.
-      xlabel: of the x axis.
-      groups: by their name, `[n]` values; what is not finite is not counted.
+      title: the title of the panel.
+      xlabel: the label of the x axis.
+      groups: `[n]` values for each name; non-finite values are not counted.
       threshold: a value to mark, or None.
-      log: whether the x axis is logarithmic; its leftmost bin then counts values of
-        zero and below, too.
+      log: whether the x axis is logarithmic; its leftmost bin then also counts the
+        values of zero and below.
     """
 
     title: str
@@ -74,17 +74,18 @@ class Histogram(NamedTuple):
 
 
 def scatter_sheet(rows: Sequence[Sequence[Scatter]], title: str) -> Figure:
-    """Draw panels of points in colours of their labels; both axes have one scale.
+    """Draw panels of points coloured by label; both axes have the same scale.
 
-    A label's number stands at the median of its points, or as near as the numbers of
-    others let it. Ten labels differ in colour, further ones in their marker too.
+    The number of a label stands at the median of its points, or as near to it as the
+    other numbers allow. The first ten labels differ in colour; further labels also
+    differ in their marker.
 
     Args:
-      rows: panels of each row, equally many.
-      title: what all of them are about.
+      rows: the panels of each row, with the same number in every row.
+      title: the title of the sheet.
 
     Returns:
-      figure: one panel under another and beside another.
+      figure: the panels in rows and columns.
 
     Raises:
       ValueError: If there are no panels, the rows differ in length, points are not
@@ -130,20 +131,21 @@ def scatter_sheet(rows: Sequence[Sequence[Scatter]], title: str) -> Figure:
 
 
 def histogram_sheet(rows: Sequence[Sequence[Histogram]], title: str) -> Figure:
-    """Draw panels of histograms, such as of the activity of units; bins are common.
+    """Draw panels of histograms, such as the activity of units, with common bins.
 
     Args:
-      rows: panels of each row, equally many; the last may have fewer.
-      title: what all of them are about.
+      rows: the panels of each row, with the same number in every row but the last,
+          which may have fewer.
+      title: the title of the sheet.
 
     Returns:
-      figure: one panel under another and beside another; groups of one name have one
-        style in all. A note below an axis says how many values of zero and below the
-        leftmost bin counts.
+      figure: the panels in rows and columns. Groups of the same name have the same
+        style in all panels. A note below an axis gives the number of values of zero and
+        below, which the leftmost bin counts.
 
     Raises:
       ValueError: If there are no panels, the rows differ in length, values are not
-          `[n]`, or a threshold has no place on its axis.
+          `[n]`, or a threshold cannot be drawn on its axis.
     """
     panels = [panel for row in rows for panel in row]
     n_rows, n_columns = check_rows(_filled(rows))
@@ -185,7 +187,7 @@ def histogram_sheet(rows: Sequence[Sequence[Histogram]], title: str) -> Figure:
 
 
 def _filled(rows: Sequence[Sequence[Histogram]]) -> list[list[Histogram | None]]:
-    """The same rows, the last one filled up."""
+    """The same rows, with the last one filled up with None."""
     rows = [list(row) for row in rows]
     if rows and rows[-1]:
         rows[-1] += [None] * (len(rows[0]) - len(rows[-1]))
@@ -195,7 +197,7 @@ def _filled(rows: Sequence[Sequence[Histogram]]) -> list[list[Histogram | None]]
 def _page(
     n_rows: int, n_columns: int, height: float, title: str
 ) -> tuple[Figure, np.ndarray]:
-    """A page with panels of that many inches."""
+    """A page with panels of the given height in inches."""
     size = (WIDTH / DPI, n_rows * (height + 0.3) + 0.8)
     figure = Figure(figsize=size, dpi=DPI, layout="constrained")
     figure.suptitle(title, fontsize=title_size(title))
@@ -221,7 +223,7 @@ def _legend(figure: Figure, handles: Sequence[Line2D]) -> None:
 
 
 def _finite(name: str, panel: Scatter) -> tuple[np.ndarray, np.ndarray]:
-    """Points, and their labels if they have any."""
+    """The finite points, and their labels if there are any."""
     points = np.asarray(panel.points, float)
     if points.ndim != 2 or points.shape[1] != 2:
         raise ValueError(f"points {name} must be [n, 2], got shape {points.shape}")
@@ -253,7 +255,7 @@ def _number(axes: Axes, label: int, median: np.ndarray) -> Annotation:
 
 
 def _spread(texts: Sequence[Annotation]) -> None:
-    """Move texts apart that overlap, pixel by pixel and no farther than their axes."""
+    """Move overlapping texts apart, pixel by pixel, within their axes."""
     if not texts:
         return
     boxes = [text.get_window_extent() for text in texts]
@@ -261,7 +263,7 @@ def _spread(texts: Sequence[Annotation]) -> None:
     half = np.array([box.size for box in boxes]) / 2 + 3
     page = texts[0].axes.get_window_extent()
     centres = start.copy()
-    # a spiral of nudges, because those of one place would not know where to go
+    # a spiral of nudges gives texts at the same place directions to move in
     i = np.arange(len(texts))
     spiral = 1e-3 * np.sqrt(i) * np.exp(2.4j * i)
     nudges = np.stack([spiral.real, spiral.imag], axis=1)
@@ -308,7 +310,7 @@ def _bins(name: str, panel: Histogram, groups: Sequence[np.ndarray]) -> np.ndarr
 
 
 def _mark(axes: Axes, threshold: float, left: bool) -> None:
-    """A line with its name where the axes have more room."""
+    """Draw the threshold, with its name on the side that has more room."""
     axes.axvline(threshold, color="0.35", linestyle="--", linewidth=1.2)
     axes.annotate(
         f"threshold {threshold:g}",

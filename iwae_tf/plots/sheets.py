@@ -1,6 +1,6 @@
 """Images in rows and columns, laid out in whole output pixels.
 
-Every image pixel becomes a square of one size.
+Every image pixel becomes a square of the same size.
 """
 
 import math
@@ -25,17 +25,17 @@ from iwae_tf.plots.layout import (
     text_width,
 )
 
-_LABELS = 100  # output pixels for the names of rows, as are the next two for others
-_TITLE = 60  # of a block
+_LABELS = 100  # width for the names of rows; all three are in output pixels
+_TITLE = 60  # height for the title of a block
 _COLUMN_NAMES = 42
 
 
 def montage(images: np.ndarray, n_columns: int) -> np.ndarray:
-    """Tile images row by row, one pixel of mid grey between neighbours.
+    """Tile images row by row, with one pixel of mid grey between neighbours.
 
     Args:
       images: `[n, height, width, channels]`, values in 0..1.
-      n_columns: images per row; an incomplete last row is filled with grey.
+      n_columns: number of images in a row; an incomplete last row is filled with grey.
 
     Returns:
       image: `[rows * (height + 1) - 1, n_columns * (width + 1) - 1, channels]`.
@@ -63,7 +63,7 @@ def sample_sheet(samples: np.ndarray, means: np.ndarray, title: str) -> Figure:
     Args:
       samples: `[n, height, width, channels]`, values in 0..1.
       means: `[n, height, width, channels]`, E[x|z] for the z of each sample.
-      title: what the run is.
+      title: a description of the run.
 
     Returns:
       figure: two panels of the same grid, samples on the left, means on the right.
@@ -95,7 +95,7 @@ def reconstruction_sheet(
     Args:
       images: `[n, height, width, channels]`, values in 0..1.
       reconstructions: `[n, height, width, channels]`, in the order of `images`.
-      title: what the run is.
+      title: a description of the run.
 
     Returns:
       figure: panels of two rows, the row "x" above the row "E[x|z]".
@@ -131,10 +131,10 @@ class Block(NamedTuple):
     """Rows of images in an `image_table`.
 
     Attributes:
-      title: stands above the images; may be empty.
-      row_names: stand at the left, one per row.
+      title: the title above the images; may be empty.
+      row_names: the names to the left of the images, one per row.
       images: `[rows, columns, height, width, channels]`, values in 0..1.
-      column_names: short, stand above the columns, one per column; None for no names.
+      column_names: short names above the columns, one per column; None for no names.
     """
 
     title: str
@@ -144,15 +144,15 @@ class Block(NamedTuple):
 
 
 def image_table(blocks: Sequence[Block], title: str) -> Figure:
-    """Draw named rows of images, blocks of them one under another.
+    """Draw blocks of named rows of images, one block under another.
 
     Args:
-      blocks: with images of any sizes; an image pixel is equally large in all.
-      title: what all of them are about.
+      blocks: blocks with images of any size; an image pixel is equally large in all.
+      title: the title of the figure.
 
     Returns:
-      figure: one panel per block, a `montage` of its images. Names that are too long
-          for their place are written smaller.
+      figure: one panel per block, which is a `montage` of its images. Names that are
+          too long for their place are written smaller.
 
     Raises:
       ValueError: If there are no blocks, or one has no images, images that break a
@@ -196,7 +196,7 @@ def _check_pair(**pair: np.ndarray) -> list[np.ndarray]:
 
 
 def _scale(width: int, height: int, room: int) -> int:
-    """Output pixels per image pixel: a whole number, as large as fits."""
+    """Output pixels per image pixel: the largest whole number that fits."""
     return max(1, min(room // width, int(0.85 * WIDTH) // height))
 
 

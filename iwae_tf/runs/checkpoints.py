@@ -99,7 +99,7 @@ class Checkpoints(keras.callbacks.Callback):
         """Loads a checkpoint; returns the error if it cannot be read, else None."""
         try:
             model.load_weights(path)
-        except Exception as error:  # of HDF5, zlib, Keras, ...: the damage decides
+        except Exception as error:  # HDF5, zlib, Keras, ...: many kinds
             return error
         self._whole = path
         return None

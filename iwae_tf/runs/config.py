@@ -1,7 +1,7 @@
-"""The options of a run: the one place for their names, defaults, help and rules.
+"""The options of a run: the one place for their names, defaults, help texts and rules.
 
 The command line makes its flags from these fields, and `iwae_tf.run` takes a `Config`.
-Nothing here imports TensorFlow, so a bad flag is told at once. `python -m
+Nothing here imports TensorFlow, so a bad flag is reported at once. `python -m
 iwae_tf.runs.config FILE` writes the table of all flags into a Markdown file.
 """
 
@@ -16,9 +16,9 @@ from iwae_tf import rules
 from iwae_tf.errors import UsageError, check_at_least, check_one_of
 from iwae_tf.files import replace_between
 
-LARGEST = 2**31 - 1  # of whole numbers
+LARGEST = 2**31 - 1  # the largest whole number that an option may have
 BURDA_EPOCHS = 3280  # 1 + 3 + 9 + ... + 3^7
-# What each schedule chooses where an option is not given.
+# Values that each schedule gives to options that are not given.
 SCHEDULES = {
     "burda": {
         "epochs": BURDA_EPOCHS,
@@ -54,7 +54,7 @@ GROUPS = {
 
 
 def _option(group, default, help, *, unset=None, of_run=True, **limits):
-    """A field of `Config`; `unset` tells what an option that is not given becomes."""
+    """Makes a field of `Config`; `unset` describes the value if none is given."""
     return dataclasses.field(
         default=default,
         metadata={
@@ -71,11 +71,11 @@ def _option(group, default, help, *, unset=None, of_run=True, **limits):
 class Config:
     """The options of a run.
 
-    The fields with `of_run` describe the model and its training. They decide the
-    numbers of a run, and stay the same for as long as it goes on.
+    The fields with `of_run` describe the model and its training. They determine the
+    numbers of a run, and must stay the same when the run is continued.
 
     Raises:
-      UsageError: for a value that breaks a rule.
+      UsageError: if a value breaks a rule.
     """
 
     dataset: str = _option(
@@ -95,8 +95,8 @@ class Config:
     validation: int = _option(
         "data",
         0,
-        "Number of training images to hold out, the last ones. They are scored in "
-        "place of the test images, so that options can be chosen by them.",
+        "Number of training images to hold out, from the end of the set. They are "
+        "scored in place of the test images, so that options can be chosen on them.",
         minimum=0,
     )
     data_dir: str | None = _option(
@@ -213,7 +213,7 @@ class Config:
     warmup_steps: int = _option(
         "objective",
         0,
-        "Number of optimizer steps over which that weight rises from 0 to --beta.",
+        "Number of optimizer steps over which the weight rises from 0 to --beta.",
         minimum=0,
     )
 
@@ -273,13 +273,11 @@ class Config:
         "optimizer.",
         of_run=False,
     )
-    jit: bool = _option(
-        "training", True, "Compile training and scoring with XLA."
-    )
+    jit: bool = _option("training", True, "Compile training and scoring with XLA.")
     checkpoint_seconds: float = _option(
         "training",
         60.0,
-        "Least number of seconds between two checkpoints.",
+        "Minimum number of seconds between two checkpoints.",
         of_run=False,
         minimum=0.0,
     )
@@ -300,7 +298,7 @@ class Config:
     eval_samples: int = _option(
         "scoring",
         5000,
-        "k of the test log-likelihood.",
+        "k, the number of samples for each image, for the test log-likelihood.",
         of_run=False,
         minimum=1,
     )
@@ -332,9 +330,9 @@ class Config:
     scorer: str = _option(
         "scoring",
         "importance",
-        "How to score: by importance sampling, or by annealed importance sampling "
-        "too, for some of the images, with bounds of log p(x) from both sides on "
-        "simulated images.",
+        "How to score. importance: by importance sampling. ais: also by annealed "
+        "importance sampling, for some of the images, with bounds on log p(x) from "
+        "both sides for simulated images.",
         of_run=False,
         choices=("importance", "ais"),
     )
@@ -382,7 +380,7 @@ class Config:
     ais_acceptance: float = _option(
         "annealing",
         0.65,
-        "Share of accepted transitions that the step sizes are tuned to.",
+        "Acceptance rate of the transitions to which the step sizes are tuned.",
         of_run=False,
         above=0.0,
         below=1.0,
@@ -428,8 +426,8 @@ class Config:
         )
         if self.pretrained and self.init_from:
             raise UsageError(
-                f"init_from: goes without pretrained only, got {self.init_from!r} with "
-                f"{self.pretrained!r}"
+                "init_from: must not be given with pretrained, got "
+                f"{self.init_from!r} with {self.pretrained!r}"
             )
         if self.conditional_prior and not self.conditional:
             raise UsageError(
@@ -477,7 +475,8 @@ class Config:
         for name in rules.FLOWS:
             if name not in chosen and getattr(self, name) is not None:
                 raise UsageError(
-                    f"{name}: goes with flows only, got {getattr(self, name)} without"
+                    f"{name}: goes with flows only, got {getattr(self, name)} without "
+                    "flows"
                 )
         self._fill_in(chosen)
         rules.check_flows(self.n_flows, self.stochastic_layers)
@@ -493,7 +492,7 @@ class Config:
                 object.__setattr__(self, name, value)
 
     def of_run(self) -> dict:
-        """The fields that decide a run's numbers."""
+        """The fields that determine the numbers of a run."""
         return {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
@@ -511,7 +510,7 @@ class Config:
         return chosen | {"seed": self.seed}
 
     def of_annealing(self) -> dict:
-        """The options of scorer ais."""
+        """The options of annealed importance sampling."""
         return {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
@@ -520,11 +519,11 @@ class Config:
 
 
 def help_of(field: dataclasses.Field, with_default: bool = True) -> str:
-    """The help of an option, in whole sentences.
+    """The help text of an option, in whole sentences.
 
     Args:
-      field: of `Config`.
-      with_default: whether to tell the value of an option that is not given.
+      field: a field of `Config`.
+      with_default: whether to add the value that is used if the option is not given.
     """
     facts = field.metadata
     text = facts["help"]
@@ -536,7 +535,7 @@ def help_of(field: dataclasses.Field, with_default: bool = True) -> str:
 
 
 def kind_of(field: dataclasses.Field) -> type:
-    """The type of an option that is given: bool, int, float, str or tuple."""
+    """The type of an option's value if it is given: bool, int, float, str or tuple."""
     kind = field.type
     if isinstance(kind, types.UnionType):
         kind = typing.get_args(kind)[0]
@@ -544,7 +543,7 @@ def kind_of(field: dataclasses.Field) -> type:
 
 
 def flag_table() -> str:
-    """All flags as Markdown, a table for each group."""
+    """All flags in Markdown, one table for each group."""
     tables = []
     for group, title in GROUPS.items():
         rows = ["| flag | default | what it does |", "|---|---|---|"]
@@ -553,7 +552,7 @@ def flag_table() -> str:
                 continue
             no = "[no]" if kind_of(field) is bool else ""
             default = "" if field.default is None else f"`{field.default}`"
-            help = help_of(field).replace("|", r"\|")  # a cell ends at a bar
+            help = help_of(field).replace("|", r"\|")  # a bare bar would end the cell
             rows.append(f"| `--{no}{field.name}` | {default} | {help} |")
         tables.append("\n".join([f"**{title}**", "", *rows]))
     return "\n\n".join(tables)

@@ -1,4 +1,4 @@
-"""One run: data, model, fit, score, figures, and a directory with the evidence."""
+"""One run: data, model, fit, score, figures, and a directory with the results."""
 
 import dataclasses
 from collections.abc import Callable
@@ -28,19 +28,20 @@ def run(
     images: datasets.Images | None = None,
     watch: Watch | None = None,
 ) -> dict:
-    """Trains and scores one model, or goes on where an earlier start stopped.
+    """Trains and scores one model, or continues where an earlier start stopped.
 
     Args:
       config: options of the run.
-      images: its data set; by default the one that `config` names is loaded.
+      images: the data set; by default the one that `config` names is loaded.
       watch: called with the model, the number of epochs done and the run at epochs 0,
-        1, 2, 4, 8, ... and the last; again where a run goes on from before.
+        1, 2, 4, 8, ... and the last. If a run continues from an earlier epoch, it is
+        called again for the epochs since.
 
     Returns:
-      report: what `report.json` holds.
+      report: the content of `report.json`.
 
     Raises:
-      UsageError: for what the caller can put right.
+      UsageError: if an option, the data or a file is at fault.
       Diverged: if a loss is not finite.
     """
     device = training.use_device(config.device)
@@ -146,7 +147,7 @@ def load(run: str | Path) -> IWAE:
       run: the directory of a run, or the name of a trained model of the package.
 
     Returns:
-      model: not compiled.
+      model: the model, not compiled.
 
     Raises:
       UsageError: if there is no such run, or its newest checkpoint cannot be read.
@@ -154,12 +155,12 @@ def load(run: str | Path) -> IWAE:
     return (pretrained.run_of(run) if run in pretrained.SHA256 else Run(run)).model
 
 
-# Three ways to come by weights: each gives them to the model, and returns what the
-# record of the run must say of them.
+# Three sources of the initial weights. Each function gives them to the model, and
+# returns what the record of the run must say about them.
 
 
 def from_scratch(model: IWAE, config: Config, record: dict) -> dict:
-    """Leaves a model its initial weights, which are a function of the seed."""
+    """Keeps the initial weights of a model, which are a function of the seed."""
     return {}
 
 
@@ -217,7 +218,7 @@ def from_pretrained(model: IWAE, config: Config, record: dict) -> dict:
 
 
 def _assign(model, source):
-    """Copies the weights if both models have the same; tells whether they have."""
+    """Copies the weights if all shapes agree; returns whether they do."""
     pairs = list(zip(model.weights, source.weights, strict=False))
     is_same = len(model.weights) == len(source.weights) and all(
         own.shape == other.shape for own, other in pairs
@@ -236,7 +237,7 @@ def _size(model):
 
 
 def take_metrics(this: Run, model: IWAE, config: Config, sets: data.Sets) -> None:
-    """Gives a run the metrics of a trained model, and the pictures of its end."""
+    """Gives a run the metrics of a trained model, and pictures of its last epoch."""
     steps_per_epoch, _ = data.steps_of_epoch(len(sets.x_train), config.batch_size)
     source = pretrained.run_of(config.pretrained)
     last_step = config.epochs * steps_per_epoch
@@ -253,7 +254,7 @@ def train(
     sets: data.Sets,
     watch: Watch | None = None,
 ) -> None:
-    """Fits a model to the end of its last epoch, from wherever the run stands.
+    """Trains a model from the present state of the run to the end of the last epoch.
 
     Args:
       this: the run; gets checkpoints, metrics and figures.
@@ -304,7 +305,7 @@ def train(
 
 
 def facts_of_training(this: Run, config: Config) -> dict:
-    """The part of a report on training, from the metrics of the run."""
+    """The part of a report about training, from the metrics of the run."""
     last = this.metrics(config.epochs)[-1]
     return {
         "epochs": int(last["epoch"]),

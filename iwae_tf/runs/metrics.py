@@ -1,4 +1,4 @@
-"""What is measured while a model trains: `metrics.csv`, and the same in TensorBoard."""
+"""Measurements during training: `metrics.csv`, and the same in TensorBoard."""
 
 import csv
 import os
@@ -9,11 +9,11 @@ import numpy as np
 import tensorflow as tf
 
 from iwae_tf.files import written_whole
+from iwae_tf.measures.units import Units
 from iwae_tf.plots.layout import displayable
-from iwae_tf.runs.schedules import learning_rate_at
 from iwae_tf.runs.checkpoints import steps_done
 from iwae_tf.runs.run import Run
-from iwae_tf.measures.units import Units
+from iwae_tf.runs.schedules import learning_rate_at
 
 SCALARS = ("bound", "vae_elbo", "iwae_elbo", "log_px", "log_pz", "log_qz")
 
@@ -40,14 +40,14 @@ class Metrics(keras.callbacks.Callback):
         histograms: bool = False,
         rows: list[dict[str, str]] | None = None,
     ):
-        """Opens the files and drops what a lost part of the run had written.
+        """Opens the files and drops the rows after the step to continue from.
 
         Args:
-          run: gets `metrics.csv` and `tensorboard`.
-          batch_size: images in a step.
+          run: gets `metrics.csv` and `tensorboard/`.
+          batch_size: number of images in one step.
           first_step: number of steps that an earlier start has done.
           histograms: whether to write histograms of the weights.
-          rows: to begin with, by default those of the run up to that step.
+          rows: rows to begin with, by default those of the run up to `first_step`.
         """
         super().__init__()
         self.path = run.directory / "metrics.csv"
@@ -71,11 +71,11 @@ class Metrics(keras.callbacks.Callback):
         }
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Starts the clock of the rate."""
+        """Starts the clock for the images per second."""
         self._epoch_start = (time.monotonic(), steps_done(self.model))
 
     def on_epoch_end(self, epoch, logs=None):
-        """Writes a row."""
+        """Writes a row, and sends its values to TensorBoard."""
         now, step = time.monotonic(), steps_done(self.model)
         started, first_step = self._epoch_start
         rate = (step - first_step) * self._batch_size / (now - started)
@@ -97,7 +97,7 @@ class Metrics(keras.callbacks.Callback):
         with self.path.open("a", newline="") as file:
             csv.DictWriter(file, self.COLUMNS).writerow(row)
             file.flush()
-            os.fsync(file.fileno())  # before any checkpoint that counts on it
+            os.fsync(file.fileno())  # the next checkpoint counts on this row
         for part, values in (("train", train | rates), ("test", test)):
             with self._writers[part].as_default(step):
                 for name, value in values.items():
@@ -124,6 +124,6 @@ class Metrics(keras.callbacks.Callback):
                     tf.summary.histogram(f"kl_per_unit/z{level}", layer.kl)
 
     def on_train_end(self, logs=None):
-        """Leaves everything on disk."""
+        """Writes everything to disk."""
         for writer in self._writers.values():
             writer.flush()

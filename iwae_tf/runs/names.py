@@ -79,7 +79,7 @@ def schedule(config: Config) -> str:
 
 
 def line(*parts: str) -> str:
-    """Joins the parts that are not empty to one line."""
+    """Joins the parts that are not empty into one line."""
     return " · ".join(filter(None, parts))
 
 

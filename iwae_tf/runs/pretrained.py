@@ -1,8 +1,8 @@
 """Trained models that come with the package.
 
-Each is the directory of a finished run, with its report and, as its checkpoint, the
-weights alone. `python -m iwae_tf.runs.pretrained RUN_DIR NAME` makes one of a run and
-prints the line for `SHA256`.
+Each is the directory of a finished run, with its report and a checkpoint of only the
+weights. `python -m iwae_tf.runs.pretrained RUN_DIR NAME` makes one from a run and
+prints its line for `SHA256`.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from iwae_tf.runs.config import Config
 from iwae_tf.runs.run import Run
 
 DIRECTORY = Path(__file__).parents[1] / "trained"
-# Of the weights.
+# SHA-256 of the file with the weights of each trained model.
 SHA256 = {
     "mnist_iwae_1l_k50": (
         "0477d2f27e5f62e58de43ddd4e3de6f2b06346a01beb04871ea7d5f70e4cf1b0"
@@ -34,13 +34,13 @@ SHA256 = {
 
 
 def run_of(name: str) -> Run:
-    """The run of a trained model, its weights checked.
+    """The run of a trained model, after its weights are checked.
 
     Args:
       name: a key of `SHA256`.
 
     Raises:
-      UsageError: for an unknown name, or weights that are not those of the run.
+      UsageError: if the name is unknown, or the weights are not those of the run.
     """
     check_one_of(tuple(SHA256), pretrained=name)
     path = DIRECTORY / name
@@ -48,32 +48,32 @@ def run_of(name: str) -> Run:
     if found != [SHA256[name]]:
         raise UsageError(
             f"pretrained: {name} must have weights with SHA-256 {SHA256[name][:8]}, "
-            f"got {found[0][:8] if found else 'no file'}; install the package anew"
+            f"got {found[0][:8] if found else 'no file'}; install the package again"
         )
     return Run(path)
 
 
 def with_options(config: Config) -> Config:
-    """Options with the model and the training of their trained model."""
+    """Replaces the options of model and training by those of the trained model."""
     source = run_of(config.pretrained)
     return dataclasses.replace(config, **source.config.of_run())
 
 
 def add(run_dir: str | Path, name: str) -> str:
-    """Makes a trained model of a finished run.
+    """Makes a trained model from a finished run.
 
     Args:
       run_dir: the directory of the run.
-      name: of the model.
+      name: the name of the trained model.
 
     Returns:
-      line: for `SHA256`.
+      line: the line of the model for `SHA256`.
 
     Raises:
       UsageError: if the run is not finished.
     """
     run, target = Run(run_dir), DIRECTORY / name
-    run.report  # noqa: B018  It must be there.
+    run.report  # noqa: B018  It must exist.
     newest = run.checkpoints().paths()[-1]
     shutil.rmtree(target, ignore_errors=True)
     path = target / "checkpoints" / newest.name

@@ -1,6 +1,6 @@
 """Reports of runs as text: one run in a few lines, many as a Markdown table.
 
-`python -m iwae_tf.runs.results DIRECTORY` puts the table of every `report.json` below a
+`python -m iwae_tf.runs.results DIRECTORY` writes tables of every `report.json` below a
 directory into its `README.md`.
 """
 
@@ -9,11 +9,11 @@ import statistics
 import sys
 from pathlib import Path
 
-from iwae_tf.runs.config import BURDA_EPOCHS, SCHEDULES
 from iwae_tf.errors import UsageError
 from iwae_tf.files import replace_between
-from iwae_tf.runs.progress import clock
+from iwae_tf.runs.config import BURDA_EPOCHS, SCHEDULES
 from iwae_tf.runs.names import epochs, flows
+from iwae_tf.runs.progress import clock
 from iwae_tf.runs.run import Run, config_of
 
 # Burda et al. 2016, table 1: MNIST, log p(x) by 5,000 samples, nats.
@@ -31,14 +31,15 @@ EARLIER = {
     ("iwae", 2): {1: -84.83, 5: -83.48, 50: -82.82},
     ("dreg", 1): {1: -86.08, 5: -84.90, 50: -84.32},
 }
-# Table 1 too: active units, bottom-up.
+# Active units from the same table, bottom-up.
 PAPER_UNITS = {
     ("vae", 1): {1: "19", 5: "20", 50: "20"},
     ("iwae", 1): {1: "19", 5: "22", 50: "25"},
     ("vae", 2): {1: "16 + 5", 5: "17 + 5", 50: "17 + 5"},
     ("iwae", 2): {1: "16 + 5", 5: "21 + 5", 50: "26 + 7"},
 }
-# Table 2, one layer: log p(x) and active units after a start from the other's weights.
+# Table 2, one layer: log p(x) and active units of the second of two models, which was
+# started from the weights of the first.
 PAPER_WARM = {
     (("vae", 1), ("iwae", 50)): (-84.88, "22"),
     (("iwae", 50), ("vae", 1)): (-86.02, "23"),
@@ -47,12 +48,12 @@ BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 
 
 def paper_value(report: dict) -> float | None:
-    """The paper's test log-likelihood of a model, nats, or None."""
+    """The paper's test log-likelihood of a model in nats; None if it has none."""
     return _of_paper(report)[0]
 
 
 def paper_units(report: dict) -> str | None:
-    """The paper's numbers of active units, such as 16 + 5; None as `paper_value`."""
+    """The paper's numbers of active units, such as 16 + 5; None if it has none."""
     return _of_paper(report)[1]
 
 
@@ -86,9 +87,9 @@ def _family(options):
 
 
 def active_units(report: dict) -> str:
-    """The active units of every layer, bottom-up: such as 21 of 100 + 5 of 50."""
+    """The active units of every layer, bottom-up, such as 21 of 100 + 5 of 50."""
     layers = report.get("units")
-    if layers is None:  # of a report from before they were counted
+    if layers is None:  # the report is older than their count
         return "—"
     return " + ".join(
         f"{layer['n_active']} of {len(layer['activity'])}" for layer in layers
@@ -106,7 +107,7 @@ def summary(report: dict) -> str:
         f"bound at k = {bounds}",
         f"ELBO = E log p(x|z) - KL = {test['log_px_given_z']:.2f} - {test['kl']:.2f}; "
         f"effective sample size: median {test['ess_median']:.0f}, "
-        f"least {test['ess_min']:.1f}",
+        f"minimum {test['ess_min']:.1f}",
         f"trained in {clock(report['train_seconds'])}, "
         f"scored in {clock(report['score_seconds'])}",
     ]
@@ -131,7 +132,7 @@ def _set(report):
 
 
 def table(reports: list[dict]) -> str:
-    """Reports as a Markdown table, ordered by what they are."""
+    """Reports as a Markdown table, sorted by data set, model and training."""
     header = (
         "data | objective | layers | k | epochs | schedule | seed | test log p(x) | "
         "paper | active units | training | scoring | commit"
@@ -141,10 +142,10 @@ def table(reports: list[dict]) -> str:
 
 
 def table_of_paper(reports: list[dict]) -> str:
-    """Table 1 of the paper beside the runs of the fast recipe; "" without any.
+    """Table 1 of the paper beside the runs of the fast recipe; "" if there are none.
 
-    With one sample VAE and IWAE are one model. Of several runs those of most epochs
-    count. A row without a run has dashes; DReG has rows where there are runs.
+    With k = 1, VAE and IWAE are the same model. Of the runs of one row, only those with
+    the most epochs count. A row without runs has dashes; DReG has only rows with runs.
     """
     runs = {}
     for report in sorted(reports, key=_key):
@@ -222,9 +223,9 @@ def markdown(header: str, rule: str, rows: list[tuple]) -> str:
     """A Markdown table.
 
     Args:
-      header: names of the columns, with bars between.
-      rule: what stands below them, such as "---|--:".
-      rows: cells of each row.
+      header: names of the columns, separated by bars.
+      rule: the row below the header, such as "---|--:".
+      rows: the cells of each row.
     """
     body = (f"| {' | '.join(map(str, cells))} |" for cells in rows)
     return "\n".join([f"| {header} |", f"|{rule}|", *body])
@@ -235,8 +236,8 @@ def _of_annealing(ais):
     return [
         f"by annealing ({options['ais_chains']} chains, "
         f"{options['ais_temperatures']} temperatures), {ais['n_images']} images: "
-        f"{ais['log_likelihood']:.2f} ± {ais['standard_error']:.2f}; less what "
-        f"importance sampling finds: {ais['difference']:+.3f} ± "
+        f"{ais['log_likelihood']:.2f} ± {ais['standard_error']:.2f}; difference from "
+        f"importance sampling: {ais['difference']:+.3f} ± "
         f"{ais['difference_error']:.3f}",
         f"on {ais['n_images']} simulated images log p(x) is from "
         f"{certificate['lower']:.2f} to {certificate['upper']:.2f}: gap "
@@ -245,13 +246,13 @@ def _of_annealing(ais):
 
 
 def estimate(report: dict) -> str:
-    """The test log-likelihood of a run with its standard error, nats."""
+    """The test log-likelihood of a run with its standard error, in nats."""
     test = report["test"]
     return f"{test['log_likelihood']:.2f} ± {test['standard_error']:.2f}"
 
 
 def table_over_seeds(reports: list[dict]) -> str:
-    """Runs that differ in nothing but their seed as one row; "" if there are none."""
+    """One row for all runs that differ only in their seed; "" if there are none."""
     groups = {}
     for report in sorted(reports, key=_key):
         config = config_of(report).of_run() | {"seed": None}
@@ -316,7 +317,7 @@ def _objective(config):
 
 
 def _schedule(config):
-    """The schedule, and what was not its own choice."""
+    """The schedule, and the options that differ from its defaults."""
     own = SCHEDULES[config["schedule"]]
     given = {name: config.get(name, value) for name, value in own.items()}
     text = config["schedule"]
@@ -360,13 +361,14 @@ def collect(directory: str | Path) -> Path:
     Text around the tables is kept.
 
     Args:
-      directory: where to look for `report.json`, at any depth.
+      directory: searched for `report.json` at any depth.
 
     Returns:
-      path: of the README.
+      path: the path of the README.
 
     Raises:
-      UsageError: if there are no reports, or the README has a part of a table.
+      UsageError: if there are no reports, or the README has only a part of the marks
+        around the tables.
     """
     paths = sorted(Path(directory).rglob("report.json"))
     if not paths:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from iwae_tf.models.iwae import IWAE
     from iwae_tf.runs.checkpoints import Checkpoints
 
-# What every report has said, beside what newer ones add, and its part on the score.
+# Keys that every report has, and those of its part `test`; newer reports have more.
 _REPORTED = ("test", "epochs", "train_seconds", "score_seconds", "commit")
 _SCORED = (
     "n_images",
@@ -42,47 +42,48 @@ _SCORED = (
     "ess_min",
 )
 _LOCK = ".lock"
-# What processes leave that were killed before the run was theirs.
+# Files of a process that was killed before it had claimed the run.
 _LEFT_BEHIND = {_LOCK, ".part.json"}
 
 
 class Run:
     """One run on disk.
 
-    `config.json` holds its record: the options, the data and the start that decide its
-    numbers. `checkpoints/` and `metrics.csv` grow while it trains, `scores.npz` has the
-    scores of every image, and `report.json`, which is written last, the results.
+    `config.json` holds its record: the options, the data and the initial weights, which
+    determine its numbers. `checkpoints/` and `metrics.csv` grow during training.
+    `scores.npz` holds the scores of every image. `report.json` holds the results and is
+    written last.
 
-    TensorFlow is imported only where a model is asked for.
+    TensorFlow is imported only when a model is needed.
 
     Attributes:
-      directory: where all of it is.
+      directory: the directory of the run.
     """
 
     def __init__(self, directory: str | Path):
-        """Names the directory, which need not exist.
+        """Takes the directory, which need not exist.
 
         Args:
-          directory: of the run.
+          directory: the directory of the run.
         """
         self.directory = Path(directory)
 
     def __str__(self) -> str:
-        """The directory."""
+        """The path of the directory."""
         return str(self.directory)
 
     @contextlib.contextmanager
     def claimed(self, record: dict) -> Iterator[None]:
-        """Makes the directory, or goes on with it, and keeps other processes out.
+        """Creates the directory or continues in it, and keeps other processes out.
 
         The lock is taken before anything else is written or compared.
 
         Args:
-          record: options, data and start of the run, for `config.json`.
+          record: the options, data and initial weights of the run, for `config.json`.
 
         Raises:
-          UsageError: if the directory holds something else or another run, or if
-            another process works in it.
+          UsageError: if the directory holds other files or another run, or if another
+            process uses it.
         """
         with self._locked():
             path = self.directory / "config.json"
@@ -100,7 +101,7 @@ class Run:
             if not self.directory.exists():
                 self.directory.mkdir(parents=True, exist_ok=True)
             elif not (self.directory / "config.json").exists():
-                self._check_new()  # and leave no lock there
+                self._check_new()  # before a lock is left there
         try:
             lock.acquire()
         except filelock.Timeout:
@@ -108,7 +109,7 @@ class Run:
                 f"run_dir: must be used by one process at a time, got {str(self)!r} in "
                 "use"
             ) from None
-        except OSError:  # of a file system without locks
+        except OSError:  # the file system has no locks
             pass
         try:
             yield
@@ -121,7 +122,7 @@ class Run:
 
     def _check_same(self, record):
         old, new = self.record, json.loads(json.dumps(record))
-        # A run that was started before an option existed has its default.
+        # An option that is newer than the run has its default value in it.
         old["config"] = json.loads(json.dumps(config_of(old).of_run()))
         old["start"], new["start"] = ({"init_from": _start(r)} for r in (old, new))
         for part in ("config", "data", "start"):
@@ -129,17 +130,17 @@ class Run:
             for name in sorted({*was, *now}):
                 if was.get(name) != now.get(name):
                     raise UsageError(
-                        f"{name}: must be {was.get(name)!r} to go on with {self}, got "
-                        f"{now.get(name)!r}; another run wants another --run_dir, of a "
-                        "task --task_dir"
+                        f"{name}: must be {was.get(name)!r} to continue {self}, got "
+                        f"{now.get(name)!r}; another run needs another --run_dir, in a "
+                        "task another --task_dir"
                     )
 
     @property
     def record(self) -> dict:
-        """What `config.json` holds.
+        """The content of `config.json`.
 
         Raises:
-          UsageError: if there is no such file, or its options are not of this version.
+          UsageError: if there is no such file, or its options are unknown here.
         """
         return _with_options(self.directory / "config.json", "a run")
 
@@ -150,15 +151,15 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
-        """Whether there is a report."""
+        """Whether the run has a report."""
         return (self.directory / "report.json").exists()
 
     @property
     def report(self) -> dict:
-        """What `report.json` holds.
+        """The content of `report.json`.
 
         Raises:
-          UsageError: if there is no such file, or it lacks what reports say.
+          UsageError: if there is no such file, or it lacks a key that every report has.
         """
         path, what = self.directory / "report.json", "a finished run"
         report = _with_options(path, what, *_REPORTED)
@@ -173,22 +174,24 @@ class Run:
 
     @property
     def scores(self) -> dict[str, np.ndarray]:
-        """What `scores.npz` holds: named values of every scored image, nats.
+        """The content of `scores.npz`: arrays with one value for each scored image.
+
+        They are in nats, except for `ess`, the effective sample size.
 
         Raises:
-          UsageError: if there is no such file, or a damaged one.
+          UsageError: if there is no such file, or it is damaged.
         """
         return read_arrays(self.directory / "scores.npz", "log_px")
 
     def metrics(self, epochs: int | None = None) -> list[dict[str, str]]:
-        """The complete rows of `metrics.csv`, none if there is no such file.
+        """The complete rows of `metrics.csv`; no rows if there is no such file.
 
         Args:
-          epochs: the last epoch that there must be, by default that of the report if
-            there is one; 0 for any.
+          epochs: the epoch that the rows must reach: by default that of the report, if
+            there is one; 0 for no such check.
 
         Raises:
-          UsageError: if there is no row of that epoch.
+          UsageError: if the rows do not reach that epoch.
         """
         if epochs is None:
             epochs = self.report["epochs"] if self.is_finished else 0
@@ -217,7 +220,7 @@ class Run:
         """The model with the weights of the newest checkpoint, not compiled.
 
         Raises:
-          UsageError: if this is no run, or its newest checkpoint cannot be read.
+          UsageError: if there is no run, or its newest checkpoint cannot be read.
         """
         from iwae_tf.models import zoo
 
@@ -231,19 +234,19 @@ class Run:
         return model
 
     def figure_seed(self, number: int) -> tf.Tensor:
-        """The seed of the noise in one figure: the same for runs of one seed."""
+        """The seed of the noise in one figure, the same for all runs with one seed."""
         from iwae_tf import randomness
 
         return randomness.seed_of(self.config.seed, randomness.FIGURES, number)
 
     @property
     def title(self) -> str:
-        """What the finished run is, for people."""
+        """A description of the finished run, for titles."""
         return f"{names.caption(self.config)} · {names.epochs(self.report['epochs'])}"
 
     @property
     def traits(self) -> tuple[str, ...]:
-        """What tells a finished run from others, for people, what matters most first."""
+        """Short texts that distinguish a finished run, the most important first."""
         report = self.report
         config, init = config_of(report), report.get("init")
         return (
@@ -259,7 +262,7 @@ class Run:
 
 
 def _with_options(path, what, *parts):
-    """The object of a file whose `config` are options of this version."""
+    """Reads a JSON file whose `config` must be options that this version knows."""
     record = read_json(path, "config", "data", *parts, what=what)
     try:
         config_of(record)
@@ -269,7 +272,7 @@ def _with_options(path, what, *parts):
 
 
 def config_of(record: Mapping) -> Config:
-    """The options that a record holds; older records have newer ones' defaults."""
+    """The options in a record; options newer than the record have their defaults."""
     options = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in record["config"].items()
@@ -287,13 +290,13 @@ def _start(record):
 def _is_complete(row):
     try:
         values = {name: float(value) for name, value in row.items()}
-    except (TypeError, ValueError):  # of a line that ends too early or too late
+    except (TypeError, ValueError):  # the line has too few or too many cells
         return False
     return values.keys() >= {"epoch", "step", "seconds"}
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
+    """The versions of Python and of the packages that the numbers depend on."""
     packages = ("tensorflow", "keras", "tensorflow-probability", "numpy", "iwae_tf")
     return {"python": platform.python_version()} | {
         name: metadata.version(name) for name in packages
@@ -301,7 +304,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The commit of this code, with a + if it was changed since; None if unknown."""
+    """The commit of this code, with a + if it has changed since; None if unknown."""
     here = Path(__file__).parents[1]
 
     def git(*words):

@@ -1,7 +1,7 @@
-"""How a run is optimised: rates, optimizers, and the samples of each epoch.
+"""How a run is optimised: learning rates, optimizers and the k of each epoch.
 
-A schedule is named by `Config.schedule`; what it leaves to choose, and its own choices,
-are in `iwae_tf.runs.config.SCHEDULES`.
+`Config.schedule` names the schedule, and `iwae_tf.runs.config.SCHEDULES` holds the
+options that it sets unless they are given.
 """
 
 import itertools
@@ -15,10 +15,11 @@ Rate = float | keras.optimizers.schedules.LearningRateSchedule
 
 
 def burda(total_steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Eight stages, the i-th of 3^i parts at rate 1e-3 * 10^(-i/7).
+    """The paper's eight stages: stage i has 3^i parts and rate 1e-3 * 10^(-i/7).
 
     Args:
-      total_steps: optimizer steps of the whole run; the paper's are 3,280 epochs.
+      total_steps: number of optimizer steps of the whole run; the paper has 3,280
+        epochs.
 
     Reference:
       Burda et al. 2016, section 5, arXiv:1509.00519.
@@ -35,12 +36,12 @@ def burda(total_steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
 def optimizer(config: Config, total_steps: int) -> keras.optimizers.Optimizer:
     """The optimizer of a run, with its learning rate.
 
-    Muon orthogonalises the momentum of every weight matrix; its update has the root
-    mean square of Adam's, and what is not a matrix is left to Adam, at half the rate.
+    Muon orthogonalises the momentum of every weight matrix, and its updates have the
+    root mean square of Adam's. Adam, at half the rate, updates all other variables.
 
     Args:
       config: options of the run.
-      total_steps: optimizer steps of the whole run.
+      total_steps: number of optimizer steps of the whole run.
 
     Reference:
       Jordan et al. 2024, Muon: an optimizer for hidden layers; Liu et al. 2025,
@@ -68,7 +69,7 @@ class Stage(NamedTuple):
     """Epochs that are trained with the same number of samples.
 
     Attributes:
-      first: epoch, counted from 0.
+      first: the first epoch, counted from 0.
       end: the epoch after the last.
       n_samples: k, per image and group.
     """
@@ -81,8 +82,8 @@ class Stage(NamedTuple):
 def stages(config: Config) -> list[Stage]:
     """The stages of training, from epoch 0 to the end.
 
-    With `grow_samples` k is 1 first, then 5, then `n_samples`, without what is not
-    below `n_samples`; the last stage is never empty.
+    With `grow_samples`, k is 1 first, then 5, then `n_samples`. 1 and 5 are left out
+    unless they are below `n_samples`. The last stage is never empty.
 
     Args:
       config: options of the run.
@@ -97,6 +98,6 @@ def stages(config: Config) -> list[Stage]:
 
 
 def learning_rate_at(optimizer: keras.optimizers.Optimizer, step: int) -> float:
-    """The learning rate of a step, counted from 0."""
+    """The learning rate of a step; steps are counted from 0."""
     rate = optimizer._learning_rate
     return float(rate(step) if callable(rate) else rate)

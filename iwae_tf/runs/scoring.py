@@ -1,4 +1,4 @@
-"""Scores of a trained model: parts of its run's report, and files beside it."""
+"""Scores of a trained model, for the report of its run and the files beside it."""
 
 import contextlib
 import math
@@ -7,10 +7,10 @@ import time
 
 import numpy as np
 
-from iwae_tf.measures import annealing, units
 from iwae_tf import data
-from iwae_tf.runs.config import Config
 from iwae_tf.errors import UsageError
+from iwae_tf.files import as_json, write_arrays, write_json
+from iwae_tf.measures import annealing, units
 from iwae_tf.measures.likelihood import (
     LADDER,
     Likelihood,
@@ -18,19 +18,20 @@ from iwae_tf.measures.likelihood import (
     standard_error,
 )
 from iwae_tf.models.iwae import IWAE
+from iwae_tf.runs.config import Config
 from iwae_tf.runs.progress import Progress, say
-from iwae_tf.files import as_json, write_arrays, write_json
 from iwae_tf.runs.run import Run
 
 
 def score(run: Run, model: IWAE, config: Config, sets: data.Sets) -> dict:
-    """Scores a model and keeps the values of every image in `scores.npz`.
+    """Scores a model and writes the values of every image to `scores.npz`.
 
-    What is done is kept in the directory `scoring` of the run until all is, and another
-    start goes on from there.
+    Finished batches are kept in the directory `scoring` of the run until all are done,
+    so that another start can continue from there.
 
     Returns:
-      part of the report: `test`, `units` and `score_seconds`, of the last start.
+      report: its parts `test`, `units` and `score_seconds`; the seconds are those of
+        the last start only.
     """
     n_test = len(sets.x_test)
     places = data.spread(n_test, config.eval_images or n_test)
@@ -79,21 +80,21 @@ def score(run: Run, model: IWAE, config: Config, sets: data.Sets) -> dict:
 def anneal(run: Run, model: IWAE, config: Config, sets: data.Sets) -> dict:
     """Anneals some of the images that were scored, and as many simulated ones.
 
-    What is done of them is kept in the directory `annealing` of the run, and another
-    start goes on from there.
+    Finished batches are kept in the directory `annealing` of the run, so that another
+    start can continue from there.
 
     Args:
-      run: scored, with its report.
-      model: trained.
+      run: a scored run, with its report.
+      model: the trained model.
       config: options of the run.
-      sets: with the images.
+      sets: holds the images.
 
     Returns:
-      report: nats per image, means and standard errors over images.
+      report: its part `ais`: means and standard errors over images, nats per image.
 
     Raises:
-      UsageError: if the run has no `scores.npz`, a damaged one, or that of a scoring
-        that was stopped before its report.
+      UsageError: if `scores.npz` is missing or damaged, or does not fit the report
+        because scoring was stopped before the report was written.
     """
     try:
         by_importance = run.scores["log_px"]
@@ -113,7 +114,9 @@ def anneal(run: Run, model: IWAE, config: Config, sets: data.Sets) -> dict:
     places = data.spread(len(sets.x_test), n_scored)[chosen]
     n_images = len(places)
     options = config.of_annealing()
-    directory = _directory(run.directory / "annealing", options | {"n_scored": n_scored})
+    directory = _directory(
+        run.directory / "annealing", options | {"n_scored": n_scored}
+    )
     annealer = annealing.Annealer(
         model,
         config.ais_chains,
@@ -162,7 +165,7 @@ def anneal(run: Run, model: IWAE, config: Config, sets: data.Sets) -> dict:
 
 
 def _directory(path, settings):
-    """A directory for batches, without those of other settings."""
+    """Makes a directory for batches, and removes those of other settings."""
     file = path / "settings.json"
     if not file.exists() or file.read_bytes() != as_json(settings).encode():
         shutil.rmtree(path, ignore_errors=True)
@@ -195,7 +198,7 @@ def _progress(what, n_images):
 
 
 def _mean(name, values):
-    """The mean over images, and its standard error under a name of its own."""
+    """The mean over images and its standard error, each under its name."""
     error = "standard_error" if name == "log_likelihood" else f"{name}_error"
     return {
         name: round(float(values.mean()), 4),
@@ -204,7 +207,7 @@ def _mean(name, values):
 
 
 def summarise(likelihood: Likelihood) -> dict:
-    """Means over the test images, nats per image."""
+    """The part `test` of a report: means over the test images, nats per image."""
     reconstruction, kl = likelihood.log_px_given_z.mean(), likelihood.kl.mean()
     jackknife = {
         str(order): {
@@ -232,7 +235,7 @@ def summarise(likelihood: Likelihood) -> dict:
 
 
 def describe_units(layer: units.Units) -> dict:
-    """The units of one stochastic layer: how many are active, and each one's values."""
+    """The units of one stochastic layer: number of active ones, values of each."""
     values = {
         name: [float(f"{value:.4g}") for value in getattr(layer, name)]
         for name in ("activity", "variance", "kl")
@@ -242,7 +245,7 @@ def describe_units(layer: units.Units) -> dict:
 
 
 def unit_statistics(model, config, sets, n_images=None) -> tuple[units.Units, ...]:
-    """Statistics of the latent units over the first test images, by default all."""
+    """Statistics of the latent units over the first `n_images` test images, or all."""
     context = sets.context_test[:n_images] if sets.n_context else None
     return units.statistics(
         model, sets.x_test[:n_images], seed=config.seed, context=context

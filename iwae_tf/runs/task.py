@@ -1,4 +1,4 @@
-"""What the pages in `tasks/` share: a directory, its runs, a figure and a table."""
+"""What the scripts in `tasks/` share: a directory, its runs, a figure and a table."""
 
 import collections
 import dataclasses
@@ -10,21 +10,21 @@ import numpy as np
 
 from iwae_tf import data, plots
 from iwae_tf.data import datasets
+from iwae_tf.errors import UsageError
 from iwae_tf.runs import experiment, names, training
 from iwae_tf.runs.config import Config
-from iwae_tf.errors import UsageError
 from iwae_tf.runs.run import Run
 
 
 class Task:
-    """One experiment: some runs, what is looked at in them, a figure and a table.
+    """One experiment: a few runs, a figure and a table.
 
     Attributes:
-      name: such as task02.
+      name: the name of the task, such as task02.
       config: options that all of its runs share.
-      directory: where runs, figures and table go.
-      is_smoke: whether a few seconds must do.
-      given: finished runs that its user has named, in place of new ones.
+      directory: the directory for the runs, the figures and the table.
+      is_smoke: whether to run only a small version, to show that the task works.
+      given: finished runs that the user has named, to use in place of new ones.
       images: the data set.
     """
 
@@ -39,14 +39,14 @@ class Task:
         """Loads the data set.
 
         Args:
-          name: of the task.
-          config: options of its runs.
-          directory: exists.
-          is_smoke: whether a few seconds must do.
-          given: finished runs to look at in place of new ones.
+          name: the name of the task.
+          config: options that all of its runs share.
+          directory: an existing directory.
+          is_smoke: whether to run only a small version.
+          given: finished runs to use in place of new ones.
 
         Raises:
-          UsageError: if a given run is not finished or is of other test images.
+          UsageError: if a given run is not finished or has other test images.
         """
         self.name, self.directory, self.is_smoke = name, directory, is_smoke
         training.use_device(config.device)
@@ -72,13 +72,13 @@ class Task:
         label: str = "",
         **options,
     ) -> Run:
-        """One run, in a directory that another start finds again.
+        """Trains and scores one run, in a directory that another start finds again.
 
         Args:
           watch: see `iwae_tf.run`.
-          label: ends the name of the directory, where the options do not tell runs
-            apart.
-          **options: of `Config`, in place of the task's.
+          label: the end of the directory's name, for runs whose names would otherwise
+            be the same.
+          **options: fields of `Config` that replace those of the task.
         """
         config = dataclasses.replace(self.config, **options)
         run_dir = self.directory / f"{names.run_name(config)}-e{config.epochs}{label}"
@@ -90,7 +90,7 @@ class Task:
         """The one run that the user has named, if any.
 
         Raises:
-          UsageError: if there are more.
+          UsageError: if the user has named more than one.
         """
         if len(self.given) > 1:
             raise UsageError(
@@ -100,17 +100,17 @@ class Task:
 
     @staticmethod
     def require(run: Run, is_fit: bool, rule: str) -> None:
-        """Makes sure that the task can do with a given run.
+        """Checks that the task can use a given run.
 
         Raises:
-          UsageError: if it is not fit.
+          UsageError: if it cannot; the message states the rule.
         """
         if not is_fit:
             raise UsageError(f"run_dir: must be {rule}, got {str(run)!r}")
 
     @staticmethod
     def labels(runs: Sequence[Run]) -> list[str]:
-        """A short name of each run: its first trait, and more where others share it."""
+        """Short names of runs: the first trait of each, and more until they differ."""
         names, *columns = zip(*(run.traits for run in runs), strict=True)
         for column in columns:
             longer = list(zip(names, column, strict=True))
@@ -123,7 +123,7 @@ class Task:
 
     @property
     def title(self) -> str:
-        """What all of its runs share, for people."""
+        """A title that says what all runs of the task share."""
         if self.given:
             s = "s" * (len(self.given) > 1)
             return f"{self.images.name} · {len(self.given)} given run{s}"
@@ -137,13 +137,13 @@ class Task:
         )
 
     def path(self, suffix: str) -> Path:
-        """A file of the task's own: its name and a suffix such as `.png`."""
+        """The path of a file of the task: its name with a suffix such as `.png`."""
         return self.directory / f"{self.name}{suffix}"
 
     def finish(
         self, table: str, figure: plots.Figure | None = None, title: str | None = None
     ) -> None:
-        """Writes the table and the figure, and prints the table and where they are."""
+        """Writes the table and the figure, and prints the table and the paths."""
         if figure is not None:
             plots.save(figure, self.path(".png"))
         text = f"{title or self.title}\n\n{table}\n"

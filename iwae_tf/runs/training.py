@@ -1,4 +1,4 @@
-"""Device, callbacks and stages of one resumable `fit`."""
+"""Training by a resumable `fit`: device, callbacks and stages."""
 
 import os
 from collections.abc import Callable
@@ -9,21 +9,21 @@ import tensorflow as tf
 from iwae_tf import data
 from iwae_tf.errors import Diverged, UsageError
 from iwae_tf.models.iwae import IWAE
-from iwae_tf.runs.progress import Progress
 from iwae_tf.runs.checkpoints import Checkpoints, steps_done
+from iwae_tf.runs.progress import Progress
 from iwae_tf.runs.schedules import Stage, learning_rate_at
 
 
 def use_device(name: str) -> str:
-    """Chooses the device; a GPU's memory grows as it is needed.
+    """Selects the device; memory of a GPU is allocated as it is needed.
 
-    Must be called before TensorFlow makes its first tensor.
+    It must be called before TensorFlow makes its first tensor.
 
     Args:
       name: auto, cpu, gpu or gpu:N.
 
     Returns:
-      description: for people.
+      description: the name of the device, for messages and reports.
 
     Raises:
       UsageError: if there is no such device.
@@ -49,25 +49,25 @@ def use_device(name: str) -> str:
 
 
 def _own_cores():
-    """The cores that this process may use; only Linux tells if not all."""
+    """The number of cores that this process may use; only Linux reports a limit."""
     is_told = hasattr(os, "sched_getaffinity")
     n = len(os.sched_getaffinity(0)) if is_told else os.cpu_count()
     return f"{n} {'core' if n == 1 else 'cores'}"
 
 
 class StopWhenDiverged(keras.callbacks.Callback):
-    """Stops at the first loss that is not finite, before anything of it is saved."""
+    """Stops training at the first loss that is not finite, before a save."""
 
     def __init__(self, checkpoints: Checkpoints):
-        """Takes the checkpoints that the message names."""
+        """Takes the checkpoints, the newest of which the error message names."""
         super().__init__()
         self._checkpoints = checkpoints
 
     def on_train_batch_end(self, batch, logs=None):
-        """Looks at the step that the model noted.
+        """Checks whether the model has noted a step with a loss that is not finite.
 
         Raises:
-          Diverged: if there is one.
+          Diverged: if it has.
         """
         step = int(self.model.first_bad_step.numpy())
         if step < 0:
@@ -81,7 +81,7 @@ class StopWhenDiverged(keras.callbacks.Callback):
 
 
 class Display(keras.callbacks.Callback):
-    """The progress of the whole run."""
+    """Shows the progress of the whole run."""
 
     def __init__(
         self,
@@ -92,15 +92,15 @@ class Display(keras.callbacks.Callback):
         """Takes the size of the run.
 
         Args:
-          stages: of the whole run.
-          steps_per_epoch: optimizer steps.
-          first_step: steps done by an earlier start.
+          stages: the stages of the whole run.
+          steps_per_epoch: number of optimizer steps in an epoch.
+          first_step: number of steps that an earlier start has done.
         """
         super().__init__()
         self._stages, self._steps_per_epoch = stages, steps_per_epoch
         self._epochs = stages[-1].end
         self._progress = Progress(self._epochs * steps_per_epoch, "steps", first_step)
-        self._timed = None  # the samples of the steps that are timed
+        self._timed = None  # k of the steps that are timed
         self._test = ""
 
     def on_train_begin(self, logs=None):
@@ -110,9 +110,9 @@ class Display(keras.callbacks.Callback):
             self._progress.compiling(step, self._where(step + 1))
 
     def on_train_batch_end(self, batch, logs=None):
-        """Shows the state within an epoch."""
+        """Shows the progress within an epoch."""
         step, k = steps_done(self.model), self.model.train_samples
-        if self._timed != k:  # what went before compiled, or had other samples
+        if self._timed != k:  # the time before went into compiling, or another k
             self._progress.restart_clock(step)
             self._timed = k
         self._bound = logs["bound"]
@@ -120,7 +120,7 @@ class Display(keras.callbacks.Callback):
             self._show(step)
 
     def on_epoch_end(self, epoch, logs=None):
-        """Shows the state after an epoch, with its bound on the test images."""
+        """Shows the progress after an epoch, with the bound on the test images."""
         self._test = f"  test {logs['val_bound']:.2f}"
         self._show(steps_done(self.model))
 
@@ -134,7 +134,7 @@ class Display(keras.callbacks.Callback):
         return f"epoch {epoch}/{self._epochs}  k {self.model.train_samples}"
 
     def _left(self, step, k):
-        """The steps to come, in steps of k samples: one costs as much as k + 2."""
+        """The remaining work in steps of k samples; a step costs about k + 2 units."""
         n = self._steps_per_epoch
         costs = (
             max(0, end * n - max(step, first * n)) * (n_samples + 2)
@@ -143,31 +143,31 @@ class Display(keras.callbacks.Callback):
         return sum(costs) / (k + 2)
 
     def on_train_end(self, logs=None):
-        """Ends the line at the end of the last stage."""
+        """Ends the progress line after the last stage."""
         if steps_done(self.model) >= self._epochs * self._steps_per_epoch:
             self._progress.close()
 
 
 class AtEpochs(keras.callbacks.Callback):
-    """Calls a function at epochs 0, 1, 2, 4, 8, ... and at the last."""
+    """Calls a function at epochs 0, 1, 2, 4, 8, ... and the last."""
 
     def __init__(self, epochs: int, function: Callable[[int], None]):
         """Takes the function.
 
         Args:
-          epochs: the last.
-          function: of the number of epochs done.
+          epochs: the last epoch.
+          function: takes the number of epochs done.
         """
         super().__init__()
         self._epochs, self._function = epochs, function
 
     def on_train_begin(self, logs=None):
-        """Epoch 0, unless an earlier start had it."""
+        """Calls the function at epoch 0, unless an earlier start has done so."""
         if steps_done(self.model) == 0:
             self._function(0)
 
     def on_epoch_end(self, epoch, logs=None):
-        """The other epochs."""
+        """Calls the function at the other epochs."""
         done = epoch + 1
         if done & (done - 1) == 0 or done == self._epochs:
             self._function(done)
@@ -183,16 +183,17 @@ def fit(
     first_step: int,
     callbacks: list[keras.callbacks.Callback],
 ) -> None:
-    """Trains from a step on to the end of the last epoch.
+    """Trains from a given step to the end of the last epoch.
 
     Args:
       model: compiled, with `first_step` steps done.
-      sets: training and test images; the first 500 of these at most are watched.
-      stages: of the whole run.
-      batch_size: images per step.
+      sets: training and test images; bounds are computed on the first 500 test images
+        at most.
+      stages: the stages of the whole run.
+      batch_size: number of images in one step.
       binarization: see `iwae_tf.data.binarize`.
-      first_step: where to go on.
-      callbacks: get epochs counted over the whole run.
+      first_step: the step to continue from.
+      callbacks: Keras callbacks; they see epochs counted over the whole run.
     """
     steps_per_epoch, _ = data.steps_of_epoch(len(sets.x_train), batch_size)
     first_epoch, n_done = divmod(first_step, steps_per_epoch)

@@ -691,15 +691,15 @@ def with_value(value):
 
 ZEROS = np.zeros
 BAD = {
-    "x_train absent": ({"x_train": None}, "x_train", "must be there"),
-    "x_test absent": ({"x_test": None}, "x_test", "must be there"),
+    "x_train absent": ({"x_train": None}, "x_train", "must be present"),
+    "x_test absent": ({"x_test": None}, "x_test", "must be present"),
     "y_test absent": ({"y_test": None}, "y_train and y_test", "only y_train"),
     "y_train absent": ({"y_train": None}, "y_train and y_test", "only y_test"),
     "nan": ({"x_train": with_value(np.nan)}, "x_train", "finite, got 1 "),
     "inf": ({"x_train": with_value(np.inf)}, "x_train", "finite"),
     "-inf": ({"x_train": with_value(-np.inf)}, "x_train", "finite"),
     "nan in test": ({"x_test": with_value(np.nan)}, "x_test", "finite"),
-    "float > 1": ({"x_train": with_value(1.01)}, "x_train", "0..1, being float64"),
+    "float > 1": ({"x_train": with_value(1.01)}, "x_train", "0..1 for float64"),
     "float 255": ({"x_test": with_value(255.0)}, "x_test", "255.0"),
     "float < 0": ({"x_train": with_value(-0.01)}, "x_train", "-0.01"),
     "int > 255": ({"x_train": ZEROS((6, 4, 5), int) + 256}, "x_train", "0..255"),

@@ -1,5 +1,6 @@
 """Tests of iwae_tf.measures.annealing."""
 
+import functools
 import types
 
 import keras
@@ -8,6 +9,7 @@ import pytest
 import scipy.special
 import tensorflow as tf
 import tensorflow_probability as tfp
+from eager import eagerly
 from linear_gaussian import LinearGaussian, exact_posterior
 
 from iwae_tf import randomness, weights
@@ -145,21 +147,14 @@ def test_mean_weight_is_the_normaliser_of_a_gaussian(start):
 
 
 @pytest.mark.parametrize(
-    ("n_latent", "schedule", "start"),
-    [
-        ((3,), "linear", "posterior"),
-        ((3, 2), "linear", "posterior"),
-        ((3, 2), "sigmoidal", "prior"),
-    ],
+    ("schedule", "start"), [("linear", "posterior"), ("sigmoidal", "prior")]
 )
-def test_mean_weight_is_the_evidence_of_a_linear_gaussian_model(
-    n_latent, start, schedule
-):
-    model = linear_gaussian(n_latent)
+def test_mean_weight_is_the_evidence_of_a_linear_gaussian_model(start, schedule):
+    model = linear_gaussian((3, 2))
     x = model.generator.images(4)
     exact = model.generator.log_evidence(x)
-    annealer = Annealer(model, 400, 10, 3, start=start)
-    for n in (10, 50, 500):
+    annealer = plain(model, 400, 10, 3, start=start)
+    for n in (10, 50, 200):
         annealed = anneal(with_temperatures(annealer, n, schedule), x)
         assert max(map(deviation, np.exp(annealed.log_w - exact).T)) < 5
         assert np.all((1 < annealed.ess) & (annealed.ess <= 400))
@@ -189,18 +184,18 @@ class Stale(Annealer):
         return z, densities(z)[1], share
 
 
-@pytest.mark.parametrize("start", AIS_STARTS)
-def test_results_of_the_temperature_before_give_another_normaliser(start):
+def test_results_of_the_temperature_before_give_another_normaliser():
     model = gaussian_model()
     x = np.zeros([2, 1, 1, 1], np.float32)
     ratios = {}
     for kind in (Annealer, Stale):
-        annealed = anneal(kind(model, 20_000, 10, 3, start=start, jit_compile=False), x)
+        annealed = anneal(kind(model, 20_000, 10, 3, jit_compile=False), x)
         ratios[kind] = np.exp(annealed.log_w - model.generator.log_normaliser())
     assert deviation(ratios[Annealer].ravel()) < 5
     assert deviation(ratios[Stale].ravel()) > 5
 
 
+@eagerly()
 def test_one_temperature_is_importance_sampling():
     model = linear_gaussian()
     x = model.generator.images(4)
@@ -224,6 +219,7 @@ def flow_model():
     return IWAE(posterior, generator)
 
 
+@eagerly()
 def test_one_temperature_from_a_flow_is_importance_sampling():
     model = flow_model()
     x = model.generator.images(4)
@@ -243,7 +239,7 @@ def test_chains_of_a_flow_estimate_the_evidence_in_both_directions(start):
     model = flow_model()
     x, zs = joint_draws(model.generator, 500)
     exact = model.generator.log_evidence(x)
-    forward, reverse = both_directions(Annealer(model, 4, 30, 3, start=start), x, zs)
+    forward, reverse = both_directions(plain(model, 4, 30, 3, start=start), x, zs)
     assert deviation(np.exp(exact - reverse.log_w).mean(axis=0)) < 5
     assert deviation(np.exp(forward.log_w - exact).mean(axis=0)) < 5
 
@@ -251,13 +247,19 @@ def test_chains_of_a_flow_estimate_the_evidence_in_both_directions(start):
 # Both directions ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("n_latent", [(3,), (3, 2)])
-@pytest.mark.parametrize("start", AIS_STARTS)
-def test_reverse_chains_estimate_the_inverse_of_the_evidence(n_latent, start):
+# Compiled once: every function of an annealer is called here.
+@pytest.mark.parametrize(
+    ("n_latent", "start", "jit_compile"),
+    [((3,), "posterior", True), ((3,), "prior", False), ((3, 2), "posterior", False)],
+)
+def test_reverse_chains_estimate_the_inverse_of_the_evidence(
+    n_latent, start, jit_compile
+):
     model = linear_gaussian(n_latent)
     x, zs = joint_draws(model.generator, 1000)
     exact = model.generator.log_evidence(x)
-    forward, reverse = both_directions(plain(model, 2, 30, 3, start=start), x, zs)
+    annealer = Annealer(model, 2, 30, 3, start=start, jit_compile=jit_compile)
+    forward, reverse = both_directions(annealer, x, zs)
     # Both chains of an image start at one draw: images are independent, they are not.
     assert deviation(np.exp(exact - reverse.log_w).mean(axis=0)) < 5
     assert deviation(np.exp(forward.log_w - exact).mean(axis=0)) < 5
@@ -328,23 +330,25 @@ def test_every_chain_of_a_conditional_model_has_the_context_of_its_image(start):
     annealer = plain(model, n_chains, n, 3, start=start)
     annealed = log_likelihood(annealer, x, context=context)
     assert_agrees(annealed, exact)
-    annealer = plain(model, 8, 50, 3, start=start)
-    gap = certify(annealer, 60, 60, context=np.tile(context, [20, 1])).gap
-    assert -3 * evaluation.standard_error(gap) < gap.mean() < 0.5
+    if start == "posterior":
+        annealer = plain(model, 8, 50, 3)
+        gap = certify(annealer, 60, 60, context=np.tile(context, [20, 1])).gap
+        assert -3 * evaluation.standard_error(gap) < gap.mean() < 0.5
 
 
 # Step sizes --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("acceptance", [0.5, 0.9])
-def test_step_sizes_lead_to_the_wanted_acceptance(acceptance):
+def test_step_sizes_lead_to_the_wanted_acceptance():
     model = linear_gaussian()
     x = model.generator.images(4)
-    annealer = plain(model, 64, 100, 3, acceptance=acceptance)
-    sizes = annealer.step_sizes(x, SEED)
-    assert sizes.shape == (99, 4) and annealer.n_transitions == (119, 99)
-    annealed = annealer.forward(x, sizes, randomness.seed_of(SEED, 1))
-    np.testing.assert_allclose(annealed.acceptance, acceptance, atol=0.05)
+    annealer = plain(model, 64, 100, 3, acceptance=0.5)
+    for acceptance in (0.5, 0.9):
+        annealer.acceptance = acceptance  # traced once
+        sizes = annealer.step_sizes(x, SEED)
+        assert sizes.shape == (99, 4) and annealer.n_transitions == (119, 99)
+        annealed = annealer.forward(x, sizes, randomness.seed_of(SEED, 1))
+        np.testing.assert_allclose(annealed.acceptance, acceptance, atol=0.05)
 
 
 def test_step_sizes_are_those_of_each_image(tiny, binary):
@@ -377,12 +381,15 @@ class Stop(Exception):
     pass
 
 
+@functools.cache
+def small_annealer():
+    model = zoo.burda((3, 2, 1), n_latent=(2,), n_hidden=(6,), seed=3)
+    return plain(model, 3, 6, 2)
+
+
 @pytest.mark.parametrize("function", ["images", "simulated"])
 def test_stopped_stream_goes_on_after_its_last_batch(function, tmp_path, monkeypatch):
-    model = zoo.burda((3, 2, 1), n_latent=(2,), n_hidden=(6,), seed=3)
-    x = np.ones([5, 3, 2, 1], np.float32)
-
-    annealer = plain(model, 3, 6, 2)
+    x, annealer = np.ones([5, 3, 2, 1], np.float32), small_annealer()
 
     def call(directory, on_progress=lambda n: None):
         options = {"directory": directory, "batch_size": 2, "on_progress": on_progress}
@@ -433,7 +440,7 @@ def test_bad_option_is_refused_in_one_line(options, line):
 
 
 def test_no_images_are_refused():
-    annealer = Annealer(linear_gaussian(), 2, 2)
+    annealer = plain(linear_gaussian(), 2, 2)
     x = np.zeros([0, 2, 4, 1])
     with pytest.raises(UsageError, match="^number of images: must be at least 1, got "):
         log_likelihood(annealer, x)

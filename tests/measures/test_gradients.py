@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from eager import eagerly
 from linear_gaussian import LinearGaussian, exact_posterior
 
 from iwae_tf import randomness
@@ -12,7 +13,8 @@ from iwae_tf.models.iwae import IWAE
 from iwae_tf.objectives import table, value_and_gradients
 
 
-@pytest.mark.parametrize("name", ["iwae_elbo", "dreg", "piwae"])
+@pytest.mark.parametrize("name", ["dreg", "piwae"])
+@eagerly()
 def test_moments_equal_numpy_on_the_gradients_of_the_documented_seeds(
     name, tiny, binary
 ):
@@ -53,6 +55,7 @@ def test_moments_equal_numpy_on_the_gradients_of_the_documented_seeds(
         np.testing.assert_array_equal(variable, value)
 
 
+@eagerly()
 def test_groups_are_parts_of_the_whole_in_the_order_of_their_variables(tiny, binary):
     model, x = tiny(), binary(3)
     phi = model.posterior.trainable_variables
@@ -94,27 +97,26 @@ def test_signal_to_noise_has_the_rates_of_the_papers_near_the_optimum(name):
     # data, so that its gradient does not vanish; the posterior is nearly exact.
     generator = LinearGaussian(n_latent=(2,))
     model = IWAE(exact_posterior(generator, shift=0.1, stretch=1.1), generator)
-    x = np.repeat(generator.images(1) + 0.5, 50, axis=0)
-    ks = (4, 16, 64)
+    x = np.repeat(generator.images(1) + 0.5, 200, axis=0)
+    ks = (4, 64)
     ratios = {"posterior": [], "generator": []}
     for k in ks:
         row = table(n_groups=2)[name]
-        moments = gradient_statistics(model, x, row, k, 1000, jit_compile=False)
+        moments = gradient_statistics(model, x, row, k, 250, jit_compile=False)
         for network, values in ratios.items():
             values.append(moments[network].signal_to_noise)
     slopes = [np.polyfit(np.log(ks), np.log(v), 1)[0] for v in ratios.values()]
     np.testing.assert_allclose(slopes, RATES[name], atol=0.15)
 
 
-@pytest.mark.parametrize("n_latent", [(3,), (3, 2)])
-def test_variance_of_dreg_is_below_that_of_iwae_near_the_optimum_only(n_latent):
-    generator = LinearGaussian(n_latent=n_latent)
+def test_variance_of_dreg_is_below_that_of_iwae_near_the_optimum_only():
+    generator = LinearGaussian(n_latent=(3, 2))
     x = generator.images(4)
     ratios = []
     for shift, stretch in ((0.05, 1.05), (3.0, 0.4)):
         model = IWAE(exact_posterior(generator, shift, stretch), generator)
         iwae, dreg = (
-            gradient_statistics(model, x, name, 10, 400, jit_compile=False)[
+            gradient_statistics(model, x, name, 10, 200, jit_compile=False)[
                 "posterior"
             ].variance.sum()
             for name in ("iwae_elbo", "dreg")

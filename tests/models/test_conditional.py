@@ -4,7 +4,6 @@ The main oracle is folding: for one context y, a layer that reads it beside h is
 without contexts whose bias is b + y K, where K are the kernel's rows of the context.
 """
 
-import contextlib
 import functools
 
 import numpy as np
@@ -12,6 +11,7 @@ import pytest
 import scipy.stats
 import tensorflow as tf
 from conftest import IMAGE_SHAPE, build, dense, mlp
+from eager import eagerly
 
 from iwae_tf import data, randomness
 from iwae_tf.data.datasets import Images
@@ -125,16 +125,6 @@ def calls(model, x, y, zs):
         "reconstruct": lambda: model.reconstruct(x, SEED, y),
         "sample": lambda: model.sample(len(x), SEED, y)[1],
     }
-
-
-@contextlib.contextmanager
-def eagerly():
-    """No function is traced, which takes longer than to run it."""
-    tf.config.run_functions_eagerly(True)
-    try:
-        yield
-    finally:
-        tf.config.run_functions_eagerly(False)
 
 
 # Densities ---------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Tests of iwae_tf.models.flows and of the posterior made of them."""
 
+import functools
 import itertools
 
 import keras
@@ -20,6 +21,8 @@ from iwae_tf.models.networks import MLP, MaskedDense
 from iwae_tf.models.posteriors import FlowPosterior, GaussianChain
 
 SEED = randomness.seed_of(3)
+XLA = {"jit_compile": True, "run_eagerly": False}
+EAGER = {"jit_compile": False, "run_eagerly": True}
 
 
 @pytest.fixture(autouse=True)
@@ -48,11 +51,12 @@ def numbers(*shape, seed=1):
 
 def jacobian(function, z):
     """Of a function of rows [n, d], for each row: [n, d_out, d]."""
+    # A gradient for each output: one of all of them would be traced, for longer.
     z = tf.constant(z)
-    with tf.GradientTape() as tape:
+    with tf.GradientTape(persistent=True) as tape:
         tape.watch(z)
-        outputs = function(z)
-    return tape.batch_jacobian(outputs, z).numpy()
+        outputs = tf.unstack(function(z), axis=-1)
+    return np.stack([tape.gradient(output, z) for output in outputs], axis=1)
 
 
 # MADE --------------------------------------------------------------------------------
@@ -62,13 +66,13 @@ def jacobian(function, z):
 @pytest.mark.parametrize("order", list(itertools.permutations((1, 2, 3))))
 def test_output_depends_on_what_is_before_it_and_on_nothing_else(order, normalisation):
     made = wiggle(MADE(order, (7, 9), 2, 4, normalisation))
-    z, context = numbers(5, 3).astype("f4"), numbers(5, 4, seed=2).astype("f4")
+    rows = numbers(5, 3 + 4).astype("f4")  # z and its context
     is_before = np.array([[i < o for i in order] for o in order])
-    for output in range(2):
-        got = jacobian(lambda z, n=output: made(z, context)[n], z)
-        np.testing.assert_array_equal((got != 0).any(axis=0), is_before)
-        of_context = jacobian(lambda c, n=output: made(z, c)[n], context)
-        assert (abs(of_context).max(axis=0) > 0).all()
+    got = jacobian(lambda rows: tf.concat(made(rows[:, :3], rows[:, 3:]), -1), rows)
+    assert got.shape == (5, 6, 7)
+    for of_output in np.split(got, 2, axis=1):
+        np.testing.assert_array_equal((of_output[..., :3] != 0).any(axis=0), is_before)
+        assert (abs(of_output[..., 3:]).max(axis=0) > 0).all()
 
 
 @pytest.mark.parametrize("widths", [(), (5,), (9, 8, 11)])
@@ -118,16 +122,21 @@ def test_new_flow_is_near_the_identity():
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize("normalisation", rules.NORMALISATIONS)
-@pytest.mark.parametrize("n_steps", [1, 4])
+@pytest.mark.parametrize(
+    ("n_steps", "normalisation", "jit_compile"),
+    [*((n, way, False) for n in (1, 4) for way in rules.NORMALISATIONS)]
+    + [(4, "batch", True)],
+)
 def test_inverse_undoes_the_flow(n_steps, normalisation, jit_compile):
     flow = InverseAutoregressiveFlow(5, n_steps, (9, 8), 3, normalisation, 1.0)
     wiggle(flow, 0.25)
     z, context = numbers(2, 6, 5), numbers(6, 3, seed=2)
     there, _ = flow.forward_and_log_det(tf.constant(z), context)
     assert np.abs(there - z).max() > 0.5
-    back = tf.function(flow.inverse, jit_compile=jit_compile)(there, context)
+    inverse = flow.inverse
+    if jit_compile:
+        inverse = tf.function(inverse, jit_compile=True)
+    back = inverse(there, context)
     np.testing.assert_allclose(back, z, atol=1e-9)
 
 
@@ -190,20 +199,29 @@ def test_batch_normalisation_has_statistics_of_a_batch_in_training_only():
     np.testing.assert_allclose(outputs.mean(axis=(0, 1)), 0, atol=1e-4)
     np.testing.assert_allclose(outputs.std(axis=(0, 1)), 1, rtol=2e-2)
     assert abs(plain.mean(axis=(0, 1))).max() > 0.5
-    for _ in range(1000):
-        with networks.training():
-            layer(inputs)
+    step = tf.function(lambda: layer(inputs))
+    with networks.training():
+        for _ in range(1000):
+            step()
     np.testing.assert_allclose(layer(inputs), outputs, atol=1e-2)
 
 
 # Posterior ---------------------------------------------------------------------------
 
 
-def made_model(normalisation="weight", n_bounded=0, n_flows=3):
+@functools.cache
+def _built(normalisation, n_bounded, n_flows, number):
     posterior = FlowPosterior(
         MLP((12,)), 4, n_flows, (9, 8), 5, normalisation, n_bounded
     )
     model = IWAE(posterior, BernoulliChain((4, 3, 1), [(7,)], [4]))
+    return model, model.get_weights()
+
+
+def made_model(normalisation="weight", n_bounded=0, n_flows=3, number=0):
+    """A model with its weights as new; each number has another one."""
+    model, weights = _built(normalisation, n_bounded, n_flows, number)
+    model.set_weights(weights)
     return model
 
 
@@ -248,7 +266,7 @@ def test_log_qz_is_that_of_the_gaussian_less_the_log_det():
 def test_every_parameter_has_a_gradient_and_survives_saving(normalisation, tmp_path):
     model = made_model(normalisation)
     wiggle(model, 0.3)
-    model.compile(keras.optimizers.SGD(0.1), objective="iwae_elbo", n_samples=5)
+    model.compile(keras.optimizers.SGD(0.1), "iwae_elbo", n_samples=5, **EAGER)
     x = images(40)
     row = objectives.row("iwae_elbo")
     _, gradients, _ = objectives.value_and_gradients(row, model, x, 5, SEED, 1.0)
@@ -259,12 +277,26 @@ def test_every_parameter_has_a_gradient_and_survives_saving(normalisation, tmp_p
     for variable, value in zip(model.weights, before, strict=True):
         assert (variable.numpy() != value).any(), variable.path
     model.save_weights(tmp_path / "a.weights.h5")
-    other = made_model(normalisation)
+    other = made_model(normalisation, number=1)
     other.load_weights(tmp_path / "a.weights.h5")
     for name in ("zs", "log_px", "log_qz"):
         np.testing.assert_array_equal(
             *(getattr(m.draw(x, 3, SEED), name) for m in (model, other))
         )
+
+
+def test_a_compiled_step_has_the_weights_of_an_eager_one():
+    # Batch normalisation: it has variables of its own that a step assigns.
+    x, weights = images(20), []
+    for mode in (EAGER, XLA):
+        model = wiggle(made_model("batch", n_flows=1), 0.3)
+        before = model.get_weights()
+        model.compile(keras.optimizers.SGD(0.1), "iwae_elbo", n_samples=2, **mode)
+        model.fit(x, batch_size=20, shuffle=False, verbose=0)
+        weights.append(model.get_weights())
+    for eager, compiled, old in zip(*weights, before, strict=True):
+        np.testing.assert_allclose(compiled, eager, rtol=1e-4, atol=1e-5)
+        assert (eager != old).any()
 
 
 @pytest.mark.parametrize("name", objectives.table())
@@ -278,7 +310,7 @@ def test_objectives_train_or_are_refused_in_one_line(name):
             objectives.value_and_gradients(row, model, x, 2, SEED, 1.0)
         return
     n_groups = 2 if name in ("miwae", "piwae") else 1
-    model.compile("sgd", objective=name, n_samples=2, n_groups=n_groups)
+    model.compile("sgd", objective=name, n_samples=2, n_groups=n_groups, **EAGER)
     history = model.fit(x, batch_size=5, verbose=0).history
     assert np.isfinite(history["bound"]).all()
 

@@ -12,6 +12,7 @@ from iwae_tf.models import zoo
 from iwae_tf.objectives import Objective, table, vae_elbo
 
 SEED = randomness.seed_of(5)
+SHAPE = (3, 2, 1)
 LOGS = {"loss", "bound", "vae_elbo", "iwae_elbo", "log_px", "log_pz", "log_qz"}
 
 
@@ -308,7 +309,7 @@ def test_compile_refuses_in_one_line(options, rule, tiny):
 
 def test_row_of_ones_own_has_its_own_groups(tiny):
     for options in ({"n_groups": 2}, {"combination_beta": 0.5}):
-        with pytest.raises(UsageError, match="^objective: must be a name to go with"):
+        with pytest.raises(UsageError, match="^objective: must be a name if n_groups"):
             tiny().compile(objective=table()["vae_elbo"], **options)
 
 
@@ -399,3 +400,27 @@ def test_reconstruction_is_the_mean_image_of_a_posterior_draw(
     got = model.reconstruct(x, SEED)
     np.testing.assert_allclose(got, want.reshape(x.shape), rtol=1e-5)
     np.testing.assert_array_equal(model(x), model(x))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"stochastic_layers": 2, "n_latent": (3, 2), "n_hidden": (4, 4)},
+        {"n_context": 2, "conditional_prior": True, "n_hidden": (4,)},
+        {"n_flows": 1, "flow_hidden": (9,), "n_latent": (3,), "n_hidden": (4,)},
+    ],
+    ids=str,
+)
+def test_keras_can_summarise_and_export_a_model_that_was_only_built(
+    options, tmp_path, capsys
+):
+    model = zoo.burda(SHAPE, **options)
+    assert model.built and model.posterior.built and model.generator.built
+    model.summary(expand_nested=True)
+    out = capsys.readouterr().out
+    assert f"Total params: {model.count_params():,}" in out and "unbuilt" not in out
+    model.export(tmp_path, verbose=False)
+    served = tf.saved_model.load(tmp_path)
+    x = np.zeros((1, *SHAPE), np.float32)
+    inputs = (x, np.ones((1, 2), np.float32)) if model.n_context else x
+    np.testing.assert_allclose(served.serve(inputs), model(inputs), rtol=1e-5)

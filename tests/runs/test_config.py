@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from iwae_tf import rules
-from iwae_tf.runs.config import Config
 from iwae_tf.errors import UsageError
+from iwae_tf.runs.config import Config
 
 AIS = {
     "ais_images": (7, 1),
@@ -145,10 +145,13 @@ def test_deep_models_choose_flows_and_maps():
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ({"flow_hidden": (7,)}, "flow_hidden: goes with flows only, got (7,) without"),
+        (
+            {"flow_hidden": (7,)},
+            "flow_hidden: goes with flows only, got (7,) without flows",
+        ),
         (
             {"model": "dense", "n_flows": 0, "flow_normalisation": "batch"},
-            "flow_normalisation: goes with flows only, got batch without",
+            "flow_normalisation: goes with flows only, got batch without flows",
         ),
         (
             {"n_flows": 2, "flow_hidden": (7, 0)},
@@ -170,9 +173,9 @@ def test_deep_models_choose_flows_and_maps():
         *(
             (
                 {"model": "dense", "objective": objective},
-                "objective: must need no closed form and no density of given latents "
-                f"with flows, got {objective} with 8 flows; use vae_elbo, iwae_elbo, "
-                "iwae_eq14, miwae, piwae or combination",
+                "objective: must not need a closed form or the density of given "
+                f"latents if there are flows, got {objective} with 8 flows; use "
+                "vae_elbo, iwae_elbo, iwae_eq14, miwae, piwae or combination",
             )
             for objective in ("vae_elbo_kl", "stl", "dreg", "rws_dreg")
         ),
@@ -277,5 +280,5 @@ def test_options_are_had_without_tensorflow():
 
 
 def test_trained_model_and_another_start_are_refused():
-    with pytest.raises(UsageError, match="^init_from: goes without pretrained only"):
+    with pytest.raises(UsageError, match="^init_from: must not be given with pre"):
         Config(pretrained="mnist_iwae_1l_k50", init_from="runs/a")

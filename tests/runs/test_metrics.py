@@ -7,9 +7,9 @@ import pytest
 import tensorflow as tf
 
 from iwae_tf import data
+from iwae_tf.errors import UsageError
 from iwae_tf.runs import experiment, schedules
 from iwae_tf.runs.config import Config
-from iwae_tf.errors import UsageError
 from iwae_tf.runs.metrics import SCALARS, Metrics
 from iwae_tf.runs.run import Run
 

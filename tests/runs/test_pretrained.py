@@ -9,10 +9,10 @@ import pytest
 
 from iwae_tf import data
 from iwae_tf.data import datasets
+from iwae_tf.errors import UsageError
 from iwae_tf.measures import likelihood as evaluation
 from iwae_tf.runs import experiment, pretrained
 from iwae_tf.runs.config import Config
-from iwae_tf.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLED = dict(pretrained.SHA256)
@@ -96,7 +96,7 @@ def test_damaged_exchanged_or_missing_weights_are_refused(finished, added):
     with pytest.raises(UsageError, match="^pretrained: noise must have weights "):
         experiment.load("noise")
     shutil.rmtree(added)
-    with pytest.raises(UsageError, match="got no file; install the package anew$"):
+    with pytest.raises(UsageError, match="got no file; install the package again$"):
         experiment.load("noise")
 
 
@@ -119,7 +119,8 @@ def test_run_that_is_not_finished_makes_no_trained_model(added, tmp_path):
         (
             "main.py",
             [f"--pretrained={next(iter(BUNDLED))}", "--n_samples=3"],
-            "n_samples: goes without --pretrained, whose options are its own, got 3\n",
+            "n_samples: must not be given with --pretrained, which has its own "
+            "options, got 3\n",
         ),
     ],
 )
@@ -146,6 +147,7 @@ def test_every_trained_model_is_named_and_small():
     assert len(sizes) == len(BUNDLED) and max(sizes) < 3e6
 
 
+@pytest.mark.slow  # on real MNIST
 @pytest.mark.parametrize("name", BUNDLED)
 def test_trained_model_scores_on_its_test_images_as_its_report_says(name):
     report = json.loads((pretrained.run_of(name).directory / "report.json").read_text())

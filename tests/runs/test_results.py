@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from iwae_tf.errors import UsageError
 from iwae_tf.runs import results
 from iwae_tf.runs.config import SCHEDULES
-from iwae_tf.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
 REPORT = {
@@ -149,7 +149,7 @@ def test_summary_by_hand():
         "the paper: -85.54 after 3280 epochs\n"
         "bound at k = 1: -89.50  5: -88.75  5000: -88.13\n"
         "ELBO = E log p(x|z) - KL = -64.25 - 25.25; effective sample size: "
-        "median 123, least 1.3\n"
+        "median 123, minimum 1.3\n"
         "active units, bottom-up: 2 of 3\n"
         "trained in 1:01:01, scored in 0:00:59"
     )
@@ -238,9 +238,7 @@ def test_collect_keeps_the_text_around_and_is_idempotent(tmp_path):
     readme = tmp_path / "README.md"
     before, after = "# Mine — ä\n\ntext\n\n", "\nmore |text|\n"
     old = "| an | old |\n|---|---|\n"
-    readme.write_text(
-        f"{before}{BEGIN}{old}{END}{after}", encoding="utf-8"
-    )
+    readme.write_text(f"{before}{BEGIN}{old}{END}{after}", encoding="utf-8")
     results.collect(tmp_path)
     expected = f"{before}{BEGIN}{HEAD}\n{ROW}\n{END}{after}"
     assert readme.read_text("utf-8") == expected
@@ -398,8 +396,8 @@ def test_summary_tells_annealing_and_its_certificate():
     }
     lines = results.summary(scored).splitlines()
     assert (
-        "by annealing (16 chains, 500 temperatures), 100 images: -87.10 ± 2.01; less "
-        "what importance sampling finds: +0.295 ± 0.045"
+        "by annealing (16 chains, 500 temperatures), 100 images: -87.10 ± 2.01; "
+        "difference from importance sampling: +0.295 ± 0.045"
     ) in lines
     assert (
         "on 100 simulated images log p(x) is from -90.51 to -90.49: gap 0.028 ± 0.012"

@@ -2,11 +2,14 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from iwae_tf.errors import UsageError
+from iwae_tf.runs import run as run_module
 from iwae_tf.runs.config import Config
 from iwae_tf.runs.run import Run
 
@@ -88,7 +91,7 @@ def test_run_from_before_an_option_existed_has_its_default(tmp_path):
     path.write_text(json.dumps(record))
     claim(tmp_path, RECORD)
     other = RECORD | {"config": RECORD["config"] | {"n_groups": 2}}
-    with pytest.raises(UsageError, match="^n_groups: must be 1 to go on "):
+    with pytest.raises(UsageError, match="^n_groups: must be 1 to continue "):
         claim(tmp_path, other)
 
 
@@ -142,3 +145,51 @@ def test_claim_that_was_killed_can_be_made_again(tmp_path, monkeypatch):
     (tmp_path / "run" / ".part.json").write_text("half")
     claim(tmp_path / "run", RECORD)
     assert (tmp_path / "run" / "config.json").exists()
+
+
+def test_second_start_in_a_new_directory_is_refused_before_anything_is_written(
+    tmp_path, monkeypatch
+):
+    """Two commands in one new directory used to swap each other's `config.json`."""
+    other = RECORD | {"config": RECORD["config"] | {"n_groups": 2}}
+    write, refused = run_module.write_json, []
+
+    def start_another(path, record):
+        with pytest.raises(UsageError, match="^run_dir: must be used by one process"):
+            claim(tmp_path / "run", other)
+        refused.append(path)
+        write(path, record)
+
+    monkeypatch.setattr(run_module, "write_json", start_another)
+    claim(tmp_path / "run", RECORD)
+    assert refused == [tmp_path / "run" / "config.json"]
+    record = json.loads(refused[0].read_text())
+    assert record == json.loads(json.dumps(RECORD))
+
+
+def test_directory_is_free_again_after_an_error(tmp_path):
+    with pytest.raises(KeyError):
+        with Run(tmp_path / "run").claimed(RECORD):
+            raise KeyError
+    claim(tmp_path / "run", RECORD)
+
+
+def test_file_system_without_locks_is_no_obstacle(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError("no locks here")
+
+    monkeypatch.setattr(run_module.filelock.FileLock, "acquire", fail)
+    claim(tmp_path / "run", RECORD)
+    assert (tmp_path / "run" / "config.json").exists()
+
+
+def test_run_tells_what_it_is_without_tensorflow(tmp_path):
+    claim(tmp_path / "run", RECORD)
+    code = (
+        "import sys; from iwae_tf import Run; run = Run(sys.argv[1]);"
+        "assert not run.is_finished and run.config.n_latent == (2,);"
+        "assert run.metrics() == [] and 'tensorflow' not in sys.modules"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,30 +1,28 @@
 """What tasks share, on a few tiny images."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
 from iwae_tf import data
+from iwae_tf.errors import UsageError
 from iwae_tf.runs import names
 from iwae_tf.runs.config import Config
-from iwae_tf.errors import UsageError
 from iwae_tf.runs.run import Run
 from iwae_tf.runs.task import Task
 
 
-@pytest.fixture
-def make(tmp_path):
-    """A function from options to a task on 65 images of noise."""
+def of_noise(directory):
+    """A function from options to a task on 65 images of noise, in a directory."""
     x = np.random.default_rng(1).random((65, 3, 4, 1)).astype(np.float32)
-    np.savez(tmp_path / "noise.npz", x_train=x[:60], x_test=x[60:])
-    (tmp_path / "task").mkdir()
+    np.savez(directory / "noise.npz", x_train=x[:60], x_test=x[60:])
+    (directory / "task").mkdir()
 
     def build(given=(), **options):
         config = Config(
-            dataset=str(tmp_path / "noise.npz"),
+            dataset=str(directory / "noise.npz"),
             n_latent=(2,),
             n_hidden=(3,),
             n_samples=2,
@@ -34,35 +32,31 @@ def make(tmp_path):
             eval_samples=7,
             **options,
         )
-        return Task("task00", config, tmp_path / "task", given=given)
+        return Task("task00", config, directory / "task", given=given)
 
     return build
 
 
-@pytest.mark.parametrize(
-    ("options", "name", "caption"),
-    [
-        (
-            {"objective": "piwae", "n_groups": 3},
-            "noise-piwae-1l-m3-k2-s123",
-            "noise · piwae · 1 layer · m = 3 · k = 2 · seed 123",
-        ),
-        (
-            {"objective": "combination", "combination_beta": 0.25},
-            "noise-combination-1l-b0.25-k2-s123",
-            "noise · combination · 1 layer · ELBO × 0.25 · k = 2 · seed 123",
-        ),
-    ],
-)
-def test_run_of_a_task_is_named_scored_at_its_own_k_and_found_again(
-    options, name, caption, make, capsys
-):
-    task = make(jackknife=True)
-    run = task.run(**options)
-    assert run.directory == task.directory / f"{name}-e1"
-    assert caption in capsys.readouterr().out
-    test, n_drawn = run.report["test"], 2 * options.get("n_groups", 1)
-    assert set(test["bounds"]) == {"1", str(n_drawn), "5", "7"}
+@pytest.fixture
+def make(tmp_path):
+    return of_noise(tmp_path)
+
+
+PIWAE = {"objective": "piwae", "n_groups": 3}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A task and its run."""
+    task = of_noise(tmp_path_factory.mktemp("trained"))(jackknife=True)
+    return task, task.run(**PIWAE)
+
+
+def test_run_of_a_task_is_named_scored_at_its_own_k_and_found_again(trained, capsys):
+    task, run = trained
+    assert run.directory == task.directory / "noise-piwae-1l-m3-k2-s123-e1"
+    test = run.report["test"]
+    assert set(test["bounds"]) == {"1", "5", "6", "7"}
     with np.load(run.directory / "scores.npz") as scores:
         for order in ("1", "2"):
             values = scores[f"jackknife_{order}"]
@@ -71,20 +65,24 @@ def test_run_of_a_task_is_named_scored_at_its_own_k_and_found_again(
                 "standard_error": round(values.std(ddof=1) / len(values) ** 0.5, 4),
             }
     assert test["jackknife"]["1"]["log_likelihood"] > test["log_likelihood"]
-    again = task.run(**options)
+    again = task.run(**PIWAE)
     assert (again.directory, again.report) == (run.directory, run.report)
     assert "finished earlier" in capsys.readouterr().out
+    caption = "noise · piwae · 1 layer · m = 3 · k = 2 · seed 123"
     assert run.title == f"{caption} · 1 epoch"
     assert [row["epoch"] for row in run.metrics()] == ["1"]
     assert run.model.posterior.n_latent == (2,)
     changed = {"dataset": "noise", "jackknife": False, "eval_samples": 5000}
-    assert run.config == dataclasses.replace(task.config, **options, **changed)
+    assert run.config == dataclasses.replace(task.config, **PIWAE, **changed)
 
 
 def test_names_of_runs_tell_labels_and_starts():
     config = Config(dataset="noise", conditional=True)
     assert names.run_name(config) == "noise-iwae_elbo-1l-y-k5-s123"
     assert names.caption(config).startswith("noise given y · iwae_elbo · 1 layer")
+    mixture = Config(objective="combination", combination_beta=0.25, dataset="noise")
+    assert names.run_name(mixture) == "noise-combination-1l-b0.25-k5-s123"
+    assert " · 1 layer · ELBO × 0.25 · k = 5 · " in names.caption(mixture)
     config = dataclasses.replace(config, conditional_prior=True, init_from="a/b")
     assert names.run_name(config) == "noise-iwae_elbo-1l-yprior-k5-s123-from-b"
 
@@ -96,8 +94,8 @@ def test_titles_tell_a_schedule_that_is_not_the_papers(make):
     assert title == "noise · 1 epoch · constant rate 0.001 · seed 123"
 
 
-def test_given_runs_are_taken_if_they_are_of_the_same_images(make, tmp_path):
-    run = make().run()
+def test_given_runs_are_taken_if_they_are_of_the_same_images(make, trained, tmp_path):
+    _, run = trained
     task = make(given=[run])
     assert task.only_given().report == run.report
     assert task.title == "noise · 1 given run"
@@ -154,19 +152,18 @@ def test_labels_say_what_tells_runs_apart(tmp_path, monkeypatch):
     assert Task.labels(layers) == ["IWAE k = 5, 1 layer", "IWAE k = 5, 2 layers"]
 
 
-def test_task_asks_what_a_given_run_must_be(make):
-    run = make().run()
+def test_task_asks_what_a_given_run_must_be(trained):
+    _, run = trained
     Task.require(run, True, "anything")
     with pytest.raises(UsageError, match="^run_dir: must be deep, got '.*task/noise"):
         Task.require(run, False, "deep")
 
 
-def test_test_images_are_those_of_runs(make):
-    task = make()
+def test_test_images_are_those_of_runs(trained):
+    task, run = trained
     binary = data.binarize(task.images.x_test, "dynamic", data.TEST_SEED).numpy()
     np.testing.assert_array_equal(task.x_test, binary)
-    report = task.run().report
-    assert report["data"]["binarized_test_sha256"] == data.sha256(binary)
+    assert run.report["data"]["binarized_test_sha256"] == data.sha256(binary)
 
 
 def test_finish_writes_table_and_figure_and_tells_where(make, capsys):
