@@ -20,7 +20,8 @@ def test_purposes_are_distinct():
 
 def test_no_two_seeds_purposes_and_steps_share_a_seed():
     keys = list(itertools.product(range(3), range(len(PURPOSES)), range(25)))
-    assert len({bits(randomness.seed_of(*key)) for key in keys}) == len(keys)
+    seed_of = tf.function(lambda key: randomness.seed_of(*tf.unstack(key)))
+    assert len({bits(seed_of(tf.constant(key))) for key in keys}) == len(keys)
 
 
 def test_order_of_the_folded_numbers_matters():
@@ -51,8 +52,11 @@ def test_number_is_a_function_of_its_seed_alone(draw):
 )
 def test_distribution_by_kolmogorov_smirnov(draw, cdf):
     # One number from each of many steps: neighbouring seeds must not correlate.
-    seeds = [randomness.seed_of(1, randomness.TRAIN, step) for step in range(200)]
-    values = np.concatenate([draw([100], seed).numpy() for seed in seeds])
+    @tf.function
+    def draw_at(step):
+        return draw([100], randomness.seed_of(1, randomness.TRAIN, step))
+
+    values = np.concatenate([draw_at(tf.constant(i)).numpy() for i in range(200)])
     assert values.dtype == np.float32
     assert stats.kstest(values, cdf).pvalue > 1e-6
     firsts = values[::100].astype(np.float64)

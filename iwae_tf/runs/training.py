@@ -107,7 +107,8 @@ class Display(keras.callbacks.Callback):
         """Says that the first step of a stage is being compiled."""
         if self._timed != self.model.train_samples:
             step = steps_done(self.model)
-            self._progress.compiling(step, self._where(step + 1))
+            where = f"{self._epoch_of(step + 1)}  k {self.model.train_samples}"
+            self._progress.compiling(step, where)
 
     def on_train_batch_end(self, batch, logs=None):
         """Shows the progress within an epoch."""
@@ -126,12 +127,12 @@ class Display(keras.callbacks.Callback):
 
     def _show(self, step):
         k = self.model.train_samples
-        text = f"{self._where(step)}  train {self._bound:.2f}{self._test}"
+        text = f"{self._epoch_of(step)}  train {self._bound:.2f}{self._test}  k {k}"
         self._progress.update(step, text, self._left(step, k))
 
-    def _where(self, step):
+    def _epoch_of(self, step):
         epoch = min((step - 1) // self._steps_per_epoch + 1, self._epochs)
-        return f"epoch {epoch}/{self._epochs}  k {self.model.train_samples}"
+        return f"epoch {epoch}/{self._epochs}"
 
     def _left(self, step, k):
         """The remaining work in steps of k samples; a step costs about k + 2 units."""

@@ -7,6 +7,7 @@ import pytest
 import scipy.special
 import scipy.stats
 import tensorflow as tf
+from eager import eagerly
 from linear_gaussian import LinearGaussian, exact_posterior
 
 from iwae_tf import randomness
@@ -140,6 +141,7 @@ def test_snis_standard_error_of_the_exact_q_is_the_closed_form_sd_over_root_k(n_
 
 
 @pytest.mark.parametrize("batch_size", [4, 5, 10, 99])
+@eagerly()
 def test_posterior_means_equal_those_of_draws_by_hand(batch_size, tiny, binary):
     model, x, done = tiny(2), binary(10), []
     means, ess = inspection.posterior_means(
@@ -163,11 +165,12 @@ def test_posterior_means_equal_those_of_draws_by_hand(batch_size, tiny, binary):
 
 
 @LAYERS
+@eagerly()
 def test_posterior_means_are_the_closed_form_within_5_standard_errors(n_latent):
     k = 4000
     generator, model = pair(n_latent, shift=0.3, stretch=1.3)
     x = generator.images(5)
-    got, ess = inspection.posterior_means(model, x, k, batch_size=2)
+    got, ess = inspection.posterior_means(model, x, k, 2, jit_compile=False)
     # The size of an error is a matter of the model, so other draws tell it too.
     draws = model.draw(x, k, SEED)
     layers = deviations(draws, generator, x)
@@ -177,9 +180,11 @@ def test_posterior_means_are_the_closed_form_within_5_standard_errors(n_latent):
     assert np.all((1 < ess) & (ess < k))
 
 
+@eagerly()
 def test_ess_of_the_exact_posterior_is_the_number_of_samples():
     generator, model = pair((3, 2))
-    _, ess = inspection.posterior_means(model, generator.images(3), 50)
+    x = generator.images(3)
+    _, ess = inspection.posterior_means(model, x, 50, jit_compile=False)
     np.testing.assert_allclose(ess, 50, rtol=1e-4)
 
 

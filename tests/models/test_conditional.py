@@ -442,6 +442,7 @@ def test_path_gradients_of_every_variable_change_with_the_context(
         assert np.abs(a - b).max() > 0.01 * np.abs(a).max()
 
 
+@eagerly()
 def test_gradient_statistics_are_the_moments_of_gradients_with_the_context(binary):
     model, x, y = conditional(conditional_prior=True), binary(4), contexts(4)
     got = gradient_statistics(
@@ -494,7 +495,9 @@ def test_general_vectors_go_through_fit_evaluate_and_predict(
     model, x = conditional(stochastic_layers, conditional_prior), binary(12)
     y = 10 * contexts(12)  # float vectors, no one-hot
     before = [v.numpy() for v in model.trainable_variables]
-    model.compile("sgd", "iwae_elbo", n_samples=3, jit_compile=False)
+    # One layer in a graph.
+    mode = {"jit_compile": False, "run_eagerly": stochastic_layers == 2}
+    model.compile("sgd", "iwae_elbo", n_samples=3, **mode)
     scores = model.evaluate(x, y, batch_size=12, verbose=0, return_dict=True)
     # The noise of the first batch is that of its place.
     draws = model.draw(x, 3, randomness.seed_of(1, randomness.TEST, 0), y)
@@ -530,22 +533,24 @@ def test_contexts_may_be_of_any_number_type(dtype, binary):
     assert_close(got, want)
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.int64])
-def test_contexts_of_looks_at_a_model_may_be_of_any_number_type(dtype, binary):
+@eagerly()
+def test_contexts_of_looks_at_a_model_may_be_of_any_number_type(binary, monkeypatch):
+    monkeypatch.setattr(annealing, "_WARM_UP", 1)
     model, x = conditional(2, conditional_prior=True), binary(3)
     whole = WithoutUnits(
         model, [np.ones(3, bool), np.ones(2, bool)], [[0.0] * 3, [0.0] * 2]
     )
     annealer = annealing.Annealer(model, 2, 2, 1, jit_compile=False)
-    got, want = (
+    want, *others = (
         [
             whole.draw(x, 2, SEED, y)[:4],
             inspection.traverse(model, (tf.ones([3, 3]),), 0, [0.5], y),
             annealing.certify(annealer, 3, context=y).reverse.log_w,
         ]
-        for y in (np.eye(3, dtype=of) for of in (dtype, np.float32))
+        for y in (np.eye(3, dtype=of) for of in (np.float32, np.float64, np.int64))
     )
-    assert_close(got, want)
+    for got in others:
+        assert_close(got, want)
 
 
 # What is refused ---------------------------------------------------------------------

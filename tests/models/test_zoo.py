@@ -105,7 +105,8 @@ def test_output_bias_gives_the_training_mean():
 @pytest.mark.parametrize("name", ["vae60", "tvae_affine", "dense", "gated", "resnet"])
 def test_other_networks_do_not_start_from_the_training_mean(name):
     mean_image = np.full((4, 4, 1), 0.1)
-    model = zoo.build((4, 4, 1), mean_image=mean_image, model=name, n_flows=0)
+    maps = {"feature_maps": 4} if name in ("gated", "resnet") else {}
+    model = zoo.build((4, 4, 1), mean_image=mean_image, model=name, n_flows=0, **maps)
     np.testing.assert_array_equal(model.generator.pixel_logits.bias, np.zeros(16))
 
 
@@ -171,7 +172,8 @@ def test_residual_networks_have_the_parameter_count_by_hand():
 
 @pytest.mark.parametrize("name", ["gated", "resnet"])
 def test_convolutions_have_every_pixel_of_every_sample_in_its_place(name):
-    model = zoo.build((12, 8, 2), **Config(model=name, feature_maps=6).of_networks())
+    options = Config(model=name, feature_maps=6, n_flows=1).of_networks()
+    model = zoo.build((12, 8, 2), **options)
     x = np.random.default_rng(0).integers(0, 2, (3, 12, 8, 2)).astype("f4")
     draws = model.draw(x, 4, seed_of(1))
     assert draws.log_w().shape == (4, 3)
@@ -189,7 +191,7 @@ def test_convolutions_have_every_pixel_of_every_sample_in_its_place(name):
 def test_images_that_convolutions_cannot_halve_twice_are_refused():
     with pytest.raises(UsageError, match="^dataset: .* multiples of 4 .* got 17x24$"):
         zoo.build((17, 24, 1), **Config(model="gated").of_networks())
-    zoo.build((17, 23, 1), **Config(model="dense").of_networks())
+    zoo.build((17, 23, 1), **Config(model="dense", n_flows=0).of_networks())
 
 
 @pytest.mark.parametrize("name", ["burda", "vae60", "tvae_affine"])

@@ -117,9 +117,8 @@ def point(row, column):
 )
 def test_any_density_can_be_drawn_without_a_warning(log_q, tmp_path):
     near = (Z1, Z2, log_q)
-    for given in ({"log_q": log_q}, {"log_posterior": log_q}, {"near": near}):
-        figure = plots.posterior_sheet(**arguments(**given))
-        plots.save(figure, tmp_path / "a.png")
+    given = arguments(log_q=log_q, log_posterior=log_q, near=near)
+    plots.save(plots.posterior_sheet(**given), tmp_path / "a.png")
 
 
 def test_a_point_within_one_cell_is_outlined_there():
@@ -225,12 +224,21 @@ def test_images_stand_in_whole_pixels_below(size, channels, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "z1, z2",
-    [(Z1, Z2), (Z1, Z2 * 3), (Z1, Z2 / 6), (Z1 / 1000 - 2, Z2 / 1000 - 2)],
-)
-@pytest.mark.parametrize(
-    "size, caption, title",
-    [(28, CAPTION, TITLE), (8, "", TITLE), (8, "long " * 60, "long " * 30)],
+    "z1, z2, size, caption, title",
+    [
+        (Z1, Z2, 28, CAPTION, TITLE),
+        (Z1, Z2, 8, "", TITLE),
+        *(
+            (*plane, 8, "long " * 60, "long " * 30)
+            for plane in (
+                (Z1, Z2),
+                (Z1, Z2 * 3),
+                (Z1, Z2 / 6),
+                (Z1 / 1000 - 2, Z2 / 1000 - 2),
+            )
+        ),
+        (Z1, Z2 / 6, 28, CAPTION, TITLE),
+    ],
 )
 def test_no_text_meets_another_or_leaves_the_page(z1, z2, size, caption, title):
     given = arguments(size=size, caption=caption, title=title)

@@ -135,8 +135,15 @@ def test_both_axes_have_one_scale(tmp_path):
         assert x1 - x0 == pytest.approx(y1 - y0, rel=0.005)
 
 
-@pytest.mark.parametrize("title", ["IWAE", "a long title of a panel " * 4])
-@pytest.mark.parametrize("shape", [(1, 1), (1, 3), (2, 2)])
+@pytest.mark.parametrize(
+    ("shape", "title"),
+    [
+        ((1, 1), "IWAE"),
+        ((1, 3), "a long title of a panel " * 4),
+        ((2, 2), "IWAE"),
+        ((2, 2), "a long title of a panel " * 4),
+    ],
+)
 def test_no_text_of_a_scatter_meets_another(shape, title):
     points, labels = clusters(3000, 10)
     panels = [[scatter(points, labels, title)] * shape[1]] * shape[0]
@@ -263,19 +270,24 @@ def test_ticks_of_units_are_whole_numbers(n):
 
 @pytest.mark.parametrize("log", [True, False])
 @pytest.mark.parametrize("threshold", [None, 0.01])
-@pytest.mark.parametrize(
-    "groups", [{}, {"a": []}, {"a": [-1, 0, np.nan]}, {"a": [0.5] * 3}, {"a": [1e-300]}]
-)
-def test_few_values_are_drawn_too(groups, threshold, log, tmp_path):
-    figure = plots.histogram_sheet([[histogram(groups, threshold, log)]], TITLE)
+def test_few_values_are_drawn_too(threshold, log, tmp_path):
+    each = [{}, {"a": []}, {"a": [-1, 0, np.nan]}, {"a": [0.5] * 3}, {"a": [1e-300]}]
+    panels = [histogram(groups, threshold, log) for groups in each]
+    figure = plots.histogram_sheet([panels[:3], panels[3:]], TITLE)
     plots.save(figure, tmp_path / "a.png")
-    for name, (counts, _) in steps(figure.axes[0]).items():
-        assert counts.sum() == np.isfinite(groups[name]).sum()
+    for groups, axes in zip(each, figure.axes, strict=True):
+        for name, (counts, _) in steps(axes).items():
+            assert counts.sum() == np.isfinite(groups[name]).sum()
 
 
-@pytest.mark.parametrize("title", ["layer 1", "a long title of a panel " * 4])
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [
+        ("VAE", "layer 1"),
+        ("IWAE, k = 50: 35 of 50 active", "a long title of a panel " * 4),
+    ],
+)
 @pytest.mark.parametrize("shape", [(1, 1), (1, 3), (2, 2)])
-@pytest.mark.parametrize("name", ["VAE", "IWAE, k = 50: 35 of 50 active"])
 def test_no_text_of_a_histogram_meets_another(shape, title, name):
     groups = {f"{name} {i}": np.append(activity(i), -1) for i in range(4)}
     panels = [[histogram(groups, title=title)] * shape[1]] * shape[0]
@@ -288,22 +300,26 @@ def test_no_text_of_a_histogram_meets_another(shape, title, name):
     check_page(figure, outside, figure.axes)
 
 
-@pytest.mark.parametrize("lowest", [1e-2, 1e-3, 2e-4, 2e-5, 1e-6, 1e-9])
 @pytest.mark.parametrize("n_columns", [1, 2, 3, 4])
-def test_numbers_of_a_histogram_are_apart_over_any_decades(n_columns, lowest):
-    panel = histogram({"a": np.geomspace(lowest, 1, 50)})
-    figure = plots.histogram_sheet([[panel] * n_columns], TITLE)
-    figure.draw_without_rendering()
-    axes = figure.axes[0]
-    low, high = axes.get_xlim()
-    boxes = [
-        tick.label1.get_window_extent()
-        for tick in axes.xaxis.get_major_ticks()
-        if low <= tick.get_loc() <= high
+def test_numbers_of_a_histogram_are_apart_over_any_decades(n_columns):
+    panels = [
+        histogram({"a": np.geomspace(lowest, 1, 50)})
+        for lowest in (1e-2, 1e-3, 2e-4, 2e-5, 1e-6, 1e-9)
     ]
-    assert len(boxes) >= 2
-    gaps = [b.x0 - a.x1 for a, b in itertools.pairwise(boxes)]
-    assert min(gaps) > 20
+    rows = [panels[i : i + n_columns] for i in range(0, 6, n_columns)]
+    figure = plots.histogram_sheet(rows, TITLE)
+    figure.draw_without_rendering()
+    assert len(figure.axes) == 6
+    for axes in figure.axes:
+        low, high = axes.get_xlim()
+        boxes = [
+            tick.label1.get_window_extent()
+            for tick in axes.xaxis.get_major_ticks()
+            if low <= tick.get_loc() <= high
+        ]
+        assert len(boxes) >= 2
+        gaps = [b.x0 - a.x1 for a, b in itertools.pairwise(boxes)]
+        assert min(gaps) > 20
 
 
 # Both --------------------------------------------------------------------------------

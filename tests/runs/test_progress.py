@@ -241,6 +241,6 @@ def test_last_line_has_the_test_bound_of_the_last_epoch(now, file):
         *(" 17%", " 33%", " 50%", " 67%", " 83%", "100%")
     ]
     assert [line.split("test ")[1:] for line in lines[:4]] == [
-        *([], ["-2.00  0.1 steps/s"], ["-2.00  0.1 steps/s"], ["-4.00  0.1 steps/s"])
+        *([], *2 * (["-2.00  k 1  0.1 steps/s"],), ["-4.00  k 1  0.1 steps/s"])
     ]
-    assert "epoch 3/3  k 1  train -1.00  test -6.00" in lines[-1]
+    assert "epoch 3/3  train -1.00  test -6.00  k 1  " in lines[-1]
