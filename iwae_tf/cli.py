@@ -74,11 +74,10 @@ def help_text(description: str, title: str = "Task") -> str:
       title: the heading of the flags that are not fields of `Config`.
     """
     width = min(shutil.get_terminal_size().columns, 88)
-    fields = dataclasses.fields(Config)
-    groups = {field.name: field.metadata["group"] for field in fields}
-    own = [name for name in ("smoke", "task_dir") if name in FLAGS]
-    if own:
-        groups |= dict.fromkeys((*own, "run_dir", "pretrained"), "task")
+    own = ("smoke", "task_dir", "run_dir", "pretrained") if "smoke" in FLAGS else ()
+    groups = dict.fromkeys(own, "task")
+    for field in dataclasses.fields(Config):
+        groups.setdefault(field.name, field.metadata["group"])
     lines = [description.strip()]
     for group, heading in {"task": title, **GROUPS}.items():
         names = [n for n in groups if groups[n] == group and n in FLAGS]

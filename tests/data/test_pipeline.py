@@ -224,8 +224,8 @@ def visits():
     grey[:, 0, 0], grey[:, 0, 1] = 0, 1
     seen = [[] for _ in grey]
     pairs = zip(
-        data.training_batches(grey, 5, 7, 0, "none").take(4000),
-        data.training_batches(grey, 5, 7, 0, "dynamic").take(4000),
+        data.training_batches(grey, 10, 7, 0, "none").take(2000),
+        data.training_batches(grey, 10, 7, 0, "dynamic").take(2000),
         strict=True,
     )
     number = {image.tobytes(): i for i, image in enumerate(grey)}
@@ -271,7 +271,7 @@ def test_start_at_a_step_is_skipping_the_batches_before(n, b):
     steps, _ = data.steps_of_epoch(n, b)
     x = np.random.default_rng(1).random((n, 2, 3, 1)).astype(np.float32)
     whole = take(data.training_batches(x, b, 5), 2 * steps + 4)
-    starts = {1, 2, steps - 1, steps, steps + 1, steps + 26, 2 * steps - 1, 2 * steps}
+    starts = {1, steps - 1, steps, steps + 26, 2 * steps}
     for start in sorted(s for s in starts if s <= 2 * steps):
         later = take(data.training_batches(x, b, 5, start), 3)
         for got, expected in zip(later, whole[start : start + 3], strict=True):

@@ -154,7 +154,7 @@ def test_mean_weight_is_the_evidence_of_a_linear_gaussian_model(start, schedule)
     x = model.generator.images(4)
     exact = model.generator.log_evidence(x)
     annealer = plain(model, 400, 10, 3, start=start)
-    for n in (10, 50, 200):
+    for n in (10, 200):
         annealed = anneal(with_temperatures(annealer, n, schedule), x)
         assert max(map(deviation, np.exp(annealed.log_w - exact).T)) < 5
         assert np.all((1 < annealed.ess) & (annealed.ess <= 400))
@@ -297,11 +297,12 @@ def assert_agrees(annealed, log_px):
     assert np.all(error < 0.1)
 
 
-@pytest.mark.parametrize("start", AIS_STARTS)
-def test_annealing_finds_the_likelihood_of_pixels(start, tiny, binary):
+def test_annealing_finds_the_likelihood_of_pixels(tiny, binary):
     model, x = tiny(), binary(6)
-    annealed = log_likelihood(plain(model, 500, 40, 3, start=start), x)
-    assert_agrees(annealed, log_evidence(model, x))
+    exact = log_evidence(model, x)
+    for start in AIS_STARTS:
+        annealed = log_likelihood(plain(model, 500, 40, 3, start=start), x)
+        assert_agrees(annealed, exact)
 
 
 def test_annealing_agrees_with_many_draws_of_the_prior(tiny, binary):

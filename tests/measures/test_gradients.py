@@ -97,7 +97,7 @@ def test_signal_to_noise_has_the_rates_of_the_papers_near_the_optimum(name):
     # data, so that its gradient does not vanish; the posterior is nearly exact.
     generator = LinearGaussian(n_latent=(2,))
     model = IWAE(exact_posterior(generator, shift=0.1, stretch=1.1), generator)
-    x = np.repeat(generator.images(1) + 0.5, 200, axis=0)
+    x = np.repeat(generator.images(1) + 0.5, 50, axis=0)
     ks = (4, 64)
     ratios = {"posterior": [], "generator": []}
     for k in ks:
@@ -116,7 +116,7 @@ def test_variance_of_dreg_is_below_that_of_iwae_near_the_optimum_only():
     for shift, stretch in ((0.05, 1.05), (3.0, 0.4)):
         model = IWAE(exact_posterior(generator, shift, stretch), generator)
         iwae, dreg = (
-            gradient_statistics(model, x, name, 10, 200, jit_compile=False)[
+            gradient_statistics(model, x, name, 10, 60, jit_compile=False)[
                 "posterior"
             ].variance.sum()
             for name in ("iwae_elbo", "dreg")
