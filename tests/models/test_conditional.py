@@ -232,11 +232,12 @@ def test_one_context_is_the_unconditional_model_with_it_in_the_biases(
     assert_close(got, statistics(plain, x, **options), rtol=2e-4, atol=2e-5)
 
 
-@KINDS
+@LAYERS
 @eagerly()
-def test_each_image_has_its_own_context(stochastic_layers, conditional_prior, binary):
-    # In one batch; each image is as in the model with its context in the biases.
-    model, x = conditional(stochastic_layers, conditional_prior), binary(4)
+def test_each_image_has_its_own_context(stochastic_layers, binary):
+    # In one batch; each image is as in the model with its context in the biases. With
+    # the conditional prior every network reads it; without one there is no more.
+    model, x = conditional(stochastic_layers, conditional_prior=True), binary(4)
     y = contexts(4)
     by_sample, by_image = asked(model, x, y)
     scores = scored(model, x, y)

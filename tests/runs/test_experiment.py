@@ -585,7 +585,7 @@ def test_damaged_newest_checkpoint_of_a_finished_run_is_told_and_made_anew(
         lambda: experiment.load(copy),
         lambda: experiment.run(dataclasses.replace(config, **AIS)),
     ):
-        with pytest.raises(UsageError, match="^run_dir: the newest .* --rescore, make"):
+        with pytest.raises(UsageError, match="^run_dir: the newest .* --rescore, writes"):
             look()
     experiment.run(dataclasses.replace(config, rescore=True))
     for own, other in zip(experiment.load(copy).weights, weights, strict=True):
