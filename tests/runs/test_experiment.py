@@ -190,6 +190,7 @@ def report(whole):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("killed")
 def test_run_killed_twice_ends_bit_for_bit_as_one_that_never_stopped(runs, whole):
     assert [runs["ends"][name][0] for name in ("whole", "killed")] == [0, 0]
     assert f"goes on at step {runs['killed_at']} of 846\n" in runs["ends"]["killed"][1]
@@ -199,6 +200,7 @@ def test_run_killed_twice_ends_bit_for_bit_as_one_that_never_stopped(runs, whole
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("killed")
 def test_auto_without_mnist_is_digits_in_warning_name_and_report(runs):
     report = json.loads((runs["whole"] / "report.json").read_text())
     _, stdout, stderr = runs["ends"]["whole"]
@@ -585,7 +587,9 @@ def test_damaged_newest_checkpoint_of_a_finished_run_is_told_and_made_anew(
         lambda: experiment.load(copy),
         lambda: experiment.run(dataclasses.replace(config, **AIS)),
     ):
-        with pytest.raises(UsageError, match="^run_dir: the newest .* --rescore, writes"):
+        with pytest.raises(
+            UsageError, match="^run_dir: the newest .* --rescore, writes"
+        ):
             look()
     experiment.run(dataclasses.replace(config, rescore=True))
     for own, other in zip(experiment.load(copy).weights, weights, strict=True):
@@ -755,6 +759,7 @@ def interrupted(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("interrupted")
 def test_ctrl_c_saves_tells_how_to_go_on_and_leaves_with_130(interrupted):
     status, stdout, stderr, saved = interrupted["stopped"]
     assert status == 130 and "Traceback" not in stderr
@@ -763,6 +768,7 @@ def test_ctrl_c_saves_tells_how_to_go_on_and_leaves_with_130(interrupted):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("interrupted")
 def test_run_after_ctrl_c_ends_bit_for_bit_as_one_that_never_stopped(interrupted):
     assert [end[0] for end in interrupted["ends"]] == [0, 0]
     step = interrupted["stopped"][3][0]
@@ -771,6 +777,7 @@ def test_run_after_ctrl_c_ends_bit_for_bit_as_one_that_never_stopped(interrupted
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("interrupted")
 def test_own_images_of_5_by_7_in_colour_run_from_end_to_end(interrupted):
     run_dir = interrupted["whole"]
     report = json.loads((run_dir / "report.json").read_text())
@@ -793,6 +800,7 @@ def test_own_images_of_5_by_7_in_colour_run_from_end_to_end(interrupted):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("interrupted")
 def test_changed_file_is_refused_for_its_run(interrupted, tmp_path, monkeypatch):
     copy = tmp_path / "run"
     shutil.copytree(interrupted["whole"], copy)
@@ -816,6 +824,7 @@ def test_changed_file_is_refused_for_its_run(interrupted, tmp_path, monkeypatch)
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("interrupted")
 def test_command_refuses_in_one_line_or_tells_the_end_it_had(interrupted):
     """Two commands at once: each waits for TensorFlow."""
     folder = interrupted["whole"].parent
@@ -831,6 +840,7 @@ def test_command_refuses_in_one_line_or_tells_the_end_it_had(interrupted):
     assert "scoring" not in stdout and contents(interrupted["whole"]) == before
 
 
+@pytest.mark.slow
 def test_divergence_is_one_line_and_status_1(tmp_path):
     np.savez(tmp_path / "own-set.npz", **rgb())
     command = Command(
@@ -913,7 +923,8 @@ WHILE_SAVING = (files.os, "fsync")
     ("stop", "moments"),
     [
         (kill, (BEFORE_A_ROW, AFTER_A_FIGURE, WHILE_SAVING)),
-        (ctrl_c, (BEFORE_A_ROW, IN_VALIDATION, AFTER_AN_EXECUTION, WHILE_SAVING)),
+        (ctrl_c, (BEFORE_A_ROW, AFTER_AN_EXECUTION)),
+        pytest.param(ctrl_c, (IN_VALIDATION, WHILE_SAVING), marks=pytest.mark.slow),
     ],
 )
 def test_stopped_at_every_kind_of_moment_ends_bit_for_bit_the_same(
@@ -948,7 +959,7 @@ def test_stopped_at_every_kind_of_moment_ends_bit_for_bit_the_same(
     ("layers", "objective"),
     [
         (1, "vae_elbo_kl"),
-        (2, "dreg"),
+        pytest.param(2, "dreg", marks=pytest.mark.slow),
         pytest.param(2, "vae_elbo", marks=pytest.mark.slow),
         pytest.param(3, "iwae_eq14", marks=pytest.mark.slow),
     ],
@@ -1018,9 +1029,8 @@ def test_conditional_run_that_was_killed_ends_bit_for_bit_the_same(
     assert_same_end(run_dir, tmp_path / "run")
 
 
-@pytest.mark.parametrize(
-    "normalisation", [pytest.param("weight", marks=pytest.mark.slow), "batch"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("normalisation", ["weight", "batch"])
 def test_run_with_flows_that_was_killed_ends_bit_for_bit_the_same(
     noise, tmp_path, monkeypatch, normalisation
 ):
