@@ -66,12 +66,11 @@ def define_flags(names: Collection[str] | None = None, **defaults) -> None:
         define(field.name, default, help_of(field, with_default=default is None))
 
 
-def help_text(description: str, title: str = "Task") -> str:
+def help_text(description: str) -> str:
     """The help text of a command: its description, and its flags group by group.
 
     Args:
       description: the text above the flags.
-      title: the heading of the flags that are not fields of `Config`.
     """
     width = min(shutil.get_terminal_size().columns, 88)
     own = ("smoke", "task_dir", "run_dir", "pretrained") if "smoke" in FLAGS else ()
@@ -79,7 +78,7 @@ def help_text(description: str, title: str = "Task") -> str:
     for field in dataclasses.fields(Config):
         groups.setdefault(field.name, field.metadata["group"])
     lines = [description.strip()]
-    for group, heading in {"task": title, **GROUPS}.items():
+    for group, heading in {"task": "Task", **GROUPS}.items():
         names = [n for n in groups if groups[n] == group and n in FLAGS]
         if names:
             lines += ["", f"{heading}:"]

@@ -145,7 +145,7 @@ def binarize(
     Raises:
       UsageError: for an unknown mode.
     """
-    _check_mode(mode)
+    check_one_of(BINARIZATIONS, binarization=mode)
     x = grey(x)
     if mode == "dynamic":
         return tf.cast(
@@ -154,10 +154,6 @@ def binarize(
     if mode == "threshold":
         return tf.cast(x >= 0.5, tf.float32)
     return x
-
-
-def _check_mode(mode):
-    check_one_of(BINARIZATIONS, binarization=mode)
 
 
 def contexts_of(
@@ -269,7 +265,7 @@ def training_batches(
         `grey` too.
     """
     # Checked here, because TensorFlow would wrap errors that are raised inside `map`.
-    _check_mode(binarization)
+    check_one_of(BINARIZATIONS, binarization=binarization)
     _white(x)
     steps_per_epoch, _ = steps_of_epoch(len(x), batch_size)
     first_epoch, n_skipped = divmod(first_step, steps_per_epoch)

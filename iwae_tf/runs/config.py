@@ -493,28 +493,24 @@ class Config:
 
     def of_run(self) -> dict:
         """The fields that determine the numbers of a run."""
-        return {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if field.metadata["of_run"]
-        }
+        return self._fields_with("of_run", True)
 
     def of_networks(self) -> dict:
         """The arguments of `iwae_tf.zoo.build` that do not depend on the data."""
-        chosen = {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if field.metadata["group"] == "networks"
-        }
+        chosen = self._fields_with("group", "networks")
         del chosen["conditional"]
         return chosen | {"seed": self.seed}
 
     def of_annealing(self) -> dict:
         """The options of annealed importance sampling."""
+        return self._fields_with("group", "annealing")
+
+    def _fields_with(self, fact, value):
+        """The values of the fields whose metadata say so, by name."""
         return {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
-            if field.name.startswith("ais_")
+            if field.metadata[fact] == value
         }
 
 

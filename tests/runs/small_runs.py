@@ -31,3 +31,12 @@ def state(model):
 def assert_same(a, b):
     for x, y in zip(a, b, strict=True):
         np.testing.assert_array_equal(x, y)
+
+
+def contents(run_dir):
+    """The bytes of every file of a run, by its path."""
+    return {
+        path.relative_to(run_dir): path.read_bytes()
+        for path in run_dir.rglob("*")
+        if path.is_file()
+    }

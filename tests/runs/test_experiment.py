@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from small_runs import contents
 
 import iwae_tf
 from iwae_tf import data, files
@@ -420,14 +421,6 @@ def finished(whole, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(whole, copy)
     return copy, of_digits(copy)
-
-
-def contents(run_dir):
-    return {
-        path.relative_to(run_dir): path.read_bytes()
-        for path in run_dir.rglob("*")
-        if path.is_file()
-    }
 
 
 def no_work(*_, **__):

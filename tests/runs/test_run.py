@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from small_runs import contents
 
 from iwae_tf.errors import UsageError
 from iwae_tf.runs import run as run_module
@@ -17,14 +18,6 @@ from iwae_tf.runs.run import Run
 def claim(run_dir, record):
     with Run(run_dir).claimed(record):
         pass
-
-
-def contents(run_dir):
-    return {
-        path.relative_to(run_dir): path.read_bytes()
-        for path in run_dir.rglob("*")
-        if path.is_file()
-    }
 
 
 RECORD = {
