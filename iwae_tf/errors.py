@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -59,6 +60,16 @@ def place_for_directory(name: str, path: Path) -> Iterator[None]:
             f"{name}: must be a directory or a place for one, got {str(path)!r}: "
             f"{error.strerror}"
         ) from None
+
+
+@contextlib.contextmanager
+def told_in_one_line() -> Iterator[None]:
+    """Around a small command: prints a `UsageError` and exits with status 2."""
+    try:
+        yield
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 class Diverged(ArithmeticError):

@@ -13,7 +13,7 @@ import typing
 from pathlib import Path
 
 from iwae_tf import rules
-from iwae_tf.errors import UsageError, check_at_least, check_one_of
+from iwae_tf.errors import UsageError, check_at_least, check_one_of, told_in_one_line
 from iwae_tf.files import replace_between
 
 LARGEST = 2**31 - 1  # the largest whole number that an option may have
@@ -570,7 +570,7 @@ def _check(name, value, limits):
 
 
 if __name__ == "__main__":
-    try:
+    with told_in_one_line():
         if len(sys.argv) != 2 or not Path(sys.argv[1]).is_file():
             raise UsageError(
                 f"arguments: must be one Markdown file, got {sys.argv[1:]}"
@@ -582,6 +582,3 @@ if __name__ == "__main__":
             f"\n{flag_table()}\n",
             "arguments",
         )
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)

@@ -10,7 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from iwae_tf.errors import UsageError, check_one_of
+from iwae_tf.errors import UsageError, check_one_of, told_in_one_line
 from iwae_tf.files import sha256_of_file
 from iwae_tf.runs.config import Config
 from iwae_tf.runs.run import Run
@@ -85,12 +85,9 @@ def add(run_dir: str | Path, name: str) -> str:
 
 
 if __name__ == "__main__":
-    try:
+    with told_in_one_line():
         if len(sys.argv) != 3:
             raise UsageError(
                 f"arguments: must be RUN_DIR and NAME, got {' '.join(sys.argv[1:])!r}"
             )
         print(add(*sys.argv[1:]))
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)

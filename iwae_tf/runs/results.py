@@ -9,7 +9,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from iwae_tf.errors import UsageError
+from iwae_tf.errors import UsageError, told_in_one_line
 from iwae_tf.files import replace_between
 from iwae_tf.runs.config import BURDA_EPOCHS, SCHEDULES
 from iwae_tf.runs.names import epochs, flows
@@ -386,10 +386,7 @@ def collect(directory: str | Path) -> Path:
 
 
 if __name__ == "__main__":
-    try:
+    with told_in_one_line():
         if len(sys.argv) != 2:
             raise UsageError(f"arguments: must be one directory, got {sys.argv[1:]}")
         print(collect(sys.argv[1]))
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
