@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import numbers
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,15 +14,17 @@ class UsageError(ValueError):
     The command line prints it without a traceback and exits with status 2.
     """
 
+    _keras_call_info_injected = True  # so that Keras adds no lines about arguments
+
 
 def check_at_least(least: float, /, **values: float) -> None:
     """Checks that every named number is large enough.
 
     Raises:
-      UsageError: for the first number that is less than `least`.
+      UsageError: for the first value that is less than `least`, or is no number.
     """
     for name, value in values.items():
-        if value < least:
+        if not (isinstance(value, numbers.Real) and value >= least):
             raise UsageError(f"{name}: must be at least {least}, got {value}")
 
 

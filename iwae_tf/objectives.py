@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
+import keras
 import tensorflow as tf
 
 from iwae_tf import weights
@@ -229,6 +230,9 @@ def value_and_gradients(
 ) -> tuple[tf.Tensor, list[tf.Tensor], Draws]:
     """Computes the loss, its gradient and the draws that both depend on.
 
+    What layers add to the loss, such as the terms of regularisers, is in the loss and
+    in the gradients.
+
     Args:
       objective: a row of `table`.
       model: an object with `inputs`, `draw`, `weigh`, `posterior` and `generator`, such
@@ -240,7 +244,7 @@ def value_and_gradients(
       context: [b, c], for a conditional model.
 
     Returns:
-      loss: scalar, minus the bound averaged over the batch, nats.
+      loss: scalar, minus the bound averaged over the batch, plus what layers add, nats.
       gradients: gradients of the loss, one for each trainable variable of the posterior
         and then one for each of the generator.
       draws: m k samples for each of b images.
@@ -260,7 +264,8 @@ def value_and_gradients(
     of_phi, of_theta, draws = compute(
         objective, model, x, n_samples, seed, beta, context
     )
-    return -tf.reduce_mean(objective.bound(draws, beta)), [*of_phi, *of_theta], draws
+    loss = -tf.reduce_mean(objective.bound(draws, beta)) + sum(_added(model))
+    return loss, [*of_phi, *of_theta], draws
 
 
 def _total_gradients(objective, model, x, n_samples, seed, beta, context):
@@ -273,8 +278,10 @@ def _total_gradients(objective, model, x, n_samples, seed, beta, context):
             loss = -tf.reduce_mean(objective.bound(draws, beta))
         else:
             loss = _weighted(objective.theta_weights, log_w, beta)
+        loss += sum(_added(model))
         if objective.phi_weights is not None:
             loss_of_phi = _weighted(objective.phi_weights, log_w, beta)
+            loss_of_phi += sum(_added(model))
     if objective.phi_weights is None:
         return *tape.gradient(loss, [phi, theta]), draws
     return tape.gradient(loss_of_phi, phi), tape.gradient(loss, theta), draws
@@ -291,19 +298,39 @@ def _path_gradients(objective, model, x, n_samples, seed, beta, context):
     phi = model.posterior.trainable_variables
     theta = model.generator.trainable_variables
     x, context = model.inputs(x, context)
-    with tf.GradientTape() as to_latents:
+    # Layers with a state, such as dropout, act in `weigh` as they have acted here.
+    with tf.GradientTape() as to_latents, keras.StatelessScope():
         zs, _ = model.posterior.draw(x, n_samples, seed, context)
-    with tf.GradientTape() as from_latents:
+    with tf.GradientTape(persistent=True) as from_latents:
         from_latents.watch(zs)
         draws = model.weigh(x, zs, context)
         log_w = draws.log_w(beta)
         loss = _weighted(objective.theta_weights, log_w, beta)
+        added = _added(model)
     of_theta, of_zs = from_latents.gradient(loss, [theta, zs])
     anew = tf.math.divide_no_nan(
         objective.phi_weights(log_w, beta), objective.theta_weights(log_w, beta)
     )
     of_zs = [anew[..., tf.newaxis] * of_z for of_z in of_zs]
-    return to_latents.gradient(zs, phi, output_gradients=of_zs), of_theta, draws
+    if not added:
+        return to_latents.gradient(zs, phi, output_gradients=of_zs), of_theta, draws
+    more = from_latents.gradient(added, [theta, zs, phi])
+    of_theta, of_zs = _sums(of_theta, more[0]), _sums(of_zs, more[1])
+    of_phi = to_latents.gradient(zs, phi, output_gradients=of_zs)
+    return _sums(of_phi, more[2]), of_theta, draws
+
+
+def _sums(one, other):
+    """Sums of gradients, pair by pair; None where there is no connection."""
+    return [
+        b if a is None else a if b is None else a + b
+        for a, b in zip(one, other, strict=True)
+    ]
+
+
+def _added(model):
+    """What the layers of a model add to the loss, such as the terms of regularisers."""
+    return getattr(model, "losses", [])
 
 
 def _weighted(sample_weights, log_w, beta):

@@ -8,7 +8,6 @@ import tensorflow_probability as tfp
 from iwae_tf import data, randomness
 from iwae_tf.draws import Draws
 from iwae_tf.errors import UsageError, check_at_least
-from iwae_tf.models import networks
 from iwae_tf.models.posteriors import flatten
 from iwae_tf.objectives import (
     Objective,
@@ -26,12 +25,45 @@ if keras.backend.backend() != "tensorflow":
     )
 
 
+class _Traced:
+    """An attribute that compiled steps read; a new value has them compiled anew."""
+
+    def __set_name__(self, owner, name):
+        self.name = name
+
+    def __get__(self, model, owner=None):
+        if model is None:
+            return self
+        try:
+            return model.__dict__[self.name]
+        except KeyError:
+            raise AttributeError(f"{self.name}: is set by compile") from None
+
+    def __set__(self, model, value):
+        is_new = value != model.__dict__.get(self.name)
+        model.__dict__[self.name] = value
+        if is_new and model.train_function is not None:
+            model.make_train_function(force=True)
+        if is_new and model.test_function is not None:
+            model.make_test_function(force=True)
+
+
 class IWAE(keras.Model):
     """An importance weighted autoencoder.
 
     `fit`, `evaluate` and `predict` work as in Keras. `fit(x)` takes images
     [n, height, width, channels] with values in {0, 1}. A conditional model is one of
     log p(x|y); it takes `fit(x, y)` with contexts y [n, c], and `predict((x, y))`.
+
+    The layers of the networks are told when they train, and the losses that they add,
+    such as those of regularisers, are added to the loss. All parts are float32.
+
+    The options of `compile` and the seed are attributes. A new value counts from the
+    next step on; unless it is that of `beta`, the steps are compiled anew.
+
+    Images that the generator cannot have are refused: at once where they are an array
+    or an eager tensor, and else after the execution that has seen them. By then a
+    training step has been taken.
 
     Attributes:
       n_context: c, the size of a context; 0 for a model without contexts.
@@ -43,6 +75,12 @@ class IWAE(keras.Model):
       Burda et al. 2016, arXiv:1509.00519.
     """
 
+    seed = _Traced()
+    objective = _Traced()
+    n_samples = _Traced()
+    train_samples = _Traced()
+    warmup_steps = _Traced()
+
     def __init__(self, posterior, generator, seed: int = 123, n_context: int = 0):
         """Builds the networks' variables.
 
@@ -51,8 +89,14 @@ class IWAE(keras.Model):
           generator: p(x, z), see `iwae_tf.generators`.
           seed: random seed for all noise in training and testing.
           n_context: size of the contexts of a conditional model; 0 for other models.
+
+        Raises:
+          UsageError: if a part is not float32, or the model would have several
+            replicas.
         """
         super().__init__()
+        _check_one_replica()
+        _check_float32(posterior, generator)
         self.posterior = posterior
         self.generator = generator
         self.seed = seed
@@ -61,6 +105,7 @@ class IWAE(keras.Model):
             name: keras.metrics.Mean(name=name)
             for name in (
                 "loss",
+                "regularization",
                 "bound",
                 "vae_elbo",
                 "iwae_elbo",
@@ -69,6 +114,8 @@ class IWAE(keras.Model):
                 "log_qz",
             )
         }
+        # Whether images out of range were seen, and their least and greatest value.
+        self._out_of_range = tf.Variable([0.0, 0.0, 0.0], trainable=False)
         x = tf.zeros([1, *generator.image_shape])
         self((x, tf.zeros([1, n_context])) if n_context else x)
 
@@ -112,14 +159,26 @@ class IWAE(keras.Model):
             samples per image.
           combination_beta: weight of the ELBO in `combination`; the default is 0.5.
           jit_compile: whether XLA compiles the steps.
-          **kwargs: arguments of `keras.Model.compile`, such as `steps_per_execution`.
+          **kwargs: arguments of `keras.Model.compile`, such as `steps_per_execution`,
+            but no losses or metrics: the objective says what is minimised and logged.
 
         Raises:
           UsageError: for an unknown objective, an objective that this model cannot
-            have, or a number out of range.
+            have, a number out of range, or an argument that has no effect here.
         """
+        for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
+            if kwargs.get(name) is not None:
+                raise UsageError(
+                    f"{name}: must be None, because the objective says what is "
+                    f"minimised and logged, got {kwargs[name]!r}"
+                )
         if isinstance(objective, str):
             objective = self._row(objective, n_groups, combination_beta)
+        elif not isinstance(objective, Objective):
+            raise UsageError(
+                "objective: must be a name or an iwae_tf.Objective, such as "
+                f"Objective(bound=...), got {objective!r}"
+            )
         elif n_groups != 1 or combination_beta is not None:
             raise UsageError(
                 "objective: must be a name if n_groups or combination_beta is given, "
@@ -127,36 +186,72 @@ class IWAE(keras.Model):
             )
         check_at_least(1, n_samples=n_samples)
         check_at_least(0, warmup_steps=warmup_steps)
+        _check_one_replica()
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
-        self.objective: Objective = objective
+        self.objective = objective
         self.n_samples = self.train_samples = n_samples
-        self.beta = beta
+        self._beta = tf.Variable(beta, trainable=False, dtype=tf.float32)
         self.warmup_steps = warmup_steps
         self.optimizer.build(self.trainable_variables)
         self.first_bad_step = tf.Variable(-1, trainable=False, dtype=tf.int32)
 
-    def train_with(self, n_samples: int) -> None:
-        """Changes the number of samples in `fit`; `evaluate` keeps that of `compile`.
+    @property
+    def beta(self) -> float:
+        """Weight of log p(z) - log q(z|x) in the loss, after the warm-up."""
+        return float(self._beta)
 
-        Args:
-          n_samples: k, the number of samples per image and group.
-        """
-        if n_samples != self.train_samples:
-            self.train_samples = n_samples
-            self.train_function = None  # so that Keras traces it again
+    @beta.setter
+    def beta(self, value):
+        self._beta.assign(value)
 
     def fit(self, x=None, *args, **kwargs):
         """Trains the model as `keras.Model.fit` does.
 
         Raises:
-          UsageError: for an array of images with values out of range, or for sample
-            weights.
+          UsageError: for images with values out of range, or for sample weights.
         """
-        if isinstance(x, np.ndarray | tf.Tensor):
-            limits = getattr(self.generator, "pixel_range", None)
-            data.check_range(np.asarray(x), limits)
-        _unpacked((x, None, kwargs.get("sample_weight")))
+        if isinstance(x, np.ndarray | tf.Tensor):  # before a step is taken
+            data.check_range(np.asarray(x), self._limits)
+        _check_unweighted(kwargs.get("sample_weight"))
         return super().fit(x, *args, **kwargs)
+
+    def evaluate(self, x=None, *args, **kwargs):
+        """Computes the bounds as `keras.Model.evaluate` does; see `fit`."""
+        _check_unweighted(kwargs.get("sample_weight"))
+        return super().evaluate(x, *args, **kwargs)
+
+    def make_train_function(self, force=False):
+        """See `keras.Model.make_train_function`; refuses images out of range too."""
+        if force or self.train_function is None:
+            super().make_train_function(force=True)
+            self.train_function = self._watched(self.train_function)
+
+    def make_test_function(self, force=False):
+        """See `make_train_function`."""
+        if force or self.test_function is None:
+            super().make_test_function(force=True)
+            self.test_function = self._watched(self.test_function)
+
+    def make_predict_function(self, force=False):
+        """See `make_train_function`."""
+        if force or self.predict_function is None:
+            super().make_predict_function(force=True)
+            self.predict_function = self._watched(self.predict_function)
+
+    def _watched(self, function):
+        """An execution that ends with an error if it saw images out of range."""
+
+        def watched(iterator):
+            outputs = function(iterator)
+            if self._limits is not None:
+                is_out, *ends = self._out_of_range.numpy()
+                if is_out:
+                    self._out_of_range.assign(tf.zeros(3))
+                    data.check_range(np.array(ends), self._limits)
+                    data.check_range(np.array([np.nan]), self._limits)
+            return outputs
+
+        return watched
 
     def _row(self, name, n_groups, combination_beta):
         found = row(name, n_groups, combination_beta)
@@ -196,7 +291,10 @@ class IWAE(keras.Model):
         x, context = self.inputs(x, context)
         zs, log_qz = self.posterior.draw(x, k, seed, context)
         log_px, log_pz = self.generator.log_joint(x, zs, context)
-        kl = self.kl(x, context) if with_kl else None
+        kl = None
+        if with_kl:
+            with keras.StatelessScope():  # the second use of q changes no layer's state
+                kl = self.kl(x, context)
         return Draws(zs, log_px, log_pz, log_qz, kl)
 
     def log_joint(
@@ -251,12 +349,15 @@ class IWAE(keras.Model):
         """Returns images and contexts as float32; see `draw`.
 
         Raises:
-          UsageError: if the model needs images of another size, or another context.
+          UsageError: if the model needs images of another size, or another context, or
+            if an eager tensor has values out of range.
         """
         x = tf.cast(x, tf.float32)
         size = self.generator.image_shape
         if not x.shape.is_compatible_with([None, *size]):
             raise UsageError(f"x: must be of shape {['b', *size]}, got {x.shape}")
+        if tf.executing_eagerly():
+            data.check_range(x.numpy(), self._limits)
         return x, self._check_context(context, x.shape[0])
 
     def _check_context(self, context, n):
@@ -296,11 +397,26 @@ class IWAE(keras.Model):
         q = self.posterior.conditional(0, flatten(x), context)
         return tfp.distributions.kl_divergence(q, self.generator.prior(context))
 
-    def call(self, inputs):
-        """Reconstructs images, given alone or in a pair with contexts."""
+    def call(self, inputs, compute=None, training=None):
+        """Reconstructs images: E[x|z] of the means z of q(z|x), without noise.
+
+        Args:
+          inputs: images [b, height, width, channels], alone or in a pair with contexts
+            [b, c].
+          compute: a function (x, context) to compute in place of the reconstruction.
+            The steps of training and testing use it, because layers know only within
+            a call whether they train.
+          training: whether the layers train.
+
+        Returns:
+          mean: pixel probabilities [b, height, width, channels], or what `compute`
+            returns.
+        """
         x, context = inputs if isinstance(inputs, tuple | list) else (inputs, None)
-        seed = randomness.seed_of(self.seed, randomness.FIGURES)
-        return self.reconstruct(x, seed, context)
+        if compute is not None:
+            return compute(x, context)
+        x, context = self.inputs(x, context)
+        return self.generator.mean_image(self.posterior.mean(x, context), context)[0]
 
     def reconstruct(
         self, x: tf.Tensor, seed: int | tf.Tensor, context: tf.Tensor | None = None
@@ -336,16 +452,17 @@ class IWAE(keras.Model):
         """
         context = self._check_context(context, n)
         zs = self.generator.sample_latents(n, seed, context)
-        mean = self.generator.mean_image(zs, context)
+        # With an axis of samples, as the layers know latents.
+        mean = self.generator.mean_image(tuple(z[tf.newaxis] for z in zs), context)[0]
         threshold = randomness.uniform(tf.shape(mean), randomness.seed_of(seed, -1))
         return tf.cast(threshold < mean, tf.float32), mean
 
     def train_step(self, data):
         """One optimizer step on a batch of images."""
-        x, context = _unpacked(data)
         step = tf.cast(self.optimizer.iterations, tf.int32)
-        with networks.training():
-            loss, gradients, draws = value_and_gradients(
+
+        def compute(x, context):
+            return value_and_gradients(
                 self.objective,
                 self,
                 x,
@@ -354,36 +471,65 @@ class IWAE(keras.Model):
                 self.beta_at(step),
                 context,
             )
+
+        inputs = self._inputs_of(data)
+        loss, gradients, draws = self(inputs, compute=compute, training=True)
         is_first_bad = ~tf.math.is_finite(loss) & (self.first_bad_step < 0)
         self.first_bad_step.assign(tf.where(is_first_bad, step, self.first_bad_step))
+        added = self.losses
         self.optimizer.apply_gradients(
             zip(gradients, self.trainable_variables, strict=True)
         )
-        return self._log(loss, draws)
+        return self._log(loss, added, draws)
 
     def test_step(self, data):
         """Computes the bounds on a batch; the noise depends only on its place."""
-        x, context = _unpacked(data)
         seed = randomness.seed_of(
             self.seed, randomness.TEST, self._means["bound"].count
         )
         n_samples = self.objective.n_groups * self.n_samples
-        draws = self.draw(x, n_samples, seed, context, self.objective.needs_kl)
+
+        def compute(x, context):
+            return self.draw(x, n_samples, seed, context, self.objective.needs_kl)
+
+        draws = self(self._inputs_of(data), compute=compute, training=False)
         beta = self.beta_at(self.optimizer.iterations)
         loss = -tf.reduce_mean(self.objective.bound(draws, beta))
-        return self._log(loss, draws)
+        return self._log(loss + sum(self.losses), self.losses, draws)
 
-    def beta_at(self, step: tf.Tensor) -> float | tf.Tensor:
+    def predict_step(self, data):
+        """Reconstructs a batch of images; see `call`."""
+        return self(self._inputs_of(data), training=False)
+
+    def _inputs_of(self, data):
+        """Takes a batch of Keras apart, and notes whether it is out of range."""
+        x, context, weights = keras.utils.unpack_x_y_sample_weight(data)
+        _check_unweighted(weights)
+        if isinstance(x, tuple | list):  # images and contexts in `predict`
+            x, context = x
+        x = tf.cast(x, tf.float32)
+        if self._limits is not None and not tf.executing_eagerly():
+            least, greatest = self._limits
+            is_out = ~tf.reduce_all((x >= least) & (x <= greatest))
+            seen = tf.stack([1.0, tf.reduce_min(x), tf.reduce_max(x)])
+            self._out_of_range.assign(tf.where(is_out, seen, self._out_of_range))
+        return x if context is None else (x, context)
+
+    @property
+    def _limits(self):
+        """The least and the greatest value that an image can have, or None."""
+        return getattr(self.generator, "pixel_range", None)
+
+    def beta_at(self, step: tf.Tensor) -> tf.Tensor:
         """The weight of the latent part of the loss at an optimizer step."""
         if not self.warmup_steps:
-            return self.beta
-        return self.beta * tf.minimum(
+            return tf.convert_to_tensor(self._beta)
+        return self._beta * tf.minimum(
             1.0, tf.cast(step, tf.float32) / self.warmup_steps
         )
 
-    def _log(self, loss, draws):
-        # Weighted by batch size, so that it is a mean over images like the others.
-        self._means["loss"].update_state(loss, tf.shape(draws.log_px)[1])
+    def _log(self, loss, added, draws):
+        """Updates the means by a batch, and returns all of them."""
         values = {
             "bound": self.objective.bound(draws, 1.0),
             "vae_elbo": vae_elbo(draws),
@@ -394,11 +540,33 @@ class IWAE(keras.Model):
         }
         for name, value in values.items():
             self._means[name].update_state(value)
-        return {name: mean.result() for name, mean in self._means.items()}
+        # Weighted by batch size, so that they are means over images like the others.
+        of_batch = {"loss": loss}
+        if added:
+            of_batch["regularization"] = tf.add_n(added)
+        for name, value in of_batch.items():
+            self._means[name].update_state(value, tf.shape(draws.log_px)[1])
+        return {name: self._means[name].result() for name in (*of_batch, *values)}
 
 
-def _unpacked(data):
-    x, context, weights = keras.utils.unpack_x_y_sample_weight(data)
-    if weights is not None:
+def _check_unweighted(sample_weight):
+    # Keras itself drops the weights if there is no y.
+    if sample_weight is not None:
         raise UsageError("sample_weight: must be None, got weights of images")
-    return x, context
+
+
+def _check_one_replica():
+    n = tf.distribute.get_strategy().num_replicas_in_sync
+    if n > 1:
+        raise UsageError(
+            f"strategy: must have one replica, because training is for one device, "
+            f"got {n}"
+        )
+
+
+def _check_float32(*parts):
+    policies = [keras.config.dtype_policy(), *(part.dtype_policy for part in parts)]
+    dtypes = [keras.config.floatx(), *(policy.name for policy in policies)]
+    for dtype in dtypes:
+        if dtype != "float32":
+            raise UsageError(f"dtype: must be float32 in Keras, got {dtype}")

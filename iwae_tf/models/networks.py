@@ -1,25 +1,11 @@
 """Deterministic Keras layers."""
 
-import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
-
-_training = False
-
-
-@contextlib.contextmanager
-def training() -> Iterator[None]:
-    """The context in which batch normalisation uses the statistics of its batch."""
-    global _training
-    before, _training = _training, True
-    try:
-        yield
-    finally:
-        _training = before
 
 
 class MLP(keras.layers.Layer):
@@ -161,12 +147,12 @@ class MaskedDense(keras.layers.Layer):
             outputs += tf.linalg.matmul(context, self.of_context)
         return outputs
 
-    def call(self, inputs, context=None):
+    def call(self, inputs, context=None, training=None):
         """Maps [..., d_in], with a context [..., n_context], to [..., d_out]."""
         outputs = self._linear(inputs, context)
         if self.normalisation == "batch":
             rows = tf.reshape(outputs, [-1, self.mask.shape[1]])
-            rows = self.batch(rows, training=_training)
+            rows = self.batch(rows, training=training)
             outputs = tf.reshape(rows, tf.shape(outputs))
         return outputs + self.bias
 

@@ -1,6 +1,7 @@
 """Approximate posteriors q(z|x), or q(z|x, y) of a conditional model.
 
-A posterior has `n_latent`, `n_flows` and `draw(x, k, seed, context) -> (zs, log_qz)`.
+A posterior has `n_latent`, `n_flows`, `draw(x, k, seed, context) -> (zs, log_qz)` and
+`mean(x, context) -> zs`, which needs no noise.
 Without flows it also has `factors(zs, x, context)`, which is the distribution of every
 latent given the one below it, and `log_prob(zs, x, context) -> log_qz`. The context is
 y, [b, c], or None.
@@ -103,6 +104,25 @@ class GaussianChain(keras.layers.Layer):
             below = z
         return zs, log_qz
 
+    def mean(
+        self, x: tf.Tensor, context: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, ...]:
+        """The mean of each layer, given the mean of the layer below.
+
+        Args:
+          x: images [b, height, width, channels].
+          context: [b, c].
+
+        Returns:
+          zs: tuple of latents, bottom-up, each [1, b, d], like one sample.
+        """
+        below, zs = flatten(x), ()
+        for level, d in enumerate(self.n_latent):
+            mean = self.conditional(level, below, context).mean()
+            below = tf.reshape(mean, [1, tf.shape(x)[0], d])
+            zs += (below,)
+        return zs
+
     def factors(
         self,
         zs: tuple[tf.Tensor, ...],
@@ -198,6 +218,14 @@ class FlowPosterior(GaussianChain):
         z, log_qz, features = self._base(x, k, seed, context)
         z, log_det = self.flow.forward_and_log_det(z, features)
         return (z,), log_qz - log_det
+
+    def mean(
+        self, x: tf.Tensor, context: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, ...]:
+        """The mean of q(z0|x) after the flow, ([1, b, d],)."""
+        (z,) = super().mean(x, context)
+        z, _ = self.flow.forward_and_log_det(z, self.features_of(x, context))
+        return (z,)
 
     def build(self, input_shape):
         """Tells Keras that the head and the flow are built; they are never called."""

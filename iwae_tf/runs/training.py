@@ -215,7 +215,7 @@ def fit(
     for first, last, n_steps, k in spans:
         if first == last:
             continue
-        model.train_with(k)
+        model.train_samples = k
         model.fit(
             data.training_batches(
                 sets.x_train,

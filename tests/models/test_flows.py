@@ -13,7 +13,6 @@ import tensorflow as tf
 from iwae_tf import objectives, randomness, rules
 from iwae_tf.errors import UsageError
 from iwae_tf.measures import units
-from iwae_tf.models import networks
 from iwae_tf.models.flows import MADE, InverseAutoregressiveFlow
 from iwae_tf.models.generators import BernoulliChain
 from iwae_tf.models.iwae import IWAE
@@ -194,15 +193,13 @@ def test_batch_normalisation_has_statistics_of_a_batch_in_training_only():
     layer = MaskedDense(np.ones((4, 6)), 0, "batch")
     inputs = (3 + 2 * numbers(2, 500, 4)).astype("f4")
     plain = layer(inputs).numpy()
-    with networks.training():
-        outputs = layer(inputs).numpy()
+    outputs = layer(inputs, training=True).numpy()
     np.testing.assert_allclose(outputs.mean(axis=(0, 1)), 0, atol=1e-4)
     np.testing.assert_allclose(outputs.std(axis=(0, 1)), 1, rtol=2e-2)
     assert abs(plain.mean(axis=(0, 1))).max() > 0.5
-    step = tf.function(lambda: layer(inputs))
-    with networks.training():
-        for _ in range(1000):
-            step()
+    step = tf.function(lambda: layer(inputs, training=True))
+    for _ in range(1000):
+        step()
     np.testing.assert_allclose(layer(inputs), outputs, atol=1e-2)
 
 

@@ -8,11 +8,17 @@ import tensorflow as tf
 
 from iwae_tf import randomness
 from iwae_tf.errors import UsageError
+from iwae_tf.measures import annealing, gradients, inspection, units
+from iwae_tf.measures.likelihood import log_likelihood
 from iwae_tf.models import zoo
-from iwae_tf.objectives import Objective, table, vae_elbo
+from iwae_tf.models.generators import BernoulliChain
+from iwae_tf.models.iwae import IWAE
+from iwae_tf.models.posteriors import GaussianChain
+from iwae_tf.objectives import Objective, table, vae_elbo, value_and_gradients
 
 SEED = randomness.seed_of(5)
 SHAPE = (3, 2, 1)
+ZERO = tf.UnconnectedGradients.ZERO
 LOGS = {"loss", "bound", "vae_elbo", "iwae_elbo", "log_px", "log_pz", "log_qz"}
 
 
@@ -109,6 +115,209 @@ def test_compiled_training_raises_the_bound_but_not_above_the_entropy(tiny):
     assert -2 < after["bound"] < -np.log(2)
     predicted = model.predict(x, batch_size=10, verbose=0)
     np.testing.assert_allclose(predicted[:10], model(x[:10]), rtol=1e-4, atol=1e-5)
+    # XLA keeps watch as the graph does, with steps of one execution before it tells.
+    batches = tf.data.Dataset.from_tensor_slices(255 * x).batch(10)
+    with pytest.raises(UsageError, match=r"^x: must be in 0\.\.1, got 0 to 255$"):
+        model.fit(batches, shuffle=False, verbose=0)
+
+
+def test_predict_is_a_function_of_the_row_and_decodes_the_means_of_q(tiny, binary):
+    model, x = tiny(2), binary(7)
+    model.compile("sgd", n_samples=3, jit_compile=False)
+    one_by_one, at_once = (
+        model.predict(x, batch_size=b, verbose=0) for b in (1, len(x))
+    )
+    np.testing.assert_allclose(one_by_one, at_once, rtol=1e-6)
+    loc = model.posterior.conditional(0, x.reshape(7, -1)).mean()
+    mean = scipy.special.expit(model.generator.logits((loc,)).numpy().reshape(x.shape))
+    np.testing.assert_allclose(at_once, mean, rtol=1e-5)
+    np.testing.assert_allclose(model(x), mean, rtol=1e-5)
+
+
+# What a person hands to Keras --------------------------------------------------------
+
+
+class Spy(keras.layers.Layer):
+    """Notes whether it is told to train, and passes its input on."""
+
+    def __init__(self):
+        super().__init__()
+        self.told = []
+
+    def call(self, inputs, training=None):
+        self.told.append(bool(training))
+        return inputs
+
+
+def with_networks(below, above, rate=0.01):
+    """A model of 3x2 pixels and 2 latents with these networks, and its compile."""
+    model = IWAE(
+        GaussianChain((), [2], networks=[below]),
+        BernoulliChain(SHAPE, [()], [2], pixels=above),
+        seed=1,
+    )
+
+    def compiled(objective, **options):
+        sgd = keras.optimizers.SGD(rate)
+        model.compile(sgd, objective, n_samples=3, **(EAGER | options))
+        return model
+
+    return compiled
+
+
+@pytest.mark.parametrize("objective", ["iwae_elbo", "dreg", "vae_elbo_kl"])
+def test_layers_are_told_to_train_in_fit_and_nowhere_else(objective, binary):
+    spies = Spy(), Spy()
+    model, x = with_networks(*spies)(objective), binary(10)
+
+    def told(call, *args, **options):
+        for spy in spies:
+            spy.told.clear()
+        call(*args, **options)
+        assert all(spy.told for spy in spies)
+        return set(spies[0].told + spies[1].told)
+
+    assert told(model.fit, x, batch_size=5, verbose=0) == {True}
+    assert told(model.evaluate, x, verbose=0) == {False}
+    assert told(model.predict, x, verbose=0) == {False}
+    assert told(model.draw, x, 3, SEED) == {False}
+
+
+@pytest.mark.parametrize("objective", ["iwae_elbo", "dreg", "vae_elbo_kl"])
+@pytest.mark.parametrize("mode", [EAGER, {"run_eagerly": False, "jit_compile": False}])
+def test_moving_averages_move_once_in_a_step(objective, mode, binary):
+    networks = [keras.layers.BatchNormalization(momentum=0.9) for _ in range(2)]
+    model, x = with_networks(*networks)(objective, **mode), binary(5)
+    below, above = networks
+    seed = randomness.seed_of(1, randomness.TRAIN, 0)
+    with keras.StatelessScope():
+        # q of the batch, with its statistics, and not the moving ones.
+        flat = x.reshape(5, 6)
+        features = below(tf.constant(flat), training=True)
+        loc, scale = model.posterior.conditionals[0].of_features(features)
+    z = loc + scale * randomness.normal([3, 5, 2], randomness.seed_of(seed, 0))
+    model.fit(x, batch_size=5, shuffle=False, verbose=0)
+    np.testing.assert_allclose(below.moving_mean, 0.1 * flat.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(
+        above.moving_mean, 0.1 * z.numpy().mean(axis=(0, 1)), rtol=1e-5
+    )
+    after = [value.numpy() for value in model.non_trainable_variables]
+    model.evaluate(x, verbose=0)
+    for variable, value in zip(model.non_trainable_variables, after, strict=True):
+        np.testing.assert_array_equal(variable, value)
+
+
+def test_dropout_is_the_same_where_a_latent_is_drawn_and_weighed(binary):
+    dropout = keras.layers.Dropout(0.5)
+    model, x = with_networks(dropout, keras.layers.Dense(4))("dreg"), binary(5)
+    log_qz, states = [], []
+    for name in ("iwae_elbo", "dreg"):
+        dropout.seed_generator.state.assign([3, 4])
+        rows = {"objective": table()[name], "model": model, "k": 3, "beta": 1.0}
+
+        def compute(x, context, rows=rows):
+            return value_and_gradients(x=x, seed=SEED, context=context, **rows)
+
+        log_qz.append(model(x, compute=compute, training=True)[2].log_qz)
+        states.append(dropout.seed_generator.state.numpy())
+    np.testing.assert_allclose(*log_qz, rtol=1e-5)
+    np.testing.assert_array_equal(*states)
+    assert not np.array_equal(states[0], [3, 4])
+    assert abs(log_qz[0] - model.draw(x, 3, SEED).log_qz).numpy().max() > 0.1
+
+
+@pytest.mark.parametrize("name", ["iwae_elbo", "iwae_eq14", "piwae", "dreg", "stl"])
+def test_regularisers_add_to_the_loss_and_to_the_gradient(name, binary):
+    def dense(n, **regularisers):
+        return keras.layers.Dense(n, "tanh", **regularisers)
+
+    below = dense(4, kernel_regularizer=keras.regularizers.L2(0.3))
+    above = dense(4, activity_regularizer=keras.regularizers.L1(0.2))
+    model, x = with_networks(below, above, rate=0.1)(name), binary(5)
+    variables = model.trainable_variables
+    before = [v.numpy() for v in variables]
+    seed = randomness.seed_of(1, randomness.TRAIN, 0)
+    with tf.GradientTape() as tape:
+        z = model.posterior.draw(tf.constant(x), 3, seed)[0][0]
+        features = tf.tanh(z @ above.kernel + above.bias)
+        # Keras takes the mean of an activity over the first axis, the samples here.
+        penalty = 0.3 * tf.reduce_sum(below.kernel**2)
+        penalty += 0.2 * tf.reduce_sum(abs(features)) / 3
+    sources = [v.value for v in variables]
+    more = tape.gradient(penalty, sources, unconnected_gradients=ZERO)
+    bare = copied_without_regularisers(model)
+    _, plain, draws = value_and_gradients(table()[name], bare, x, 3, seed, 1.0)
+    logs = model.fit(x, batch_size=5, shuffle=False, verbose=0).history
+    assert logs["regularization"][0] == pytest.approx(float(penalty), rel=1e-5)
+    bound = float(tf.reduce_mean(table()[name].bound(draws, 1.0)))
+    assert logs["loss"][0] == pytest.approx(float(penalty) - bound, rel=1e-5)
+    assert logs["bound"][0] == pytest.approx(bound, rel=1e-5)
+    for variable, value, one, two in zip(variables, before, plain, more, strict=True):
+        np.testing.assert_allclose(
+            variable, value - 0.1 * (one + two), rtol=1e-4, atol=1e-6
+        )
+    logs = evaluate(model, x)
+    assert logs["loss"] == pytest.approx(logs["regularization"] - logs["bound"])
+
+
+def copied_without_regularisers(model):
+    bare = with_networks(keras.layers.Dense(4, "tanh"), keras.layers.Dense(4, "tanh"))(
+        "iwae_elbo"
+    )
+    bare.set_weights(model.get_weights())
+    return bare
+
+
+def test_options_of_compile_count_from_the_next_step_on(tiny, binary):
+    graph = {"run_eagerly": False, "jit_compile": False}
+    model, x = tiny(), binary(5)
+    sgd = keras.optimizers.SGD(0.0)
+    model.compile(sgd, "vae_elbo", n_samples=3, **graph)
+
+    def loss():
+        model.optimizer.iterations.assign(0)
+        return model.fit(x, verbose=0, shuffle=False).history["loss"][0]
+
+    def fresh(**options):
+        now = {"objective": "vae_elbo", "n_samples": 3} | options
+        model.compile(sgd, **now, **graph)
+        return loss()
+
+    for name, value, given in (
+        ("beta", 0.5, {"beta": 0.5}),
+        ("warmup_steps", 2, {"warmup_steps": 2}),
+        ("objective", table()["iwae_elbo"], {"objective": "iwae_elbo"}),
+        ("train_samples", 7, {"n_samples": 7}),
+    ):
+        first = fresh()
+        setattr(model, name, value)
+        later = loss()
+        assert later == fresh(**given), name
+        assert later != first, name
+    first = fresh()
+    model.seed = 2
+    assert loss() != first
+    evaluated = evaluate(model, x)["iwae_elbo"]
+    model.n_samples = 7
+    assert evaluate(model, x)["iwae_elbo"] != evaluated
+
+
+def test_beta_may_change_within_fit(tiny, binary):
+    model, x = tiny(), binary(10)
+    sgd = keras.optimizers.SGD(0.0)
+    model.compile(sgd, "vae_elbo", n_samples=3, jit_compile=False)
+
+    class Anneal(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            self.model.beta = epoch / 2
+
+    logs = model.fit(x, epochs=3, verbose=0, callbacks=[Anneal()]).history
+    for epoch in range(3):
+        log_px, log_pz, log_qz, loss = (
+            logs[name][epoch] for name in ("log_px", "log_pz", "log_qz", "loss")
+        )
+        want = -log_px - epoch / 2 * (log_pz - log_qz)
+        assert loss == pytest.approx(want, rel=1e-5)
 
 
 def test_one_step_of_sgd_goes_up_the_gradient_of_the_bound(tiny, binary):
@@ -268,8 +477,11 @@ def test_warm_up_reaches_the_loss(tiny, binary):
         assert loss == pytest.approx(-log_px - beta * (log_pz - log_qz), rel=1e-5)
 
 
-def test_first_bad_step_is_the_first_one_without_a_finite_loss(tiny, binary):
+def test_first_bad_step_is_the_first_one_without_a_finite_loss(
+    tiny, binary, monkeypatch
+):
     model, x = tiny(), binary(15)
+    monkeypatch.setattr(model.generator, "pixel_range", None)
     x[5:10] = np.nan  # the second of three batches
     model.compile(keras.optimizers.SGD(0.0), n_samples=3, **EAGER)
     model.fit(tf.data.Dataset.from_tensor_slices(x).batch(5), shuffle=False, verbose=0)
@@ -334,15 +546,132 @@ def test_images_of_another_shape_are_refused(change, rule, tiny, binary):
             look(change(x))
 
 
-def test_fit_refuses_grey_values_of_bytes_and_weights_of_images(tiny, binary):
+def doors(model, x):
+    """Every way by which images reach the model, as functions."""
+
+    def stream(steps):
+        return tf.data.Dataset.from_tensor_slices(x).batch(2).repeat(steps)
+
+    class Sequence(keras.utils.PyDataset):
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, place):
+            return (x[:2],)
+
+    good = np.zeros_like(x)
+    return {
+        "fit": lambda: model.fit(x, verbose=0),
+        "fit dataset": lambda: model.fit(stream(1), shuffle=False, verbose=0),
+        "fit generator": lambda: model.fit(
+            ((x[:2],) for _ in range(9)), steps_per_epoch=4, shuffle=False, verbose=0
+        ),
+        "fit PyDataset": lambda: model.fit(Sequence(), verbose=0),
+        "validation": lambda: model.fit(good, validation_data=(x, None), verbose=0),
+        "validation dataset": lambda: model.fit(
+            good, validation_data=stream(1), verbose=0
+        ),
+        "train_on_batch": lambda: model.train_on_batch(x),
+        "test_on_batch": lambda: model.test_on_batch(x),
+        "predict_on_batch": lambda: model.predict_on_batch(x),
+        "evaluate": lambda: model.evaluate(x, verbose=0),
+        "evaluate dataset": lambda: model.evaluate(stream(1), verbose=0),
+        "predict": lambda: model.predict(x, verbose=0),
+        "predict dataset": lambda: model.predict(stream(1), verbose=0),
+        "call": lambda: model(x),
+        "draw": lambda: model.draw(x, 2, SEED),
+        "weigh": lambda: model.weigh(x, model.draw(good, 2, SEED).zs),
+        "log_joint": lambda: model.log_joint(x, model.draw(good, 2, SEED).zs),
+        "kl": lambda: model.kl(x),
+        "reconstruct": lambda: model.reconstruct(x, SEED),
+        "log_likelihood": lambda: log_likelihood(model, x, 2, jit_compile=False),
+        "posterior_means": lambda: inspection.posterior_means(
+            model, x, 2, jit_compile=False
+        ),
+        "units": lambda: units.statistics(model, x, 2),
+        "annealing": lambda: annealing.log_likelihood(
+            annealing.Annealer(model, 2, 1, jit_compile=False), x
+        ),
+        "gradients": lambda: gradients.gradient_statistics(model, x, "stl", 2, 2),
+    }
+
+
+@pytest.mark.parametrize(
+    ("wrong", "got", "eager"),
+    [
+        (lambda x: 255 * x, "0 to 255", True),
+        (lambda x: (255 * x).astype("uint8"), "0 to 255", True),
+        (lambda x: x - 1, "-1 to 0", True),
+        (lambda x: np.where(x > 0, np.float32(np.nan), x), "nan to nan", False),
+    ],
+)
+def test_values_out_of_range_are_refused_at_every_door(tiny, binary, wrong, got, eager):
     model, x = tiny(), binary(4)
-    with pytest.raises(UsageError, match=r"^x: must be in 0\.\.1, got 0 to 255$"):
-        fit(model, 255 * x)
+    x[0, 0, 0], x[0, 1, 0] = 0, 1
+    model.compile("sgd", n_samples=3, jit_compile=False, run_eagerly=eager)
+    for name, door in doors(model, wrong(x)).items():
+        with pytest.raises(UsageError) as error:
+            door()
+        assert str(error.value) == f"x: must be in 0..1, got {got}", name
+    # Nothing is left of them: the right values pass.
+    batches = tf.data.Dataset.from_tensor_slices(x).batch(2)
+    model.fit(batches, shuffle=False, verbose=0)
+    model.evaluate(x, verbose=0)
+
+
+def test_weights_of_images_are_refused(tiny, binary):
+    model, x = tiny(), binary(4)
+    model.compile("sgd", n_samples=3, **EAGER)
     for y in (None, np.ones((4, 1))):
-        with pytest.raises(UsageError, match="^sample_weight: must be None, got "):
-            model.fit(x, y, sample_weight=np.ones(4), verbose=0)
-    with pytest.raises(UsageError, match="^sample_weight: must be None, got "):
-        model.evaluate(x, np.ones((4, 1)), sample_weight=np.ones(4), verbose=0)
+        for door in (model.fit, model.evaluate):
+            with pytest.raises(UsageError, match="^sample_weight: must be None, got "):
+                door(x, y, sample_weight=np.ones(4), verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("given", "rule"),
+    [
+        ({"loss": "mse"}, "loss: must be None, because .*, got 'mse'"),
+        ({"metrics": ["mae"]}, r"metrics: must be None, because .*, got \['mae'\]"),
+        ({"weighted_metrics": ["mae"]}, "weighted_metrics: must be None, .*"),
+        (
+            {"objective": vae_elbo},
+            "objective: must be a name or an iwae_tf.Objective.*",
+        ),
+        ({"objective": None}, "objective: must be a name .*, got None"),
+        ({"n_samples": "5"}, "n_samples: must be at least 1, got 5"),
+        ({"n_samples": np.nan}, "n_samples: must be at least 1, got nan"),
+    ],
+)
+def test_what_compile_would_ignore_is_refused(tiny, given, rule):
+    with pytest.raises(UsageError, match=f"^{rule}$"):
+        tiny().compile("sgd", **given)
+
+
+def test_other_types_than_float32_are_refused():
+    keras.config.set_floatx("float64")
+    try:
+        with pytest.raises(
+            UsageError, match=r"^dtype: must be float32.*, got float64$"
+        ):
+            zoo.burda(SHAPE, n_latent=(2,), n_hidden=(4,))
+    finally:
+        keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        with pytest.raises(UsageError, match="^dtype: must be .*, got mixed_float16$"):
+            zoo.burda(SHAPE, n_latent=(2,), n_hidden=(4,))
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+def test_several_replicas_are_refused(monkeypatch):
+    strategy = tf.distribute.get_strategy()
+    monkeypatch.setattr(type(strategy.extended), "_num_replicas_in_sync", 2)
+    with pytest.raises(
+        UsageError, match="^strategy: must have one replica, .*, got 2$"
+    ):
+        zoo.burda(SHAPE, n_latent=(2,), n_hidden=(4,))
 
 
 def test_loss_is_a_mean_over_images_not_batches(tiny, binary):
