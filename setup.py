@@ -43,6 +43,7 @@ setup(
     install_requires=[
         "absl-py>=2.1",
         "filelock>=3.20",
+        "h5py>=3.11",
         "importlib_resources>=6",
         "keras>=3.15,<3.16",
         "lazy_loader>=0.5",

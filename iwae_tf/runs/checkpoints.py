@@ -1,17 +1,20 @@
 """Checkpoints of a run: its last two states, each written whole or not at all."""
 
 import contextlib
+import hashlib
+import io
 import signal
 import threading
 import time
 from pathlib import Path
 
+import h5py
 import keras
 import numpy as np
 from absl import logging
 
 from iwae_tf.errors import UsageError
-from iwae_tf.files import written_whole
+from iwae_tf.files import read_json, write_json, written_whole
 from iwae_tf.models.iwae import IWAE
 
 
@@ -19,7 +22,8 @@ class Checkpoints(keras.callbacks.Callback):
     """Keeps the last two states of a run, each written whole or not at all.
 
     The state consists of the weights, the optimizer slots and the step. Everything else
-    is a function of these.
+    is a function of these. A JSON file beside each checkpoint has its SHA-256, so that
+    damage is noticed. Checkpoints of older versions have none.
     """
 
     def __init__(self, directory: Path, seconds: float = 0.0, steps_per_epoch: int = 1):
@@ -96,13 +100,29 @@ class Checkpoints(keras.callbacks.Callback):
         return path
 
     def _read(self, model, path):
-        """Loads a checkpoint; returns the error if it cannot be read, else None."""
+        """Loads a checkpoint; returns the error if it is not whole, else None."""
         try:
-            model.load_weights(path)
+            content = path.read_bytes()
+            self._check(model, path, content)
+            model.load_weights(_Memory(content))
         except Exception as error:  # HDF5, zlib, Keras, ...: many kinds
             return error
         self._whole = path
         return None
+
+    def _check(self, model, path, content):
+        """Raises an error unless the content is what was saved under this name."""
+        beside = _beside(path)
+        if beside.exists():
+            found, saved = hashlib.sha256(content).hexdigest(), read_json(beside)
+            if saved.get("sha256") != found:
+                raise ValueError(f"its SHA-256 must be that in {beside.name}")
+        with h5py.File(io.BytesIO(content)) as file:
+            steps = file.get("optimizer/vars/0")
+            if steps is not None and int(steps[()]) != step_of(path):
+                raise ValueError(f"it is of step {int(steps[()])}")
+            if steps is None and getattr(model, "optimizer", None) is not None:
+                raise ValueError("it has no state of the optimizer")
 
     def save(self) -> None:
         """Writes the present state, unless it is on disk already or not finite."""
@@ -115,13 +135,20 @@ class Checkpoints(keras.callbacks.Callback):
         if path == self._whole:
             return
         self.directory.mkdir(parents=True, exist_ok=True)
+        # HDF5 may crash the process if it meets a full disk.
+        memory = _Memory()
+        self.model.save_weights(memory)
+        content = memory.getvalue()
+        write_json(_beside(path), {"sha256": hashlib.sha256(content).hexdigest()})
         with written_whole(path) as unfinished:
-            self.model.save_weights(unfinished)
+            unfinished.write_bytes(content)
         self._whole = path
         before = [other for other in self.paths() if other < path]
-        after = [other for other in self.paths() if other > path]  # damaged
-        for other in before[:-1] + after:
-            other.unlink()
+        kept = {*before[-1:], path}
+        kept |= set(map(_beside, kept))
+        for other in self.directory.glob("step-*"):
+            if other not in kept:  # older ones, and damaged ones of later steps
+                other.unlink()
 
     @contextlib.contextmanager
     def guard(self):
@@ -167,6 +194,18 @@ class Checkpoints(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         """Saves between epochs; this must be the last callback to see the epoch."""
         self._save_if_due()
+
+
+class _Memory(io.BytesIO):
+    """A file in memory whose name is one that Keras takes for weights."""
+
+    def __str__(self):
+        return "memory.weights.h5"
+
+
+def _beside(path):
+    """The path of the file that holds the SHA-256 of a checkpoint."""
+    return path.with_name(path.name.partition(".")[0] + ".json")
 
 
 def step_of(path: Path) -> int:

@@ -175,11 +175,7 @@ def from_run(model: IWAE, config: Config, record: dict) -> dict:
         source, options = other.model, other.record["config"]
     except UsageError as error:
         raise UsageError(str(error).replace("run_dir", "init_from", 1)) from None
-    if not _assign(model, source):
-        raise UsageError(
-            "init_from: must be a run with the same networks and image size, got "
-            f"{str(other)!r} with {_size(source)} for {_size(model)}"
-        )
+    _take_weights(model, source, "init_from", other)
     newest = other.checkpoints().paths()[-1]
     return {
         "init": {
@@ -207,26 +203,30 @@ def from_pretrained(model: IWAE, config: Config, record: dict) -> dict:
                 f"pretrained: {name} must have the data it was trained on, {fact} "
                 f"{value!r}, got {record['data'].get(fact)!r}"
             )
-    _assign(model, source.model)
+    _take_weights(model, source.model, "pretrained", source)
+    newest = source.checkpoints().paths()[-1]
     return {
         "pretrained": {
             "name": name,
-            "weights_sha256": pretrained.SHA256[name],
+            "weights_sha256": sha256_of_file(newest),
             "commit": trained["commit"],
         }
     }
 
 
-def _assign(model, source):
-    """Copies the weights if all shapes agree; returns whether they do."""
-    pairs = list(zip(model.weights, source.weights, strict=False))
-    is_same = len(model.weights) == len(source.weights) and all(
-        own.shape == other.shape for own, other in pairs
-    )
-    if is_same:
-        for own, other in pairs:
-            own.assign(other)
-    return is_same
+def _take_weights(model, source, argument, run):
+    """Gives a model the weights of the model of a run.
+
+    Raises:
+      UsageError: if they do not fit. It names the argument.
+    """
+    shapes, others = ([w.shape for w in m.weights] for m in (model, source))
+    if shapes != others:
+        raise UsageError(
+            f"{argument}: must be a run with the same networks and image size, got "
+            f"{str(run)!r} with {_size(source)} for {_size(model)}"
+        )
+    model.set_weights(source.get_weights())
 
 
 def _size(model):

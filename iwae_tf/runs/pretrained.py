@@ -6,6 +6,7 @@ prints its line for `SHA256`.
 """
 
 import dataclasses
+import hashlib
 import shutil
 import sys
 from pathlib import Path
@@ -16,41 +17,51 @@ from iwae_tf.runs.config import Config
 from iwae_tf.runs.run import Run
 
 DIRECTORY = Path(__file__).parents[1] / "trained"
-# SHA-256 of the file with the weights of each trained model.
+# SHA-256 of all files of each trained model, see `_sha256_of`.
 SHA256 = {
     "mnist_iwae_1l_k50": (
-        "0477d2f27e5f62e58de43ddd4e3de6f2b06346a01beb04871ea7d5f70e4cf1b0"
+        "366931cf903495ca24947e6d24ed1c8e9bb78a74dd8fb405eda3726f4d1a9f73"
     ),
     "mnist_iwae_1l_z2_k50": (
-        "077ad366535e03254985da2281f99641201d4cf122709cb574120c3cba0d25b4"
+        "e424391d0a4bcd978285cb10f79be9b0b8a8a3ad077a5aa06269347b0ff94741"
     ),
     "mnist_iwae_2l_k50": (
-        "92a2ebcfff5bd223fb5e53cad41b96f38e04813d61b7a138771ddaa9ac3235ac"
+        "5ba5ba8087419eda7db0190be4bab7a08afd51b4d020f620d2db40e2fa0a2bad"
     ),
     "mnist_iwae_2l_z42_k5": (
-        "283879cb522d372de942a2e1e7623081c56180364e06d31c4b1ec818d76cbed5"
+        "10d442c14ad9ff85c0a5a26e7ed7332a1f2c585470330ba52cd041b19827b094"
     ),
 }
 
 
 def run_of(name: str) -> Run:
-    """The run of a trained model, after its weights are checked.
+    """The run of a trained model, after its files are checked.
 
     Args:
       name: a key of `SHA256`.
 
     Raises:
-      UsageError: if the name is unknown, or the weights are not those of the run.
+      UsageError: if the name is unknown, or the files are not those of the run.
     """
     check_one_of(tuple(SHA256), pretrained=name)
     path = DIRECTORY / name
-    found = [sha256_of_file(p) for p in path.glob("checkpoints/*.weights.h5")]
-    if found != [SHA256[name]]:
+    found = _sha256_of(path)
+    if found != SHA256[name]:
         raise UsageError(
-            f"pretrained: {name} must have weights with SHA-256 {SHA256[name][:8]}, "
-            f"got {found[0][:8] if found else 'no file'}; install the package again"
+            f"pretrained: {name} must have files with SHA-256 {SHA256[name][:8]}, got "
+            f"{found[:8]}; install the package again"
         )
     return Run(path)
+
+
+def _sha256_of(directory):
+    """The SHA-256 of a list of all files of a directory with the SHA-256 of each."""
+    paths = sorted(path for path in directory.rglob("*") if path.is_file())
+    lines = (
+        f"{sha256_of_file(path)}  {path.relative_to(directory).as_posix()}\n"
+        for path in paths
+    )
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def with_options(config: Config) -> Config:
@@ -81,7 +92,7 @@ def add(run_dir: str | Path, name: str) -> str:
     run.model.save_weights(path)
     for file in ("config.json", "report.json", "metrics.csv"):
         shutil.copy(run.directory / file, target)
-    return f'    "{name}": ("{sha256_of_file(path)}"),'
+    return f'    "{name}": ("{_sha256_of(target)}"),'
 
 
 if __name__ == "__main__":

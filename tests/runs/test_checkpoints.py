@@ -2,12 +2,14 @@
 
 import signal
 
+import h5py
 import numpy as np
 import pytest
 from small_runs import Stop, assert_same, images, small, state
 
 from iwae_tf import files
 from iwae_tf.errors import UsageError
+from iwae_tf.models import zoo
 from iwae_tf.runs import experiment
 from iwae_tf.runs.checkpoints import Checkpoints, step_of
 
@@ -43,8 +45,9 @@ def saved(model, tmp_path):
 def test_two_newest_checkpoints_are_kept_and_nothing_else(saved):
     checkpoints, _ = saved
     names = ["step-0000000060.weights.h5", "step-0000000120.weights.h5"]
-    assert sorted(path.name for path in checkpoints.directory.iterdir()) == names
     assert [path.name for path in checkpoints.paths()] == names
+    names += ["step-0000000060.json", "step-0000000120.json"]
+    assert {path.name for path in checkpoints.directory.iterdir()} == {*names}
 
 
 def test_restore_gives_back_weights_slots_and_step(saved, model):
@@ -85,14 +88,70 @@ def test_zeroed_newest_checkpoint_costs_the_step_to_the_one_before(
     assert len(whole) > 16384
     zeroed = slice(first, first + length if length else None)
     whole[zeroed] = bytes(len(whole[zeroed]))
+    is_same = bytes(whole) == newest.read_bytes()
     newest.write_bytes(whole)
-    step = checkpoints.restore(model)
-    if length is None:  # a block of numbers can be zeroed and nobody sees
-        assert step == 60
+    step = 120 if is_same else 60
+    assert checkpoints.restore(model) == step
+    assert_same(state(model), states[step])
     if step == 60:
-        assert_same(state(model), states[60])
         with pytest.raises(UsageError, match="^run_dir: the newest checkpoint must be"):
             checkpoints.restore_newest(model)
+
+
+def test_every_flipped_bit_is_noticed(saved, model):
+    checkpoints, states = saved
+    newest = checkpoints.paths()[-1]
+    whole = newest.read_bytes()
+    rng = np.random.default_rng(0)
+    for place, bit in zip(
+        rng.integers(0, len(whole), 40), rng.integers(0, 8, 40), strict=True
+    ):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << bit
+        newest.write_bytes(flipped)
+        assert checkpoints.restore(model) == 60
+    assert_same(state(model), states[60])
+    newest.write_bytes(whole)
+    beside = newest.with_name("step-0000000120.json")
+    beside.write_bytes(beside.read_bytes().replace(b"a", b"b"))
+    assert checkpoints.restore(model) == 60
+
+
+def test_checkpoint_of_an_older_version_has_no_sha256_and_is_taken(saved, model):
+    checkpoints, states = saved
+    for beside in checkpoints.directory.glob("*.json"):
+        beside.unlink()
+    assert checkpoints.restore(model) == 120
+    assert_same(state(model), states[120])
+
+
+@pytest.mark.parametrize("with_sha256", [True, False])
+def test_renamed_checkpoint_is_noticed(saved, model, with_sha256):
+    checkpoints, states = saved
+    for path in checkpoints.directory.glob("step-0000000120*"):
+        if with_sha256 or path.suffix == ".h5":
+            path.rename(path.with_name(path.name.replace("120", "180")))
+    assert checkpoints.restore(model) == 60
+    assert_same(state(model), states[60])
+    bare = zoo_model()
+    with pytest.raises(UsageError, match="^run_dir: the newest checkpoint must be"):
+        checkpoints.restore_newest(bare)
+
+
+def test_checkpoint_without_an_optimizer_is_noticed(saved, model):
+    checkpoints, states = saved
+    newest = checkpoints.paths()[-1]
+    newest.with_name("step-0000000120.json").unlink()
+    with h5py.File(newest, "a") as file:
+        del file["optimizer"]
+    assert checkpoints.restore(model) == 60
+    assert_same(state(model), states[60])
+    # Weights alone are enough for a model that is not trained.
+    assert checkpoints.restore_newest(zoo_model()) == newest
+
+
+def zoo_model():
+    return zoo.build(images().x_train.shape[1:], 0, **small().of_networks())
 
 
 @pytest.mark.parametrize("step", [90, 120])

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import shutil
 import subprocess
@@ -11,8 +12,10 @@ from iwae_tf import data
 from iwae_tf.data import datasets
 from iwae_tf.errors import UsageError
 from iwae_tf.measures import likelihood as evaluation
+from iwae_tf.models import zoo
 from iwae_tf.runs import experiment, pretrained
 from iwae_tf.runs.config import Config
+from iwae_tf.runs.run import Run
 
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLED = dict(pretrained.SHA256)
@@ -64,7 +67,9 @@ def test_trained_model_is_scored_and_pictured_as_its_run_without_training(
     got = experiment.run(config, images)
     for name in ("test", "units", "config", "data", "epochs", "steps"):
         assert got[name] == report[name]
-    assert got["pretrained"]["weights_sha256"] == pretrained.SHA256["noise"]
+    (weights,) = added.glob("checkpoints/*")
+    sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert got["pretrained"]["weights_sha256"] == sha256
     assert got["pretrained"]["commit"] == report["commit"]
     made = {path.name for path in run_dir.iterdir()}
     assert {"reconstructions.png", "curves.png", "samples.gif", "scores.npz"} <= made
@@ -80,24 +85,42 @@ def test_other_images_than_those_of_its_training_are_refused(finished, added, tm
     assert not (tmp_path / "again").exists()
 
 
-def test_damaged_exchanged_or_missing_weights_are_refused(finished, added):
-    (path,) = added.glob("checkpoints/*")
-    whole = path.read_bytes()
-    newest = sorted((finished[0] / "run" / "checkpoints").iterdir())[-1].read_bytes()
-    middle = len(whole) // 2
-    flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
-    for damaged in (flipped, whole[:-1], b"", newest):
-        path.write_bytes(damaged)
-        with pytest.raises(UsageError, match="^pretrained: noise must have weights "):
-            experiment.load("noise")
-    path.write_bytes(whole)
-    experiment.load("noise")
-    shutil.copy(path, path.with_name("step-9999999999.weights.h5"))
-    with pytest.raises(UsageError, match="^pretrained: noise must have weights "):
+def test_damaged_exchanged_or_missing_files_are_refused(finished, added):
+    run, refusal = finished[0] / "run", "^pretrained: noise must have files with "
+    newest = sorted((run / "checkpoints").glob("*.h5"))[-1]
+    (weights,) = added.glob("checkpoints/*")
+    report = finished[1] | {"config": finished[1]["config"] | {"n_latent": [3]}}
+    others = {
+        weights: newest.read_bytes(),
+        added / "report.json": json.dumps(report).encode(),
+        added / "config.json": (run / "report.json").read_bytes(),
+        added / "metrics.csv": b"",
+    }
+    for path, other in others.items():
+        whole = path.read_bytes()
+        middle = len(whole) // 2
+        flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+        for damaged in (flipped, whole[:-1], b"", other):
+            path.write_bytes(damaged)
+            with pytest.raises(UsageError, match=refusal):
+                experiment.load("noise")
+        path.write_bytes(whole)
+        experiment.load("noise")
+    shutil.copy(weights, weights.with_name("step-9999999999.weights.h5"))
+    with pytest.raises(UsageError, match=refusal):
         experiment.load("noise")
     shutil.rmtree(added)
-    with pytest.raises(UsageError, match="got no file; install the package again$"):
+    with pytest.raises(UsageError, match="; install the package again$"):
         experiment.load("noise")
+
+
+def test_weights_that_do_not_fit_are_refused(finished, added, tmp_path, monkeypatch):
+    images = datasets.load(str(finished[0] / "noise.npz"))
+    config = Config(pretrained="noise", run_dir=str(tmp_path / "again"))
+    larger = zoo.build((4, 3, 1), n_latent=(2,), n_hidden=(4,))
+    monkeypatch.setattr(Run, "model", larger)
+    with pytest.raises(UsageError, match="^pretrained: must be a run with the same "):
+        experiment.run(config, images)
 
 
 def test_unknown_name_is_refused_with_those_there_are(added):
