@@ -4,6 +4,7 @@ import dataclasses
 import logging as standard_logging
 import os
 import shutil
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Collection
@@ -13,7 +14,13 @@ from absl import app, flags, logging
 
 import iwae_tf
 from iwae_tf.data import datasets
-from iwae_tf.errors import Diverged, UsageError, place_for_directory
+from iwae_tf.errors import (
+    Diverged,
+    UsageError,
+    handle_signals,
+    interrupt,
+    place_for_directory,
+)
 from iwae_tf.runs import pretrained
 from iwae_tf.runs.config import GROUPS, Config, help_of, kind_of
 from iwae_tf.runs.run import Run
@@ -168,6 +175,7 @@ def _run(function, config):
     # TensorFlow warns if a process with many models traces many functions.
     standard_logging.getLogger("tensorflow").setLevel("ERROR")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    undo = handle_signals(interrupt)
     try:
         # Before TensorFlow is imported, so that missing data are reported at once.
         dataset = datasets.resolve(config.dataset, config.data_dir, config.offline)
@@ -177,8 +185,10 @@ def _run(function, config):
     except Diverged as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except KeyboardInterrupt as error:
+        sys.exit(128 + getattr(error, "signum", signal.SIGINT))
+    finally:
+        undo()
 
 
 def _command(function, description):

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import iwae_tf
+from iwae_tf import cli
 from iwae_tf.runs.config import GROUPS, Config, help_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -128,6 +130,16 @@ def test_error_is_one_line_and_status_2_with_tensorflow(elsewhere):
 
 
 TRAINING = pytest.param(["--dataset=digits", "--epochs=1"], marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_signal_ends_a_command_with_the_status_that_shells_expect(name):
+    signum = signal.Signals[name]
+    before = signal.getsignal(signum)
+    with pytest.raises(SystemExit) as end:
+        cli._run(lambda config: signal.raise_signal(signum), Config(dataset="digits"))
+    assert end.value.code == 128 + signum
+    assert signal.getsignal(signum) is before
 
 
 @pytest.mark.parametrize("arguments", [["--help"], TRAINING], ids=["help", "training"])

@@ -3,8 +3,6 @@
 import contextlib
 import hashlib
 import io
-import signal
-import threading
 import time
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import keras
 import numpy as np
 from absl import logging
 
-from iwae_tf.errors import UsageError
+from iwae_tf.errors import UsageError, handle_signals, interrupt
 from iwae_tf.files import read_json, write_json, written_whole
 from iwae_tf.models.iwae import IWAE
 
@@ -37,7 +35,7 @@ class Checkpoints(keras.callbacks.Callback):
         super().__init__()
         self.directory = Path(directory)
         self._seconds, self._steps_per_epoch = seconds, steps_per_epoch
-        self._is_interrupted = False
+        self._signal = None  # one that asked to stop
         self._last = time.monotonic()
         self._whole = None  # the checkpoint that was read or written last
 
@@ -152,35 +150,30 @@ class Checkpoints(keras.callbacks.Callback):
 
     @contextlib.contextmanager
     def guard(self):
-        """Delays Ctrl-C until the state is complete and has been saved.
+        """Delays Ctrl-C, SIGTERM and SIGHUP until the state is complete and saved.
 
         Within an epoch, the state is complete when the steps of the current execution
-        are done; at the end of an epoch, after its metrics and figures. A second Ctrl-C
+        are done; at the end of an epoch, after its metrics and figures. A second signal
         stops at once.
         """
-        # Only the main thread gets signals; a shell's background job ignores Ctrl-C.
-        is_main = threading.current_thread() is threading.main_thread()
-        if not is_main or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-            yield
-            return
 
         def note(signum, frame):
-            if self._is_interrupted:
-                raise KeyboardInterrupt
-            self._is_interrupted = True
+            if self._signal is not None:
+                interrupt(signum)
+            self._signal = signum
 
-        before = signal.signal(signal.SIGINT, note)
+        undo = handle_signals(note)
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, before)
+            undo()
 
     def _save_if_due(self):
         is_due = time.monotonic() - self._last >= self._seconds
-        if is_due or self._is_interrupted:
+        if is_due or self._signal is not None:
             self.save()
-        if self._is_interrupted:
-            raise KeyboardInterrupt
+        if self._signal is not None:
+            interrupt(self._signal)
 
     def on_train_batch_end(self, batch, logs=None):
         """Saves within a long epoch.

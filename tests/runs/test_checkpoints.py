@@ -230,14 +230,15 @@ def test_checkpoint_is_whole_or_absent_whenever_saving_stops(saved, model, monke
         assert_same(state(model), states[120])
 
 
-def test_guard_leaves_an_ignored_ctrl_c_ignored(tmp_path):
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_guard_leaves_an_ignored_signal_ignored(tmp_path, signum):
+    before = signal.signal(signum, signal.SIG_IGN)
     try:
         with Checkpoints(tmp_path).guard():
-            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+            assert signal.getsignal(signum) is signal.SIG_IGN
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signum, before)
     with Checkpoints(tmp_path).guard():
-        assert callable(signal.getsignal(signal.SIGINT))
-        assert signal.getsignal(signal.SIGINT) is not before
-    assert signal.getsignal(signal.SIGINT) is before
+        assert callable(signal.getsignal(signum))
+        assert signal.getsignal(signum) is not before
+    assert signal.getsignal(signum) is before

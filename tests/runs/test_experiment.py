@@ -230,6 +230,7 @@ def test_run_directory_holds_every_file_and_no_part(whole):
         "curves.png",
         *(f"figures/samples-{epoch}.png" for epoch in (0, 1, 2, 4, 6)),
         *(f"checkpoints/step-{s:010}.weights.h5" for s in (799, 846)),
+        *(f"checkpoints/step-{s:010}.json" for s in (799, 846)),
     }
     with Image.open(whole / "samples.gif") as gif:
         assert gif.n_frames == 5
@@ -904,6 +905,14 @@ def ctrl_c():
     signal.raise_signal(signal.SIGINT)
 
 
+def hang_up():
+    signal.raise_signal(signal.SIGHUP)
+
+
+def terminate():
+    signal.raise_signal(signal.SIGTERM)
+
+
 AFTER_A_FIGURE = (Metrics, "write_images")
 BEFORE_A_ROW = (Metrics, "on_epoch_end")
 IN_VALIDATION = (experiment.IWAE, "evaluate")
@@ -916,14 +925,16 @@ WHILE_SAVING = (files.os, "fsync")
     ("stop", "moments"),
     [
         (kill, (BEFORE_A_ROW, AFTER_A_FIGURE, WHILE_SAVING)),
-        (ctrl_c, (BEFORE_A_ROW, AFTER_AN_EXECUTION)),
+        (ctrl_c, (BEFORE_A_ROW,)),
+        (terminate, (AFTER_AN_EXECUTION,)),
+        pytest.param(hang_up, (BEFORE_A_ROW,), marks=pytest.mark.slow),
         pytest.param(ctrl_c, (IN_VALIDATION, WHILE_SAVING), marks=pytest.mark.slow),
     ],
 )
 def test_stopped_at_every_kind_of_moment_ends_bit_for_bit_the_same(
     undisturbed, noise, tmp_path, monkeypatch, stop, moments
 ):
-    # A Ctrl-C saves by itself; a kill must live with what was saved before.
+    # Other signals save by themselves; a kill must live with what was saved before.
     seconds = 0.0 if stop is kill else 1e6
     config = tiny(tmp_path / "run", checkpoint_seconds=seconds)
     for room, name in moments:
