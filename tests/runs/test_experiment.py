@@ -77,7 +77,8 @@ class Command:
 
 
 def steps(run_dir):
-    return [int(path.name[5:15]) for path in sorted(run_dir.glob("checkpoints/step-*"))]
+    paths = sorted(run_dir.glob("checkpoints/step-*.h5"))
+    return [int(path.name[5:15]) for path in paths]
 
 
 def rows(run_dir):
@@ -104,7 +105,7 @@ def arrays(path):
 def assert_same_end(a, b):
     """Two runs: the same bits where they must not depend on stops."""
     assert steps(a)[-1] == steps(b)[-1]
-    newest = [sorted(run.glob("checkpoints/step-*"))[-1] for run in (a, b)]
+    newest = [sorted(run.glob("checkpoints/step-*.h5"))[-1] for run in (a, b)]
     one, other = map(arrays, newest)
     assert set(one) == set(other) and len(one) > 20
     assert any("optimizer" in name for name in one)
