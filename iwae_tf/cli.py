@@ -13,14 +13,9 @@ from pathlib import Path
 from absl import app, flags, logging
 
 import iwae_tf
+from iwae_tf import signals
 from iwae_tf.data import datasets
-from iwae_tf.errors import (
-    Diverged,
-    UsageError,
-    handle_signals,
-    interrupt,
-    place_for_directory,
-)
+from iwae_tf.errors import Diverged, UsageError, place_for_directory
 from iwae_tf.runs import pretrained
 from iwae_tf.runs.config import GROUPS, Config, help_of, kind_of
 from iwae_tf.runs.run import Run
@@ -175,11 +170,11 @@ def _run(function, config):
     # TensorFlow warns if a process with many models traces many functions.
     standard_logging.getLogger("tensorflow").setLevel("ERROR")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    undo = handle_signals(interrupt)
     try:
-        # Before TensorFlow is imported, so that missing data are reported at once.
-        dataset = datasets.resolve(config.dataset, config.data_dir, config.offline)
-        function(dataclasses.replace(config, dataset=dataset))
+        with signals.handled_by(signals.interrupt):
+            # Before TensorFlow is imported, so that missing data are told at once.
+            dataset = datasets.resolve(config.dataset, config.data_dir, config.offline)
+            function(dataclasses.replace(config, dataset=dataset))
     except UsageError as error:
         _fail(error)
     except Diverged as error:
@@ -187,8 +182,6 @@ def _run(function, config):
         sys.exit(1)
     except KeyboardInterrupt as error:
         sys.exit(128 + getattr(error, "signum", signal.SIGINT))
-    finally:
-        undo()
 
 
 def _command(function, description):

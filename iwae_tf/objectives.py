@@ -278,10 +278,10 @@ def _total_gradients(objective, model, x, n_samples, seed, beta, context):
             loss = -tf.reduce_mean(objective.bound(draws, beta))
         else:
             loss = _weighted(objective.theta_weights, log_w, beta)
-        loss += sum(_added(model))
+        added = sum(_added(model))
+        loss += added
         if objective.phi_weights is not None:
-            loss_of_phi = _weighted(objective.phi_weights, log_w, beta)
-            loss_of_phi += sum(_added(model))
+            loss_of_phi = _weighted(objective.phi_weights, log_w, beta) + added
     if objective.phi_weights is None:
         return *tape.gradient(loss, [phi, theta]), draws
     return tape.gradient(loss_of_phi, phi), tape.gradient(loss, theta), draws
@@ -312,12 +312,11 @@ def _path_gradients(objective, model, x, n_samples, seed, beta, context):
         objective.phi_weights(log_w, beta), objective.theta_weights(log_w, beta)
     )
     of_zs = [anew[..., tf.newaxis] * of_z for of_z in of_zs]
-    if not added:
-        return to_latents.gradient(zs, phi, output_gradients=of_zs), of_theta, draws
-    more = from_latents.gradient(added, [theta, zs, phi])
-    of_theta, of_zs = _sums(of_theta, more[0]), _sums(of_zs, more[1])
+    if added:
+        more = from_latents.gradient(added, [theta, zs, phi])
+        of_theta, of_zs = _sums(of_theta, more[0]), _sums(of_zs, more[1])
     of_phi = to_latents.gradient(zs, phi, output_gradients=of_zs)
-    return _sums(of_phi, more[2]), of_theta, draws
+    return _sums(of_phi, more[2]) if added else of_phi, of_theta, draws
 
 
 def _sums(one, other):

@@ -9,8 +9,11 @@ import iwae_tf  # noqa: F401  Chooses Keras' backend before a test imports Keras
 
 IMAGE_SHAPE = (3, 2, 1)
 
-# A shell's background job ignores Ctrl-C, and the processes that it starts do too.
+# A shell's background job ignores Ctrl-C, one of nohup a closed terminal too, and so do
+# the processes that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

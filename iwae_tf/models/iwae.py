@@ -248,6 +248,7 @@ class IWAE(keras.Model):
                 if is_out:
                     self._out_of_range.assign(tf.zeros(3))
                     data.check_range(np.array(ends), self._limits)
+                    # Ends within the limits: the minimum has passed over a NaN.
                     data.check_range(np.array([np.nan]), self._limits)
             return outputs
 
@@ -559,7 +560,7 @@ def _check_one_replica():
     n = tf.distribute.get_strategy().num_replicas_in_sync
     if n > 1:
         raise UsageError(
-            f"strategy: must have one replica, because training is for one device, "
+            "strategy: must have one replica, because training is for one device, "
             f"got {n}"
         )
 

@@ -223,8 +223,8 @@ class FlowPosterior(GaussianChain):
         self, x: tf.Tensor, context: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, ...]:
         """The mean of q(z0|x) after the flow, ([1, b, d],)."""
-        (z,) = super().mean(x, context)
-        z, _ = self.flow.forward_and_log_det(z, self.features_of(x, context))
+        loc, _, features = self._head(x, context)
+        z, _ = self.flow.forward_and_log_det(loc[tf.newaxis], features)
         return (z,)
 
     def build(self, input_shape):
@@ -237,13 +237,17 @@ class FlowPosterior(GaussianChain):
         (head,) = self.conditionals
         return self.features(head.mlp(beside(flatten(x), context)))
 
-    def _base(self, x, k, seed, context):
+    def _head(self, x, context):
+        """The mean and scale of q(z0|x), and the features that the flow sees."""
         (head,) = self.conditionals
         features = head.mlp(beside(flatten(x), context))
-        loc, scale = head.of_features(features)
+        return *head.of_features(features), self.features(features)
+
+    def _base(self, x, k, seed, context):
+        loc, scale, features = self._head(x, context)
         q = tfd.Independent(tfd.Normal(loc, scale), 1)
         z = reparameterised(q, k, randomness.seed_of(seed, 0))
-        return z, q.log_prob(z), self.features(features)
+        return z, q.log_prob(z), features
 
     def initialise(
         self, x: tf.Tensor, seed: tf.Tensor, context: tf.Tensor | None = None

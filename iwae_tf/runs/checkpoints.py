@@ -11,7 +11,8 @@ import keras
 import numpy as np
 from absl import logging
 
-from iwae_tf.errors import UsageError, handle_signals, interrupt
+from iwae_tf import signals
+from iwae_tf.errors import UsageError
 from iwae_tf.files import read_json, write_json, written_whole
 from iwae_tf.models.iwae import IWAE
 
@@ -119,7 +120,7 @@ class Checkpoints(keras.callbacks.Callback):
             steps = file.get("optimizer/vars/0")
             if steps is not None and int(steps[()]) != step_of(path):
                 raise ValueError(f"it is of step {int(steps[()])}")
-            if steps is None and getattr(model, "optimizer", None) is not None:
+            if steps is None and model.compiled:
                 raise ValueError("it has no state of the optimizer")
 
     def save(self) -> None:
@@ -159,21 +160,18 @@ class Checkpoints(keras.callbacks.Callback):
 
         def note(signum, frame):
             if self._signal is not None:
-                interrupt(signum)
+                signals.interrupt(signum)
             self._signal = signum
 
-        undo = handle_signals(note)
-        try:
+        with signals.handled_by(note):
             yield
-        finally:
-            undo()
 
     def _save_if_due(self):
         is_due = time.monotonic() - self._last >= self._seconds
         if is_due or self._signal is not None:
             self.save()
         if self._signal is not None:
-            interrupt(self._signal)
+            signals.interrupt(self._signal)
 
     def on_train_batch_end(self, batch, logs=None):
         """Saves within a long epoch.

@@ -49,7 +49,7 @@ def run_of(name: str) -> Run:
     if found != SHA256[name]:
         raise UsageError(
             f"pretrained: {name} must have files with SHA-256 {SHA256[name][:8]}, got "
-            f"{found[:8]}; install the package again"
+            f"{found[:8] if path.exists() else 'no file'}; install the package again"
         )
     return Run(path)
 

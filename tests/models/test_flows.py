@@ -244,6 +244,16 @@ def test_identity_flow_draws_what_the_gaussian_draws_exactly(n_bounded):
     np.testing.assert_array_equal(log_qz, want_log_qz)
 
 
+def test_mean_is_the_draw_without_its_noise():
+    posterior = made_model().posterior
+    wiggle(posterior)
+    (head,) = posterior.conditionals
+    head.log_scale.bias.assign([-30.0] * 4)
+    (drawn,), _ = posterior.draw(images(6), 1, SEED)
+    (mean,) = posterior.mean(images(6))
+    np.testing.assert_allclose(mean, drawn, rtol=1e-5, atol=1e-6)
+
+
 def test_log_qz_is_that_of_the_gaussian_less_the_log_det():
     posterior = wiggle(made_model().posterior, 0.3)
     (z,), log_qz = posterior.draw(images(6), 5, SEED)

@@ -926,7 +926,7 @@ WHILE_SAVING = (files.os, "fsync")
     ("stop", "moments"),
     [
         (kill, (BEFORE_A_ROW, AFTER_A_FIGURE, WHILE_SAVING)),
-        (ctrl_c, (BEFORE_A_ROW,)),
+        (ctrl_c, (BEFORE_A_ROW, AFTER_AN_EXECUTION)),
         (terminate, (AFTER_AN_EXECUTION,)),
         pytest.param(hang_up, (BEFORE_A_ROW,), marks=pytest.mark.slow),
         pytest.param(ctrl_c, (IN_VALIDATION, WHILE_SAVING), marks=pytest.mark.slow),

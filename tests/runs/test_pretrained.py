@@ -110,7 +110,7 @@ def test_damaged_exchanged_or_missing_files_are_refused(finished, added):
     with pytest.raises(UsageError, match=refusal):
         experiment.load("noise")
     shutil.rmtree(added)
-    with pytest.raises(UsageError, match="; install the package again$"):
+    with pytest.raises(UsageError, match="got no file; install the package again$"):
         experiment.load("noise")
 
 
