@@ -57,6 +57,20 @@ def normal(shape, seed: tf.Tensor) -> tf.Tensor:
     return math.sqrt(2) * tf.math.erfinv(centred)
 
 
-def uniform(shape, seed: tf.Tensor) -> tf.Tensor:
-    """Float32 numbers of the given shape, uniform on [0, 1)."""
-    return tf.random.stateless_uniform(shape, seed, alg="philox")
+def uniform(shape, seed: tf.Tensor, first: int = 0) -> tf.Tensor:
+    """Float32 numbers of the given shape, uniform on [0, 1).
+
+    Args:
+      shape: the shape.
+      seed: the seed.
+      first: place of the first number among all numbers of the seed, a multiple of 4,
+        so that slices of a large array can be made one after another, without XLA.
+    """
+    if not first:
+        return tf.random.stateless_uniform(shape, seed, alg="philox")
+    # Philox makes four numbers of each value of its counter.
+    key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(seed=seed)
+    counter += tf.constant([first // 4, 0], tf.uint64)
+    return tf.raw_ops.StatelessRandomUniformV2(
+        shape=shape, key=key, counter=counter, alg=1
+    )

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import re
 import threading
 import urllib.parse
+import zipfile
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from absl import logging
@@ -38,6 +40,7 @@ _URLS = {
 _PROBE_SECONDS = 4.0  # time limit for reaching the host
 _STALL_SECONDS = 20.0  # time limit without a byte during a download
 _ARRAYS = ("x_train", "x_test", "y_train", "y_test")
+_ALIGNMENT = 64  # bytes; TensorFlow uses an array in place if its address divides by it
 
 
 class Images(NamedTuple):
@@ -340,11 +343,11 @@ def _read_npz(path: str) -> dict[str, np.ndarray]:
     """Reads those of the four arrays that the file holds; never unpickles."""
     arrays, name = {}, "the archive"
     try:
-        # Opened here, because NumPy does not close a damaged file.
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            held = archive.files
+        with zipfile.ZipFile(path) as archive:
+            held = [member.removesuffix(".npy") for member in archive.namelist()]
             for name in (name for name in _ARRAYS if name in held):
-                arrays[name] = np.asarray(archive[name])
+                with archive.open(f"{name}.npy") as file:
+                    arrays[name] = _read_array(file)
     # A damaged file raises errors of zipfile, zlib, NumPy, the tokenizer, ...
     except Exception as error:
         rule = f"{name} must be readable as .npz without pickles"
@@ -353,6 +356,51 @@ def _read_npz(path: str) -> dict[str, np.ndarray]:
         if name not in arrays:
             raise UsageError(f"{path!r}: array {name} must be present, got {held}")
     return arrays
+
+
+def _read_array(file: IO[bytes]) -> np.ndarray:
+    """Reads an .npy file into aligned memory; `np.load` does not align it."""
+    shape, is_transposed, dtype = _read_header(file)
+    if dtype.hasobject:
+        raise ValueError("an array of Python objects")
+    array = aligned(shape[::-1] if is_transposed else shape, dtype)
+    rest = array.reshape(-1).view(np.uint8)
+    while len(rest):
+        n_read = file.readinto(rest[: 2**20])
+        if not n_read:
+            raise EOFError(f"{len(rest)} bytes of the array are missing")
+        rest = rest[n_read:]
+    file.read(1)  # the archive compares its checksum at the end
+    return array.T if is_transposed else array
+
+
+def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Reads the head of an .npy file: shape, whether transposed, and type."""
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(file)
+    return np.lib.format.read_array_header_2_0(file)
+
+
+def aligned(shape: tuple[int, ...], dtype: np.dtype | type) -> np.ndarray:
+    """An array without values in memory that TensorFlow can use without a copy."""
+    n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.empty(n_bytes + _ALIGNMENT, np.uint8)
+    first = -memory.ctypes.data % _ALIGNMENT
+    return memory[first : first + n_bytes].view(dtype).reshape(shape)
+
+
+def is_aligned(x: np.ndarray) -> bool:
+    """Whether TensorFlow can use an array without a copy."""
+    is_plain = x.flags.c_contiguous and x.flags.writeable and x.dtype.isnative
+    return is_plain and x.ctypes.data % _ALIGNMENT == 0
+
+
+def aligned_copy(x: np.ndarray, dtype: np.dtype | type) -> np.ndarray:
+    """A copy that TensorFlow can use without another."""
+    copy = aligned(x.shape, dtype)
+    copy[...] = x
+    return copy
 
 
 def _check_images(where: str, x: np.ndarray) -> np.ndarray:
@@ -379,7 +427,8 @@ def _check_images(where: str, x: np.ndarray) -> np.ndarray:
             "%s has only values 0 and 1 of 0..255; save binary images as bool", where
         )
     x = x[..., np.newaxis] if x.ndim == 3 else x
-    return x.astype(np.uint8 if integer else np.float32)
+    dtype = np.uint8 if integer else np.float32
+    return x if x.dtype == dtype else aligned_copy(x, dtype)
 
 
 def _check_labels(where: str, y: np.ndarray | None, count: int) -> np.ndarray | None:
@@ -389,7 +438,7 @@ def _check_labels(where: str, y: np.ndarray | None, count: int) -> np.ndarray | 
     if y.dtype.kind not in "iu" or y.shape != (count,):
         rule = f"must be integers of shape {(count,)}, one for each image"
         raise UsageError(f"{where} {rule}, got {y.dtype} of shape {y.shape}")
-    return y.astype(np.int64)
+    return y.astype(np.int64, copy=False)
 
 
 def _brief(error: Exception) -> str:

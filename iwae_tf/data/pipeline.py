@@ -1,6 +1,8 @@
 """Binarisation, and the input pipeline, whose only state is the step."""
 
 import hashlib
+import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +14,7 @@ from iwae_tf.errors import UsageError, check_one_of
 from iwae_tf.rules import BINARIZATIONS
 
 TEST_SEED = 20160509  # every run binarises the test images once, with this seed
+_SLICE = 2**20  # number of values converted to float32 at once
 
 
 class Sets(NamedTuple):
@@ -61,7 +64,7 @@ def sets_of(
             f"{'validation' if validation else 'x_test'}: must be at least 2 images, "
             f"got {len(images.x_test)}"
         )
-    x_test = binarize(images.x_test, binarization, TEST_SEED).numpy()
+    x_test = _binarize_in_slices(images.x_test, binarization, TEST_SEED)
     contexts = contexts_of(images.y_train, images.y_test) if conditional else ()
     return Sets(images.x_train, x_test, *contexts)
 
@@ -145,15 +148,35 @@ def binarize(
     Raises:
       UsageError: for an unknown mode.
     """
+    return _binarize(x, mode, seed, first=0)
+
+
+def _binarize(x, mode, seed, first):
     check_one_of(BINARIZATIONS, binarization=mode)
     x = grey(x)
     if mode == "dynamic":
-        return tf.cast(
-            randomness.uniform(tf.shape(x), randomness.seed_of(seed)) < x, tf.float32
-        )
+        noise = randomness.uniform(tf.shape(x), randomness.seed_of(seed), first)
+        return tf.cast(noise < x, tf.float32)
     if mode == "threshold":
         return tf.cast(x >= 0.5, tf.float32)
     return x
+
+
+def _binarize_in_slices(x, mode, seed):
+    """The values of `binarize` as an array; only a slice of `x` becomes a tensor."""
+    _white(x)
+    binary = np.empty(x.shape, np.float32)
+    with tf.device("CPU"):  # they would come back from a GPU
+        for rows in _slices(x):
+            first = rows.start * math.prod(x.shape[1:])
+            binary[rows] = _binarize(x[rows], mode, seed, first)
+    return binary
+
+
+def _slices(x: np.ndarray) -> Iterator[slice]:
+    """Slices of the rows of an array, each of a multiple of 4 rows but the last."""
+    n = 4 * max(1, _SLICE // 4 // max(1, math.prod(x.shape[1:])))
+    return (slice(first, first + n) for first in range(0, len(x), n))
 
 
 def contexts_of(
@@ -248,7 +271,8 @@ def training_batches(
     `steps_of_epoch`) are left out of that epoch.
 
     Args:
-      x: images [n, height, width, channels], uint8 0..255 or float 0..1.
+      x: images [n, height, width, channels], uint8 0..255 or float 0..1. They are used
+        in place if `datasets.is_aligned`, so they must not change.
       batch_size: b, the number of images in a batch.
       seed: random seed for the order and the binarisation.
       first_step: the step of the first batch, counted from 0 at the start of the
@@ -269,9 +293,8 @@ def training_batches(
     _white(x)
     steps_per_epoch, _ = steps_of_epoch(len(x), batch_size)
     first_epoch, n_skipped = divmod(first_step, steps_per_epoch)
-    with tf.device("CPU"):
-        images = tf.constant(x)
-        contexts = None if context is None else tf.constant(context)
+    images = _in_place(x)
+    contexts = None if context is None else _in_place(context)
 
     def order(epoch):
         shuffled = tf.random.experimental.stateless_shuffle(
@@ -294,6 +317,8 @@ def training_batches(
     # The autotuning thread sleeps ever longer, and closing an iterator waits for it.
     options = tf.data.Options()
     options.autotune.enabled = False
+    # Optimizations rewrite the graph, and copy the images for that.
+    options.experimental_optimization.apply_default_optimizations = False
     return (
         tf.data.Dataset.range(first_epoch, np.iinfo(np.int32).max)
         .flat_map(order)
@@ -305,13 +330,28 @@ def training_batches(
     )
 
 
+def _in_place(x):
+    """A tensor in the memory of an array, or of a copy if that is not aligned.
+
+    `tf.constant` copies an array twice.
+    """
+    if not datasets.is_aligned(x):
+        x = datasets.aligned_copy(x, x.dtype.newbyteorder("="))
+    return tf.experimental.dlpack.from_dlpack(x.__dlpack__())
+
+
 def sha256(x: np.ndarray | tf.Tensor) -> str:
-    """The SHA-256 of the shape and the float32 bytes of images."""
-    x = np.ascontiguousarray(x, dtype="<f4")
-    return hashlib.sha256(repr(x.shape).encode() + x.tobytes()).hexdigest()
+    """The SHA-256 of the shape and the float32 bytes of images, made in slices."""
+    x = np.asarray(x)
+    digest = hashlib.sha256(repr(x.shape).encode())
+    for rows in _slices(x):
+        digest.update(np.ascontiguousarray(x[rows], dtype="<f4"))
+    return digest.hexdigest()
 
 
 def sha256_of_labels(*labels: np.ndarray) -> str:
     """The SHA-256 of arrays of labels, one after another, as int64."""
-    rows = b"".join(np.ascontiguousarray(y, dtype="<i8").tobytes() for y in labels)
-    return hashlib.sha256(rows).hexdigest()
+    digest = hashlib.sha256()
+    for y in labels:
+        digest.update(np.ascontiguousarray(y, dtype="<i8"))
+    return digest.hexdigest()

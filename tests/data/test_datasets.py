@@ -675,6 +675,22 @@ def test_npz_bool_becomes_float32(good, tmp_path):
     np.testing.assert_array_equal(images.x_train[..., 0], arrays["x_train"])
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, bool, np.int16, np.float32, np.float64])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_npz_is_read_into_memory_that_is_not_copied_again(
+    dtype, order, good, tmp_path, warned
+):
+    expected = (good["x_train"] % 2).astype(dtype)
+    arrays = good | {
+        name: np.asarray(good[name] % 2, dtype, order=order)
+        for name in ("x_train", "x_test")
+    }
+    images = datasets.load(save(tmp_path / "a.npz", arrays))
+    np.testing.assert_array_equal(images.x_train[..., 0], expected)
+    is_view = order == "F" and dtype in (np.uint8, np.float32)
+    assert datasets.is_aligned(images.x_train) is not is_view
+
+
 def test_npz_integers_that_look_binary_warn(good, tmp_path, warned):
     datasets.load(save(tmp_path / "a.npz", good))
     assert not warned

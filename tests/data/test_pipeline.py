@@ -1,14 +1,18 @@
 import hashlib
 import itertools
+import re
 import struct
+import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from iwae_tf import data, rules
-from iwae_tf.data import datasets
+from iwae_tf.data import datasets, pipeline
 from iwae_tf.errors import UsageError
+from iwae_tf.runs import experiment
 
 
 def take(batches, n):
@@ -153,6 +157,16 @@ def test_binarized_digits_test_set_has_its_golden_sha256():
     binary = data.binarize(x_test, "dynamic", data.TEST_SEED)
     golden = "a930dab63024035f615a2bac6252e56735e6144062d6aa2c01463e28e12b880f"
     assert data.sha256(binary) == golden
+
+
+@pytest.mark.parametrize("mode", rules.BINARIZATIONS)
+@pytest.mark.parametrize("shape", [(11, 5, 3, 1), (9, 1, 1, 3), (2, 7, 9, 1)])
+def test_test_set_made_in_slices_is_that_made_at_once(mode, shape, monkeypatch):
+    x = np.random.default_rng(4).integers(0, 256, shape, dtype=np.uint8)
+    at_once = data.binarize(x, mode, data.TEST_SEED)
+    monkeypatch.setattr(pipeline, "_SLICE", 70)
+    images = datasets.Images("noise", x, x, None, None)
+    np.testing.assert_array_equal(data.sets_of(images, mode).x_test, at_once)
 
 
 # Steps -------------------------------------------------------------------------------
@@ -328,6 +342,30 @@ def test_sha256_by_hashlib():
     assert data.sha256(np.asfortranarray(x)) == expected
 
 
+@pytest.mark.parametrize("shape", [(11, 5, 3, 1), (4, 9), (2, 100), (3,), (0, 3)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float64, ">f4"])
+def test_sha256_made_in_slices_is_that_of_the_whole(shape, dtype, monkeypatch):
+    monkeypatch.setattr(pipeline, "_SLICE", 70)
+    x = np.random.default_rng(5).integers(0, 256, shape).astype(dtype)
+    whole = repr(shape).encode() + x.astype("<f4").tobytes()
+    assert data.sha256(x) == hashlib.sha256(whole).hexdigest()
+
+
+def test_sha256_of_labels_by_hashlib():
+    y, others = np.array([3, 1, 2]), np.array([[7, 0], [1, 5]], np.int32).T
+    expected = hashlib.sha256(struct.pack("<7q", 3, 1, 2, 7, 1, 0, 5)).hexdigest()
+    assert data.sha256_of_labels(y, others) == expected
+
+
+def test_sha256_makes_no_float_copy_of_all_images():
+    x = np.zeros([3000, 100, 100], np.uint8)
+    tracemalloc.start()
+    data.sha256(x)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < x.nbytes / 2
+
+
 def test_sha256_changes_with_one_bit_and_with_the_shape():
     x = np.random.default_rng(3).random((4, 3, 2, 1)).astype(np.float32)
     flipped = x.copy()
@@ -335,3 +373,50 @@ def test_sha256_changes_with_one_bit_and_with_the_shape():
     versions = [x, flipped, x.reshape(4, 2, 3, 1), x[::-1]]
     for a, b in itertools.combinations(versions, 2):
         assert data.sha256(a) != data.sha256(b)
+
+
+# Memory ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_aligned_images_are_used_in_place_and_others_are_copied(dtype):
+    memory = datasets.aligned([7, 5, 4, 1], dtype)
+    memory[...] = np.arange(140).reshape(memory.shape)
+    fixed = memory.copy()
+    fixed.flags.writeable = False
+    others = {"part": memory[1:], "turned": memory.swapaxes(0, 1), "fixed": fixed}
+    for x in others.values():
+        assert not datasets.is_aligned(x)
+        np.testing.assert_array_equal(pipeline._in_place(x), x)
+        copied = data.training_batches(x[..., :1] * 0, 3, 1)  # TensorFlow takes it
+        assert take(copied, 1)[0].sum() == 0
+    tensor = pipeline._in_place(memory)
+    memory[2] = 9
+    np.testing.assert_array_equal(tensor, memory)
+
+
+STATUS = Path("/proc/self/status")
+
+
+def memory_in_use(fact):
+    """A fact such as VmRSS that Linux tells about this process, in bytes."""
+    return 1024 * int(re.search(rf"{fact}:\s*(\d+)", STATUS.read_text())[1])
+
+
+@pytest.mark.skipif(not STATUS.exists(), reason="only Linux tells the peak of memory")
+def test_images_are_in_memory_once_from_their_file_to_the_first_batch(tmp_path):
+    x = np.zeros([10_000, 80, 80], np.uint8)
+    x[:, ::2] = 200
+    np.savez(tmp_path / "big.npz", x_train=x, x_test=x[:2])
+    del x
+    small = np.zeros([4, 8, 8, 1], np.uint8)
+    take(data.training_batches(small, 2, 1), 1)  # TensorFlow starts its threads
+    Path("/proc/self/clear_refs").write_text("5")  # so that the peak is the present
+    before = memory_in_use("VmRSS")
+    images = datasets.load(str(tmp_path / "big.npz"))
+    sets = data.sets_of(images, "dynamic")
+    experiment.describe(images, sets)
+    data.mean_image(sets.x_train)
+    take(data.training_batches(sets.x_train, 2, 1), 1)
+    peak = memory_in_use("VmHWM") - before
+    assert images.x_train.nbytes <= peak < 1.7 * images.x_train.nbytes
