@@ -13,9 +13,14 @@ from pathlib import Path
 from absl import app, flags, logging
 
 import iwae_tf
-from iwae_tf import signals
+from iwae_tf import rules, signals
 from iwae_tf.data import datasets
-from iwae_tf.errors import Diverged, UsageError, place_for_directory
+from iwae_tf.errors import (
+    Diverged,
+    UsageError,
+    check_place_for_directory,
+    place_for_directory,
+)
 from iwae_tf.runs import pretrained
 from iwae_tf.runs.config import GROUPS, Config, help_of, kind_of
 from iwae_tf.runs.run import Run
@@ -128,7 +133,7 @@ def config_from_flags() -> Config:
 
 def _given():
     """The finished runs that the user has named for a task."""
-    if "run_dir" not in FLAGS:
+    if "task_dir" not in FLAGS or "run_dir" not in FLAGS:
         return []
     return [*map(Run, FLAGS.run_dir), *map(pretrained.run_of, FLAGS.pretrained)]
 
@@ -164,6 +169,19 @@ def _fail(error):
     sys.exit(2)
 
 
+def _checked(config):
+    """A `Config` whose data set is found and fits it, before TensorFlow is imported."""
+    if config.run_dir:
+        check_place_for_directory("run_dir", Path(config.run_dir))
+    place = config.data_dir, config.offline
+    dataset = datasets.resolve(config.dataset, *place)
+    if not _given():  # which need no training
+        n_train = datasets.n_train(dataset, *place)
+        rules.check_validation(config.validation, n_train)
+        rules.check_batch_size(config.batch_size, n_train - config.validation)
+    return dataclasses.replace(config, dataset=dataset)
+
+
 def _run(function, config):
     """Calls a function with a `Config`; turns errors into messages and exit codes."""
     logging.set_verbosity(logging.WARNING)
@@ -172,9 +190,7 @@ def _run(function, config):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         with signals.handled_by(signals.interrupt):
-            # Before TensorFlow is imported, so that missing data are told at once.
-            dataset = datasets.resolve(config.dataset, config.data_dir, config.offline)
-            function(dataclasses.replace(config, dataset=dataset))
+            function(_checked(config))
     except UsageError as error:
         _fail(error)
     except Diverged as error:

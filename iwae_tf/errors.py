@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import numbers
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -63,6 +64,16 @@ def place_for_directory(name: str, path: Path) -> Iterator[None]:
             f"{name}: must be a directory or a place for one, got {str(path)!r}: "
             f"{error.strerror}"
         ) from None
+
+
+def check_place_for_directory(name: str, path: Path) -> None:
+    """Checks that a path is a directory, or that one can be made there.
+
+    Raises:
+      UsageError: if it, or a parent of it, is a file or cannot be entered.
+    """
+    with place_for_directory(name, path), contextlib.suppress(FileNotFoundError):
+        os.stat(os.path.join(path, "."))  # "." is found in directories only
 
 
 @contextlib.contextmanager

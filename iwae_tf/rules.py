@@ -4,6 +4,8 @@ Models, measures and `Config` check their arguments here. Nothing in this module
 TensorFlow, so the command line reports a bad flag at once.
 """
 
+import re
+
 from iwae_tf.errors import UsageError, check_at_least
 
 CONVOLUTIONAL = ("gated", "resnet")
@@ -28,6 +30,48 @@ NORMALISATIONS = ("none", "weight", "batch")
 # Annealing: spacing of the inverse temperatures, and start density of the chains.
 AIS_SCHEDULES = ("linear", "sigmoidal")
 AIS_STARTS = ("posterior", "prior")
+
+
+def check_device(name: str) -> None:
+    """Checks the form of the name of a device.
+
+    Raises:
+      UsageError: for another name than auto, cpu, gpu or gpu:N.
+    """
+    if not re.fullmatch("auto|cpu|gpu(:[0-9]{1,9})?", name):
+        raise UsageError(f"device: must be auto, cpu, gpu or gpu:N, got {name!r}")
+
+
+def check_validation(n_held: int, n_train: int) -> None:
+    """Checks the number of training images that are held out for validation.
+
+    Args:
+      n_held: number of images to hold out; 0 for none.
+      n_train: number of training images, with those.
+
+    Raises:
+      UsageError: if none is left to train on, or one image is no set to score.
+    """
+    if n_held >= n_train:
+        raise UsageError(
+            f"validation: must be less than the number of training images, {n_train}, "
+            f"got {n_held}"
+        )
+    if n_held == 1:
+        raise UsageError("validation: must be at least 2 images, got 1")
+
+
+def check_batch_size(batch_size: int, n_images: int) -> None:
+    """Checks that there are enough images for a batch.
+
+    Raises:
+      UsageError: if there are not, or the batch is empty.
+    """
+    if not 1 <= batch_size <= n_images:
+        raise UsageError(
+            f"batch_size: must be from 1 to the number of training images, {n_images}, "
+            f"got {batch_size}"
+        )
 
 
 def check_flows(n_flows: int | None, stochastic_layers: int) -> None:

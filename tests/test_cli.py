@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import iwae_tf
@@ -73,9 +74,30 @@ AT_ONCE = {
     ),
     "data set": (["--dataset=nonsense"], "dataset: must be one of auto, mnist, "),
     "missing file": (["--dataset=gone.npz"], "dataset: must be an existing .npz"),
+    "device": (["--device=tpu"], "device: must be auto, cpu, gpu or gpu:N"),
+    "batch": (
+        ["--dataset=digits", "--batch_size=1438"],
+        "batch_size: must be from 1 to the number of training images, 1437, got 1438",
+    ),
+    "batch of what is left": (
+        ["--dataset=digits", "--validation=1430"],
+        "batch_size: must be from 1 to the number of training images, 7, got 20",
+    ),
+    "validation": (
+        ["--dataset=digits", "--validation=1437"],
+        "validation: must be less than the number of training images, 1437, got 1437",
+    ),
+    "run_dir a file": (
+        ["--run_dir=blocked/tensorflow.py"],
+        "run_dir: must be a directory or a place for one, got "
+        "'blocked/tensorflow.py': Not a directory",
+    ),
+    "run_dir below a file": (
+        ["--run_dir=blocked/tensorflow.py/a/b"],
+        "got 'blocked/tensorflow.py/a/b': Not a directory",
+    ),
 }
 WITH_TENSORFLOW = {
-    "batch": (["--dataset=digits", "--batch_size=1438"], "batch_size: must be "),
     "offline": (["--dataset=mnist", "--offline"], "mnist is not ready in "),
 }
 
@@ -100,17 +122,37 @@ def assert_refused_in_one_line(status, stdout, stderr, says):
 @pytest.mark.parametrize("case", AT_ONCE)
 def test_error_is_one_line_and_status_2_without_tensorflow(case, elsewhere):
     arguments, says = AT_ONCE[case]
+    assert_refused_without_tensorflow([*MAIN, *arguments], says, elsewhere)
+    assert os.listdir(elsewhere["cwd"]) == ["blocked"]
+
+
+def assert_refused_without_tensorflow(command, says, elsewhere):
     # A package of this name that cannot be imported: who tries is found out.
     blocked = elsewhere["cwd"] / "blocked"
-    blocked.mkdir()
+    blocked.mkdir(exist_ok=True)
     blocked.joinpath("tensorflow.py").write_text("raise SystemExit('imported')")
-    elsewhere["env"]["PYTHONPATH"] = str(blocked)
+    elsewhere["env"]["PYTHONPATH"] = f"{blocked}{os.pathsep}{ROOT}"
     start = time.monotonic()
-    done = subprocess.run(
-        [*MAIN, *arguments], capture_output=True, check=False, **elsewhere
-    )
+    done = subprocess.run(command, capture_output=True, check=False, **elsewhere)
     assert time.monotonic() - start < 3
     assert_refused_in_one_line(done.returncode, done.stdout, done.stderr, says)
+
+
+def test_size_of_ones_own_images_is_known_without_tensorflow(elsewhere):
+    path = elsewhere["cwd"] / "a.npz"
+    np.savez(path, x_train=np.ones([9, 4, 4]), x_test=np.ones([2, 4, 4]))
+    command = [*MAIN, "--dataset=a.npz"]
+    says = "batch_size: must be from 1 to the number of training images, 9, got 20"
+    assert_refused_without_tensorflow(command, says, elsewhere)
+    path.write_bytes(path.read_bytes()[:-9])
+    says = "'a.npz': the archive must be readable as .npz without pickles, got "
+    assert_refused_without_tensorflow(command, says, elsewhere)
+
+
+def test_size_of_the_data_is_told_to_a_task_without_tensorflow(elsewhere):
+    command = [sys.executable, str(ROOT / "tasks" / "task02.py"), "--smoke"]
+    says = "batch_size: must be from 1 to the number of training images, 1437, got 1500"
+    assert_refused_without_tensorflow([*command, "--batch_size=1500"], says, elsewhere)
     assert os.listdir(elsewhere["cwd"]) == ["blocked"]
 
 

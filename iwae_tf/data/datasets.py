@@ -15,8 +15,8 @@ import re
 import threading
 import urllib.parse
 import zipfile
-from collections.abc import Iterator
-from typing import IO, TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from absl import logging
@@ -39,6 +39,7 @@ _URLS = {
 }
 _PROBE_SECONDS = 4.0  # time limit for reaching the host
 _STALL_SECONDS = 20.0  # time limit without a byte during a download
+_N_DIGITS = 1437  # number of training images
 _ARRAYS = ("x_train", "x_test", "y_train", "y_test")
 _ALIGNMENT = 64  # bytes; TensorFlow uses an array in place if its address divides by it
 
@@ -135,6 +136,28 @@ def resolve(
         return "digits"
 
 
+def n_train(dataset: str, data_dir: str | None = None, offline: bool = False) -> int:
+    """The number of training images, without TensorFlow and without the images.
+
+    Args:
+      dataset: a name or path that `resolve` has returned.
+      data_dir: as for `load`.
+      offline: as for `load`.
+
+    Raises:
+      UsageError: if the data set is absent, or does not say its size.
+    """
+    if dataset in _URLS:
+        with _builder(dataset, data_dir, offline) as builder:
+            return builder.info.splits["train"].num_examples
+    if dataset == "digits":
+        return _N_DIGITS
+    path = os.path.expanduser(dataset)
+    shape, *_ = _read_npz(path, _read_header)["x_train"]
+    _check_shape(f"{path!r}: x_train", shape)
+    return shape[0]
+
+
 def _load_digits() -> Images:
     """The 1,797 digits of scikit-learn; every fifth one is a test image."""
     from sklearn.datasets import load_digits
@@ -155,15 +178,28 @@ def _load_tfds(name: str, data_dir: str | None, offline: bool) -> Images:
     Raises:
       UsageError: if it is neither prepared nor available, or cannot be read.
     """
-    builder = _prepare(name, data_dir, offline)
-    try:
+    with _builder(name, data_dir, offline) as builder:
         x_train, y_train = _read_split(builder, "train")
         x_test, y_test = _read_split(builder, "test")
+    return Images(name, x_train, x_test, y_train, y_test)
+
+
+@contextlib.contextmanager
+def _builder(
+    name: str, data_dir: str | None, offline: bool
+) -> Iterator[tfds.core.DatasetBuilder]:
+    """The context in which a prepared data set is read.
+
+    Raises:
+      UsageError: if it is neither prepared nor available, or cannot be read.
+    """
+    builder = _prepare(name, data_dir, offline)
+    try:
+        yield builder
     # Damaged files raise errors of protobuf, TensorFlow, the OS, ...
     except Exception as error:
         problem = f"reading failed ({_brief(error)}), delete its files if damaged"
         raise _not_ready(name, builder.data_dir, problem) from error
-    return Images(name, x_train, x_test, y_train, y_test)
 
 
 def _prepare(
@@ -318,7 +354,7 @@ def _load_npz(path: str) -> Images:
       UsageError: if the file breaks a rule. The error names the file, the array, the
         rule and what was found.
     """
-    arrays = _read_npz(path)
+    arrays = _read_npz(path, _read_array)
     if ("y_train" in arrays) != ("y_test" in arrays):
         found = "y_train" if "y_train" in arrays else "y_test"
         rule = "y_train and y_test must both be present or both absent"
@@ -339,7 +375,7 @@ def _load_npz(path: str) -> Images:
     return Images(f"{name}-npz" if name in NAMES else name, train, test, *labels)
 
 
-def _read_npz(path: str) -> dict[str, np.ndarray]:
+def _read_npz(path: str, read: Callable[[IO[bytes]], Any]) -> dict[str, Any]:
     """Reads those of the four arrays that the file holds; never unpickles."""
     arrays, name = {}, "the archive"
     try:
@@ -347,7 +383,7 @@ def _read_npz(path: str) -> dict[str, np.ndarray]:
             held = [member.removesuffix(".npy") for member in archive.namelist()]
             for name in (name for name in _ARRAYS if name in held):
                 with archive.open(f"{name}.npy") as file:
-                    arrays[name] = _read_array(file)
+                    arrays[name] = read(file)
     # A damaged file raises errors of zipfile, zlib, NumPy, the tokenizer, ...
     except Exception as error:
         rule = f"{name} must be readable as .npz without pickles"
@@ -405,12 +441,7 @@ def aligned_copy(x: np.ndarray, dtype: np.dtype | type) -> np.ndarray:
 
 def _check_images(where: str, x: np.ndarray) -> np.ndarray:
     """Returns `x` as `[n, h, w, c]`, uint8 0..255 or float32 0..1, or raises."""
-    if x.ndim not in (3, 4):
-        rule = "must have rank 3 [n, h, w] or 4 [n, h, w, c]"
-        raise UsageError(f"{where} {rule}, got shape {x.shape}")
-    if 0 in x.shape:
-        rule = "must hold at least one image of at least one pixel"
-        raise UsageError(f"{where} {rule}, got shape {x.shape}")
+    _check_shape(where, x.shape)
     if x.dtype.kind not in "biuf":
         raise UsageError(f"{where} must be integer, float or bool, got {x.dtype}")
     low, high = x.min(), x.max()  # NaN if any value is
@@ -429,6 +460,16 @@ def _check_images(where: str, x: np.ndarray) -> np.ndarray:
     x = x[..., np.newaxis] if x.ndim == 3 else x
     dtype = np.uint8 if integer else np.float32
     return x if x.dtype == dtype else aligned_copy(x, dtype)
+
+
+def _check_shape(where: str, shape: tuple[int, ...]) -> None:
+    """Raises if an array cannot hold images."""
+    if len(shape) not in (3, 4):
+        rule = "must have rank 3 [n, h, w] or 4 [n, h, w, c]"
+        raise UsageError(f"{where} {rule}, got shape {shape}")
+    if 0 in shape:
+        rule = "must hold at least one image of at least one pixel"
+        raise UsageError(f"{where} {rule}, got shape {shape}")
 
 
 def _check_labels(where: str, y: np.ndarray | None, count: int) -> np.ndarray | None:

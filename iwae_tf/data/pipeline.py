@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from iwae_tf import randomness
+from iwae_tf import randomness, rules
 from iwae_tf.data import datasets
 from iwae_tf.errors import UsageError, check_one_of
 from iwae_tf.rules import BINARIZATIONS
@@ -60,22 +60,15 @@ def sets_of(
     if validation:
         images = _with_validation(images, validation)
     if len(images.x_test) < 2:
-        raise UsageError(
-            f"{'validation' if validation else 'x_test'}: must be at least 2 images, "
-            f"got {len(images.x_test)}"
-        )
+        raise UsageError(f"x_test: must be at least 2 images, got {len(images.x_test)}")
     x_test = _binarize_in_slices(images.x_test, binarization, TEST_SEED)
     contexts = contexts_of(images.y_train, images.y_test) if conditional else ()
     return Sets(images.x_train, x_test, *contexts)
 
 
 def _with_validation(images, n):
+    rules.check_validation(n, len(images.x_train))
     n_train = len(images.x_train) - n
-    if n_train < 1:
-        raise UsageError(
-            "validation: must be less than the number of training images, "
-            f"{len(images.x_train)}, got {n}"
-        )
     x, y = images.x_train, images.y_train
     return images._replace(
         x_train=x[:n_train],
@@ -240,11 +233,7 @@ def steps_of_epoch(n_images: int, batch_size: int) -> tuple[int, int]:
     Raises:
       UsageError: if there are fewer images than a batch.
     """
-    if not 1 <= batch_size <= n_images:
-        raise UsageError(
-            f"batch_size: must be from 1 to the number of training images, {n_images}, "
-            f"got {batch_size}"
-        )
+    rules.check_batch_size(batch_size, n_images)
     most = n_images // batch_size
     if most <= 50:
         return most, most

@@ -407,6 +407,7 @@ class Config:
             value = getattr(self, field.name)
             if value is not None:
                 _check(field.name, value, field.metadata)
+        rules.check_device(self.device)
         self._check_model()
         if self.model.startswith("tvae") and self.binarization == "none":
             raise UsageError(

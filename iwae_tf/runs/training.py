@@ -9,6 +9,7 @@ import tensorflow as tf
 from iwae_tf import data
 from iwae_tf.errors import Diverged, UsageError
 from iwae_tf.models.iwae import IWAE
+from iwae_tf.rules import check_device
 from iwae_tf.runs.checkpoints import Checkpoints, steps_done
 from iwae_tf.runs.progress import Progress
 from iwae_tf.runs.schedules import Stage, learning_rate_at
@@ -28,12 +29,9 @@ def use_device(name: str) -> str:
     Raises:
       UsageError: if there is no such device.
     """
+    check_device(name)
     gpus = tf.config.list_physical_devices("GPU")
     kind, _, index = name.partition(":")
-    if kind not in ("auto", "cpu", "gpu") or (
-        index and not (kind == "gpu" and index.isdecimal())
-    ):
-        raise UsageError(f"device: must be auto, cpu, gpu or gpu:N, got {name!r}")
     if kind == "gpu" and int(index or 0) >= len(gpus):
         raise UsageError(
             f"device: TensorFlow must see the GPU, got {name!r} with "

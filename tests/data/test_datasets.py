@@ -12,6 +12,7 @@ import sys
 import textwrap
 import threading
 import time
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -194,7 +195,8 @@ def test_absent_dataset_is_refused_without_tensorflow(tmp_path):
 def test_offline_auto_and_digits_and_npz_need_no_socket(tmp_path):
     np.savez(tmp_path / "a.npz", x_train=np.ones((2, 3, 3)), x_test=np.ones((1, 3, 3)))
     stderr = run_forbidden(f"""
-        datasets.load("digits")
+        assert datasets.n_train("digits") == len(datasets.load("digits").x_train)
+        assert datasets.n_train({str(tmp_path / "a.npz")!r}) == 2
         datasets.load({str(tmp_path / "a.npz")!r})
         assert not calls and "tensorflow_datasets" not in sys.modules
         images = datasets.load(data_dir={str(tmp_path)!r}, offline=True)
@@ -426,6 +428,11 @@ def test_fashion_mnist_is_downloaded_then_read_offline(server, monkeypatch, tmp_
     assert_same_pairs(images.x_test, images.y_test, x[20:, ..., None], y[20:])
     assert server.asked[0][0] == "HEAD" and len(server.asked) == 5
 
+    assert datasets.n_train("fashion_mnist", str(tmp_path), offline=True) == 20
+    run_forbidden(f"""
+        assert datasets.n_train("fashion_mnist", {str(tmp_path)!r}, True) == 20
+        assert not calls and "tensorflow" not in sys.modules
+    """)
     again = datasets.load("fashion_mnist", data_dir=str(tmp_path), offline=True)
     assert len(server.asked) == 5
     for a, b in zip(images[1:], again[1:], strict=True):
@@ -673,6 +680,20 @@ def test_npz_bool_becomes_float32(good, tmp_path):
     images = datasets.load(save(tmp_path / "a.npz", arrays))
     assert images.x_train.dtype == np.float32
     np.testing.assert_array_equal(images.x_train[..., 0], arrays["x_train"])
+
+
+def test_npz_tells_its_number_of_training_images_from_its_head(good, tmp_path):
+    path = save(tmp_path / "a.npz", good | {"x_train": np.zeros([10**6, 3, 3], bool)})
+    tracemalloc.start()
+    assert datasets.n_train(path) == 10**6
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10**6
+    for shape, says in (((6,), "rank 3"), ((0, 3, 3), "at least one image")):
+        path = save(tmp_path / "b.npz", good | {"x_train": np.zeros(shape)})
+        with pytest.raises(UsageError, match=f"x_train must .*{says}") as found:
+            datasets.n_train(path)
+        assert refusal(path) == str(found.value)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, bool, np.int16, np.float32, np.float64])

@@ -43,6 +43,7 @@ INVALID = {
     "flow_features": [0],
     "flow_normalisation": ["", "layer"],
     "scorer": ["", "IS"],
+    "device": ["", "tpu", "GPU", "gpu:x", "gpu:-1", "cpu:3", "gpu:²"],
 }
 VALID = {
     "binarization": ["dynamic", "threshold", "none"],
