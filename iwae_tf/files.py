@@ -137,3 +137,14 @@ def replace_between(path: Path, begin: str, end: str, text: str, name: str) -> N
             f"{end.strip()}, on lines of their own, or neither, got {str(path)!r}"
         )
     path.write_text(f"{before}{begin}{text}\n{end}{after}", "utf-8")
+
+
+def escaped(text: str) -> str:
+    r"""Returns text that Markdown shows as it is, on one line and in one cell.
+
+    Args:
+      text: any text, such as the name of a run. The characters \ ` * [ ] < > | ~ $ &
+        get a backslash, and so do underscores that are not between letters or digits.
+    """
+    marks = r"[\\`*\[\]<>|~$&]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])"
+    return re.sub(marks, r"\\\g<0>", " ".join(text.split()))

@@ -11,7 +11,7 @@ one image. The table has the scores.
 import numpy as np
 
 import iwae_tf
-from iwae_tf import cli, plots
+from iwae_tf import cli, files, plots
 from iwae_tf.runs import results
 
 N_IMAGES = 10
@@ -38,7 +38,7 @@ def main(task):
         test = run.report["test"]
         rows.append(
             (
-                name,
+                files.escaped(name),
                 f"{test['elbo']:.2f}",
                 results.estimate(run.report),
                 results.active_units(run.report),

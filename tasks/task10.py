@@ -30,7 +30,7 @@ def main(task):
         )
         rows.append(
             (
-                name,
+                files.escaped(name),
                 run.report["epochs"],
                 " + ".join(str(layer.active.sum()) for layer in layers),
                 results.paper_units(run.report) or "—",

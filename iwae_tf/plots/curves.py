@@ -15,7 +15,15 @@ from matplotlib.ticker import (
     StrMethodFormatter,
 )
 
-from iwae_tf.plots.layout import COLORS, DPI, STYLES, check_rows, log_axis, title_size
+from iwae_tf.plots.layout import (
+    COLORS,
+    DPI,
+    STYLES,
+    check_rows,
+    literal_text,
+    log_axis,
+    title_size,
+)
 
 _LOG_EPOCHS = 30  # longer runs get a logarithmic axis
 _DEPTH = 5  # the y axis reaches down this many times as far as the median
@@ -26,6 +34,7 @@ _CURVES = {
 _MARKED_POINTS = 100  # curves with more points have no markers
 
 
+@literal_text
 def training_curves(rows: Sequence[Mapping[str, object]], title: str) -> Figure:
     """Draw the training and test bound over epochs.
 
@@ -86,6 +95,7 @@ class Panel(NamedTuple):
     log: str = ""
 
 
+@literal_text
 def line_sheet(rows: Sequence[Sequence[Panel]], title: str) -> Figure:
     """Draw panels of curves; labels that agree up to a colon have the same colour.
 

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageChops
 
 from iwae_tf.files import written_whole
+from iwae_tf.plots.layout import literal_text
 
 _GREY_LEVELS = (64, 32, 16, 8, 4, 2)  # tried until the GIF is below _GIF_BYTES
 _COLORS = (255, 128, 64, 32, 16, 8)  # numbers of colours, tried likewise
@@ -15,6 +16,7 @@ _SAMPLE = 100_000  # number of pixels that a palette is made from
 _GIF_BYTES = 3_000_000
 
 
+@literal_text
 def save(figure: Figure, path: str | os.PathLike) -> None:
     """Write a figure as a PNG; the same figure always gives the same bytes.
 

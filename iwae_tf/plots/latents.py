@@ -18,6 +18,7 @@ from iwae_tf.plots.layout import (
     add_axes,
     check_images,
     image_axes,
+    literal_text,
     name_row,
     text_size,
     text_width,
@@ -38,6 +39,7 @@ _FLOOR = 50  # contours cut log densities off this many nats below the peak
 _HALO = [withStroke(linewidth=4, foreground="white")]
 
 
+@literal_text
 def posterior_sheet(
     z1: np.ndarray,
     z2: np.ndarray,

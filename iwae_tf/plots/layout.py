@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -21,6 +22,15 @@ _MORE = "#AA3377", "#8C6D31", "#999999"
 STYLES = [  # dashes of later lines let earlier lines show through
     {"color": (*COLORS, *_MORE)[i % 10], "linestyle": _DASHES[i % 4]} for i in range(20)
 ]
+
+# Decorates what makes text: names of runs are shown as they are, dollars included.
+literal_text = rc_context(
+    {
+        "text.parse_math": False,
+        "text.usetex": False,
+        "axes.formatter.use_mathtext": False,
+    }
+)
 
 
 def check_images(
@@ -141,13 +151,13 @@ def log_axis(
       most: the ratio of largest to smallest value from which 2 and 5 have no label.
       n_labels: maximum number of powers of 10; by default as many as seem to fit.
     """
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
     if not values:
         return
     drawn = np.concatenate(values)
     subs = (1, 2, 5) if drawn.max() < most * drawn.min() else (1,)
     axis.set_major_locator(LogLocator(subs=subs, numticks=n_labels))
-    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axis.set_minor_formatter(NullFormatter())
 
 
 def displayable(image: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from iwae_tf.plots.layout import (
     STYLES,
     WIDTH,
     check_rows,
+    literal_text,
     log_axis,
     text_size,
     text_width,
@@ -73,6 +74,7 @@ class Histogram(NamedTuple):
     log: bool = True
 
 
+@literal_text
 def scatter_sheet(rows: Sequence[Sequence[Scatter]], title: str) -> Figure:
     """Draw panels of points coloured by label; both axes have the same scale.
 
@@ -130,6 +132,7 @@ def scatter_sheet(rows: Sequence[Sequence[Scatter]], title: str) -> Figure:
     return figure
 
 
+@literal_text
 def histogram_sheet(rows: Sequence[Sequence[Histogram]], title: str) -> Figure:
     """Draw panels of histograms, such as the activity of units, with common bins.
 

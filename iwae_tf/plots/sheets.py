@@ -19,6 +19,7 @@ from iwae_tf.plots.layout import (
     WIDTH,
     check_images,
     image_axes,
+    literal_text,
     name_row,
     sheet,
     text_size,
@@ -57,6 +58,7 @@ def montage(images: np.ndarray, n_columns: int) -> np.ndarray:
     return grid.reshape(shape)[:-1, :-1]
 
 
+@literal_text
 def sample_sheet(samples: np.ndarray, means: np.ndarray, title: str) -> Figure:
     """Draw samples of p(x|z) beside the mean images of the same latents.
 
@@ -87,6 +89,7 @@ def sample_sheet(samples: np.ndarray, means: np.ndarray, title: str) -> Figure:
     return figure
 
 
+@literal_text
 def reconstruction_sheet(
     images: np.ndarray, reconstructions: np.ndarray, title: str
 ) -> Figure:
@@ -143,6 +146,7 @@ class Block(NamedTuple):
     column_names: Sequence[str] | None = None
 
 
+@literal_text
 def image_table(blocks: Sequence[Block], title: str) -> Figure:
     """Draw blocks of named rows of images, one block under another.
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from iwae_tf import rules
 from iwae_tf.errors import UsageError, check_at_least, check_one_of, told_in_one_line
-from iwae_tf.files import replace_between
+from iwae_tf.files import escaped, replace_between
 
 LARGEST = 2**31 - 1  # the largest whole number that an option may have
 BURDA_EPOCHS = 3280  # 1 + 3 + 9 + ... + 3^7
@@ -549,8 +549,9 @@ def flag_table() -> str:
                 continue
             no = "[no]" if kind_of(field) is bool else ""
             default = "" if field.default is None else f"`{field.default}`"
-            help = help_of(field).replace("|", r"\|")  # a bare bar would end the cell
-            rows.append(f"| `--{no}{field.name}` | {default} | {help} |")
+            rows.append(
+                f"| `--{no}{field.name}` | {default} | {escaped(help_of(field))} |"
+            )
         tables.append("\n".join([f"**{title}**", "", *rows]))
     return "\n\n".join(tables)
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from iwae_tf.errors import UsageError, told_in_one_line
-from iwae_tf.files import replace_between
+from iwae_tf.files import escaped, replace_between
 from iwae_tf.runs.config import BURDA_EPOCHS, SCHEDULES
 from iwae_tf.runs.names import epochs, flows
 from iwae_tf.runs.progress import clock
@@ -214,7 +214,7 @@ def _compared(layers, family, k, runs):
             first["epochs"],
             clock(statistics.mean(run["train_seconds"] for run in runs)),
             ", ".join(str(run["config"]["seed"]) for run in runs),
-            ", ".join(dict.fromkeys((r["commit"] or "unknown")[:10] for r in runs)),
+            ", ".join(dict.fromkeys(map(_commit, runs))),
         ]
     return (layers, family, k, paper, earlier, *found[:5], units, *found[5:])
 
@@ -225,7 +225,7 @@ def markdown(header: str, rule: str, rows: list[tuple]) -> str:
     Args:
       header: names of the columns, separated by bars.
       rule: the row below the header, such as "---|--:".
-      rows: the cells of each row.
+      rows: the cells of each row; text that may have bars must be `escaped`.
     """
     body = (f"| {' | '.join(map(str, cells))} |" for cells in rows)
     return "\n".join([f"| {header} |", f"|{rule}|", *body])
@@ -265,7 +265,7 @@ def table_over_seeds(reports: list[dict]) -> str:
             config, values = group[0]["config"], list(scores.values())
             rows.append(
                 (
-                    config["dataset"],
+                    escaped(config["dataset"]),
                     _objective(config) + _start(group[0]),
                     config["stochastic_layers"],
                     config["n_samples"],
@@ -339,7 +339,7 @@ def _row(report):
     config, test = report["config"], report["test"]
     paper = paper_value(report)
     return (
-        config["dataset"],
+        escaped(config["dataset"]),
         _objective(config) + _start(report),
         config["stochastic_layers"],
         config["n_samples"],
@@ -351,8 +351,12 @@ def _row(report):
         active_units(report),
         clock(report["train_seconds"]),
         clock(report["score_seconds"]),
-        (report["commit"] or "unknown")[:10],
+        _commit(report),
     )
+
+
+def _commit(report):
+    return escaped((report["commit"] or "unknown")[:10])
 
 
 def collect(directory: str | Path) -> Path:

@@ -11,6 +11,7 @@ import numpy as np
 from iwae_tf import data, plots
 from iwae_tf.data import datasets
 from iwae_tf.errors import UsageError
+from iwae_tf.files import escaped
 from iwae_tf.runs import experiment, names, training
 from iwae_tf.runs.config import Config
 from iwae_tf.runs.run import Run
@@ -146,7 +147,7 @@ class Task:
         """Writes the table and the figure, and prints the table and the paths."""
         if figure is not None:
             plots.save(figure, self.path(".png"))
-        text = f"{title or self.title}\n\n{table}\n"
-        self.path(".md").write_text(text)
+        text = f"{escaped(title or self.title)}\n\n{table}\n"
+        self.path(".md").write_text(text, "utf-8")
         print(f"\n{text}")
         print(*sorted(self.directory.glob(f"{self.name}*.*")), sep="\n")

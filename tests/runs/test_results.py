@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from test_files import cells_of
 
 from iwae_tf.errors import UsageError
 from iwae_tf.runs import results
@@ -255,6 +256,19 @@ def test_collect_appends_a_table_to_a_readme_without_one(tmp_path):
     assert first.startswith("# Mine\n") and f"\n{ROW}\n" in first
     results.collect(tmp_path)
     assert readme.read_text("utf-8") == first
+
+
+def test_names_with_marks_of_markdown_do_not_break_the_tables(tmp_path):
+    name = "a|b`c`\n<i>[d](e)"
+    for seed in (1, 2):
+        odd = report(dataset=name, seed=seed) | {"commit": "x|y"}
+        write(tmp_path / f"run{seed}", odd)
+    text = results.collect(tmp_path).read_text("utf-8")
+    rows = [cells_of(row) for row in text.splitlines() if row.startswith("| a")]
+    shown = " ".join(name.split())
+    assert [row[0] for row in rows] == [shown] * 3
+    assert [len(row) for row in rows] == [13, 13, 8]
+    assert rows[0][-1] == "x|y"
 
 
 @pytest.mark.parametrize(

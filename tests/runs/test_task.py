@@ -175,3 +175,5 @@ def test_finish_writes_table_and_figure_and_tells_where(make, capsys):
     assert "| a |" in out and str(task.path(".png")) in out
     task.finish("| b |", title="other")
     assert task.path(".md").read_text() == "other\n\n| b |\n"
+    task.finish("| c |", title="from a|b`c`")
+    assert task.path(".md").read_text() == "from a\\|b\\`c\\`\n\n| c |\n"
