@@ -19,6 +19,7 @@ from iwae_tf.errors import (
     Diverged,
     UsageError,
     check_place_for_directory,
+    check_utf8,
     place_for_directory,
 )
 from iwae_tf.runs import pretrained
@@ -135,6 +136,8 @@ def _given():
     """The finished runs that the user has named for a task."""
     if "task_dir" not in FLAGS or "run_dir" not in FLAGS:
         return []
+    for path in FLAGS.run_dir:
+        check_utf8(run_dir=path)
     return [*map(Run, FLAGS.run_dir), *map(pretrained.run_of, FLAGS.pretrained)]
 
 
@@ -257,6 +260,7 @@ def task(function: Callable, path: str, run_dir: str | None = None, **defaults) 
     def run(config):
         default = Path("runs") / (f"{name}-smoke" if FLAGS.smoke else name)
         directory = Path(FLAGS.task_dir or default)
+        check_utf8(task_dir=str(directory))
         with place_for_directory("task_dir", directory):
             directory.mkdir(parents=True, exist_ok=True)
         from iwae_tf.runs.task import Task  # imports TensorFlow, which prints

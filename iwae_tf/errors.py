@@ -43,6 +43,21 @@ def check_one_of(choices: Sequence[str], /, **values: str) -> None:
             )
 
 
+def check_utf8(**paths: str) -> None:
+    """Checks that every named path can be written in UTF-8.
+
+    Raises:
+      UsageError: for the first path that cannot.
+    """
+    for name, path in paths.items():
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            raise UsageError(
+                f"{name}: must be a path in UTF-8, got {ascii(path)}"
+            ) from None
+
+
 def closest(value: str, choices: Sequence[str]) -> str:
     """A question that suggests the choice most similar to a wrong value, or ""."""
     alike = [choice for choice in choices if value and choice.startswith(str(value))]

@@ -4,6 +4,7 @@ Models, measures and `Config` check their arguments here. Nothing in this module
 TensorFlow, so the command line reports a bad flag at once.
 """
 
+import math
 import re
 
 from iwae_tf.errors import UsageError, check_at_least
@@ -27,9 +28,32 @@ BINARIZATIONS = ("dynamic", "threshold", "none")
 # The default options of a posterior with flows.
 FLOWS = {"flow_hidden": (256, 256), "flow_features": 64, "flow_normalisation": "weight"}
 NORMALISATIONS = ("none", "weight", "batch")
+# Numbers of images that are tested, scored and annealed at once.
+TEST_BATCH, SCORE_BATCH, AIS_BATCH = 100, 20, 50
 # Annealing: spacing of the inverse temperatures, and start density of the chains.
 AIS_SCHEDULES = ("linear", "sigmoidal")
 AIS_STARTS = ("posterior", "prior")
+
+
+def check_elements(width: int, **counts: int) -> None:
+    """Checks that TensorFlow can count the elements of a tensor in 31 bits.
+
+    Args:
+      width: number of elements for each combination of the counted things.
+      **counts: numbers of samples, images, ... by the names of their options.
+
+    Raises:
+      UsageError: if it cannot; it names the option with the largest number.
+    """
+    if math.prod(counts.values()) * width >= 2**31:
+        name = max(counts, key=counts.__getitem__)
+        others = [f"{other} {n}" for other, n in counts.items() if other != name]
+        if width > 1:
+            others.append(f"{width} elements for each")
+        raise UsageError(
+            f"{name}: must be small enough for tensors of fewer than 2**31 elements, "
+            f"got {counts[name]} with {', '.join(others)}"
+        )
 
 
 def check_device(name: str) -> None:

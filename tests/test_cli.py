@@ -87,6 +87,19 @@ AT_ONCE = {
         ["--dataset=digits", "--validation=1437"],
         "validation: must be less than the number of training images, 1437, got 1437",
     ),
+    "size of a latent": (
+        [f"--n_latent={10**20 - 1}"],
+        "n_latent: must be at most 46340, got 99999999999999999999",
+    ),
+    "number of samples": (
+        ["--n_samples=2147483647"],
+        "n_samples: must be small enough for tensors of fewer than 2**31 elements, got "
+        "2147483647 with n_groups 1, batch_size 20",
+    ),
+    "path": (
+        ["--run_dir=a\udcff"],
+        r"run_dir: must be a path in UTF-8, got 'a\udcff'",
+    ),
     "run_dir a file": (
         ["--run_dir=blocked/tensorflow.py"],
         "run_dir: must be a directory or a place for one, got "
@@ -147,6 +160,14 @@ def test_size_of_ones_own_images_is_known_without_tensorflow(elsewhere):
     path.write_bytes(path.read_bytes()[:-9])
     says = "'a.npz': the archive must be readable as .npz without pickles, got "
     assert_refused_without_tensorflow(command, says, elsewhere)
+
+
+@pytest.mark.parametrize("flag", ["task_dir", "run_dir"])
+def test_path_that_is_no_utf8_is_told_to_a_task(flag, elsewhere):
+    command = [sys.executable, str(ROOT / "tasks" / "task01.py"), "--smoke"]
+    says = rf"{flag}: must be a path in UTF-8, got 'a\udcff'"
+    assert_refused_without_tensorflow([*command, f"--{flag}=a\udcff"], says, elsewhere)
+    assert os.listdir(elsewhere["cwd"]) == ["blocked"]
 
 
 def test_size_of_the_data_is_told_to_a_task_without_tensorflow(elsewhere):

@@ -7,16 +7,32 @@ iwae_tf.runs.config FILE` writes the table of all flags into a Markdown file.
 
 import dataclasses
 import math
+import numbers
+import os
 import sys
 import types
 import typing
 from pathlib import Path
 
 from iwae_tf import rules
-from iwae_tf.errors import UsageError, check_at_least, check_one_of, told_in_one_line
+from iwae_tf.errors import (
+    UsageError,
+    check_at_least,
+    check_one_of,
+    check_utf8,
+    told_in_one_line,
+)
 from iwae_tf.files import escaped, replace_between
 
 LARGEST = 2**31 - 1  # the largest whole number that an option may have
+WIDEST = 46340  # a matrix of this many rows and columns has fewer than 2**31 elements
+_KINDS = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    tuple: "a tuple of whole numbers",
+}
 BURDA_EPOCHS = 3280  # 1 + 3 + 9 + ... + 3^7
 # Values that each schedule gives to options that are not given.
 SCHEDULES = {
@@ -84,6 +100,7 @@ class Config:
         "Data set: mnist, digits, fashion_mnist, omniglot, or the path of an .npz file "
         "with the arrays x_train and x_test. auto is mnist if it is prepared or can be "
         "downloaded, and digits otherwise.",
+        is_path=True,
     )
     binarization: str = _option(
         "data",
@@ -105,13 +122,14 @@ class Config:
         "Directory of tensorflow-datasets.",
         unset="$TFDS_DATA_DIR or ~/tensorflow_datasets",
         of_run=False,
+        is_path=True,
     )
     offline: bool = _option(
         "data", False, "Never try to download a data set.", of_run=False
     )
 
     stochastic_layers: int = _option(
-        "networks", 1, "Number of stochastic layers.", minimum=1
+        "networks", 1, "Number of stochastic layers.", minimum=1, maximum=100
     )
     model: str = _option(
         "networks",
@@ -127,6 +145,7 @@ class Config:
         None,
         "Sizes of the latents, from the image upwards, such as 100,50.",
         unset="the paper's",
+        maximum=WIDEST,
     )
     n_hidden: tuple[int, ...] | None = _option(
         "networks",
@@ -134,6 +153,7 @@ class Config:
         "Numbers of hidden units beside each stochastic layer, from the image "
         "upwards, such as 200,100.",
         unset="the paper's, and 300 with --model dense",
+        maximum=WIDEST,
     )
     conditional: bool = _option(
         "networks",
@@ -152,12 +172,14 @@ class Config:
         "Number of steps of inverse autoregressive flow in q(z|x).",
         unset="8 with --model dense, gated or resnet, and 0 otherwise",
         minimum=0,
+        maximum=100,
     )
     flow_hidden: tuple[int, ...] | None = _option(
         "networks",
         None,
         "Numbers of hidden units in the network of each flow step.",
         unset="256,256",
+        maximum=WIDEST,
     )
     flow_features: int | None = _option(
         "networks",
@@ -165,6 +187,7 @@ class Config:
         "Number of features of x that each flow step sees.",
         unset="64",
         minimum=1,
+        maximum=WIDEST,
     )
     flow_normalisation: str | None = _option(
         "networks",
@@ -179,6 +202,7 @@ class Config:
         "Number of feature maps of --model gated and resnet.",
         unset="64",
         minimum=1,
+        maximum=4096,
     )
 
     objective: str = _option(
@@ -272,6 +296,7 @@ class Config:
         "Directory of a run from whose weights to start, at step 0 and with a new "
         "optimizer.",
         of_run=False,
+        is_path=True,
     )
     jit: bool = _option("training", True, "Compile training and scoring with XLA.")
     checkpoint_seconds: float = _option(
@@ -354,6 +379,7 @@ class Config:
         "Number of steps from the start density to p(z|x).",
         of_run=False,
         minimum=1,
+        maximum=10**6,
     )
     ais_leapfrog: int = _option(
         "annealing",
@@ -393,6 +419,7 @@ class Config:
         unset="runs/ and a name made of data set, objective, layers, k and seed, or "
         "the name of the trained model",
         of_run=False,
+        is_path=True,
     )
     device: str = _option(
         "places",
@@ -405,8 +432,9 @@ class Config:
         """Checks every rule and fills in what the schedule chooses."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if value is not None:
-                _check(field.name, value, field.metadata)
+            if value is not None or field.default is not None:
+                value = _checked(field, value)
+                object.__setattr__(self, field.name, value)
         rules.check_device(self.device)
         self._check_model()
         if self.model.startswith("tvae") and self.binarization == "none":
@@ -452,6 +480,7 @@ class Config:
                 f"{self.learning_rate} with schedule burda"
             )
         self._fill_in(SCHEDULES[self.schedule])
+        self.check_elements()
 
     def _check_model(self):
         """Checks the options of networks and flows, and fills in their defaults."""
@@ -491,6 +520,23 @@ class Config:
         for name, value in defaults.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
+
+    def check_elements(self, width: int = 1) -> None:
+        """Checks that training, scoring and annealing make no tensor that is too large.
+
+        Args:
+          width: number of elements for each sample in the widest layer.
+
+        Raises:
+          UsageError: if one of them does.
+        """
+        drawn = {"n_samples": self.n_samples, "n_groups": self.n_groups}
+        rules.check_elements(width, **drawn, batch_size=self.batch_size)
+        rules.check_elements(width * rules.TEST_BATCH, **drawn)
+        chunk = min(self.eval_chunk, self.eval_samples)
+        rules.check_elements(width * rules.SCORE_BATCH, eval_chunk=chunk)
+        if self.scorer == "ais":
+            rules.check_elements(width * rules.AIS_BATCH, ais_chains=self.ais_chains)
 
     def of_run(self) -> dict:
         """The fields that determine the numbers of a run."""
@@ -556,15 +602,45 @@ def flag_table() -> str:
     return "\n\n".join(tables)
 
 
-def _check(name, value, limits):
+def _checked(field, value):
+    """The value of an option in its own type, after a check of type and limits."""
+    name, limits, kind = field.name, field.metadata, kind_of(field)
     if "choices" in limits:
         check_one_of(limits["choices"], **{name: value})
+    if "is_path" in limits and isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if not _is(kind, value):
+        found = " ".join(repr(value).split())
+        raise UsageError(f"{name}: must be {_KINDS[kind]}, got {found}")
+    if "is_path" in limits:
+        check_utf8(**{name: value})
+    try:
+        value = tuple(map(int, value)) if kind is tuple else kind(value)
+    except OverflowError:  # a whole number that is too large for a float
+        value = math.inf
+    _check_limits(name, value, limits)
+    return value
+
+
+def _is(kind, value):
+    """Whether a value is of a kind, or a number or sequence that stands for one."""
+    if kind is tuple:
+        return isinstance(value, list | tuple) and all(_is(int, n) for n in value)
+    abstract = {int: numbers.Integral, float: numbers.Real}.get(kind, kind)
+    return isinstance(value, abstract) and isinstance(value, bool) == (kind is bool)
+
+
+def _check_limits(name, value, limits):
     if isinstance(value, float) and not math.isfinite(value):
         raise UsageError(f"{name}: must be finite, got {value}")
     if "minimum" in limits:
         check_at_least(limits["minimum"], **{name: value})
-    if isinstance(value, int) and value > LARGEST:
-        raise UsageError(f"{name}: must be at most {LARGEST}, got {value}")
+    if isinstance(value, int | tuple):
+        largest = limits.get("maximum", LARGEST)
+        sizes = value if isinstance(value, tuple) else (value,)
+        if max(sizes, default=0) > largest:
+            found = ",".join(map(str, sizes))
+            raise UsageError(f"{name}: must be at most {largest}, got {found}")
     if "above" in limits and value <= limits["above"]:
         raise UsageError(f"{name}: must be above {limits['above']}, got {value}")
     if "below" in limits and value >= limits["below"]:

@@ -1,12 +1,13 @@
 """One run: data, model, fit, score, figures, and a directory with the results."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from iwae_tf import data, randomness
+from iwae_tf import data, randomness, rules
 from iwae_tf.data import datasets
 from iwae_tf.errors import UsageError
 from iwae_tf.files import sha256_of_file
@@ -19,6 +20,8 @@ from iwae_tf.runs.metrics import Metrics
 from iwae_tf.runs.progress import say
 from iwae_tf.runs.results import summary
 from iwae_tf.runs.run import Run, commit, versions
+
+_WIDEST_DEFAULT = 450  # number of units in a layer whose size is not chosen, at most
 
 Watch = Callable[[IWAE, int, Run], None]
 
@@ -115,6 +118,7 @@ def build(config: Config, sets: data.Sets) -> IWAE:
     steps_per_epoch, steps_per_execution = data.steps_of_epoch(
         len(sets.x_train), config.batch_size
     )
+    _check_size(config, sets.x_train.shape[1:])
     model = zoo.build(
         sets.x_train.shape[1:],
         sets.n_context,
@@ -138,6 +142,18 @@ def build(config: Config, sets: data.Sets) -> IWAE:
         steps_per_execution=steps_per_execution,
     )
     return model
+
+
+def _check_size(config, image_shape):
+    """Checks that no tensor becomes too large for TensorFlow to count its elements."""
+    height, width, channels = image_shape
+    n_pixels = height * width * channels
+    given = (config.n_latent, config.n_hidden, config.flow_hidden)
+    units = [_WIDEST_DEFAULT, *itertools.chain(*filter(None, given))]
+    maps = height * width * (config.feature_maps or 0)
+    config.check_elements(max(n_pixels, maps, *units))
+    if config.n_hidden:
+        rules.check_elements(n_pixels, n_hidden=max(config.n_hidden))
 
 
 def load(run: str | Path) -> IWAE:

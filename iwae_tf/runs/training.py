@@ -9,7 +9,7 @@ import tensorflow as tf
 from iwae_tf import data
 from iwae_tf.errors import Diverged, UsageError
 from iwae_tf.models.iwae import IWAE
-from iwae_tf.rules import check_device
+from iwae_tf.rules import TEST_BATCH, check_device
 from iwae_tf.runs.checkpoints import Checkpoints, steps_done
 from iwae_tf.runs.progress import Progress
 from iwae_tf.runs.schedules import Stage, learning_rate_at
@@ -196,7 +196,7 @@ def fit(
     """
     steps_per_epoch, _ = data.steps_of_epoch(len(sets.x_train), batch_size)
     first_epoch, n_done = divmod(first_step, steps_per_epoch)
-    test_batch = min(len(sets.x_test), 100)
+    test_batch = min(len(sets.x_test), TEST_BATCH)
     n_watched = min(len(sets.x_test), 500) // test_batch * test_batch
     watched = sets.x_test[:n_watched]
     if sets.context_test is not None:

@@ -1,14 +1,18 @@
 import dataclasses
+import inspect
+import json
 import math
 import re
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from iwae_tf import rules
 from iwae_tf.errors import UsageError
-from iwae_tf.runs.config import Config
+from iwae_tf.runs.config import Config, kind_of
 
 AIS = {
     "ais_images": (7, 1),
@@ -21,9 +25,9 @@ AIS = {
 }
 INVALID = {
     "binarization": ["", "Dynamic", "static"],
-    "stochastic_layers": [0, -1],
-    "objective": ["", "iwae", "IWAE_ELBO"],
-    "n_samples": [0, -5],
+    "stochastic_layers": [0, -1, 101],
+    "objective": ["", "iwae", "IWAE_ELBO", 3],
+    "n_samples": [0, -5, 2**31 - 1],
     "beta": [-0.1, math.nan, math.inf],
     "warmup_steps": [-1],
     "schedule": ["", "cosine"],
@@ -36,10 +40,10 @@ INVALID = {
     "eval_samples": [0, -1],
     "eval_images": [0, -1, 1],
     "eval_chunk": [0, -1],
-    "n_latent": [(), (0,), (-3,), (4, 2)],
-    "n_hidden": [(), (0,), (-3,), (4, 2)],
-    "n_flows": [-1],
-    "feature_maps": [0],
+    "n_latent": [(), (0,), (-3,), (4, 2), (46341,), (10**20,)],
+    "n_hidden": [(), (0,), (-3,), (4, 2), (46341,), (10**20,)],
+    "n_flows": [-1, 101],
+    "feature_maps": [0, 4097],
     "flow_features": [0],
     "flow_normalisation": ["", "layer"],
     "scorer": ["", "IS"],
@@ -97,6 +101,132 @@ def test_value_against_a_rule_is_refused_in_one_line_that_names_it(name, value):
     shown = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
     assert line.startswith(f"{name}: must be ") and shown in line
     assert "\n" not in line
+
+
+WHOLE = "must be a whole number, got "
+SIZES = "must be a tuple of whole numbers, got "
+OF_ANOTHER_KIND = [
+    ("n_latent", 10, f"{SIZES}10"),
+    ("n_latent", "10", f"{SIZES}'10'"),
+    ("n_hidden", (1.5,), f"{SIZES}(1.5,)"),
+    ("n_hidden", (True,), f"{SIZES}(True,)"),
+    ("flow_hidden", {8}, f"{SIZES}{{8}}"),
+    ("n_samples", "5", f"{WHOLE}'5'"),
+    ("n_samples", 2.5, f"{WHOLE}2.5"),
+    ("n_samples", 5.0, f"{WHOLE}5.0"),
+    ("n_samples", True, f"{WHOLE}True"),
+    ("n_samples", None, f"{WHOLE}None"),
+    ("epochs", "x\n  y", f"{WHOLE}'x\\n y'"),
+    ("beta", "x", "must be a number, got 'x'"),
+    ("beta", 1j, "must be a number, got 1j"),
+    ("beta", False, "must be a number, got False"),
+    ("jit", 1, "must be True or False, got 1"),
+    ("run_dir", 7, "must be a text, got 7"),
+    ("run_dir", b"x", "must be a text, got b'x'"),
+    ("dataset", None, "must be a text, got None"),
+    ("device", Path("cpu"), f"must be a text, got {Path('cpu')!r}"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "says"), OF_ANOTHER_KIND)
+def test_value_of_another_kind_is_refused_in_one_line(name, value, says):
+    with pytest.raises(UsageError) as info:
+        Config(**{name: value})
+    assert str(info.value) == f"{name}: {says}"
+
+
+def test_values_that_stand_for_their_kind_are_taken_as_that():
+    given = {
+        "n_latent": [np.int64(4)],
+        "n_hidden": np.int64([7]).tolist(),
+        "n_samples": np.int32(3),
+        "beta": 2,
+        "checkpoint_seconds": np.float32(0.5),
+        "run_dir": Path("a") / "b",
+    }
+    config = Config(**given)
+    assert (config.n_latent, config.n_hidden, config.n_samples) == ((4,), (7,), 3)
+    assert (config.beta, config.checkpoint_seconds) == (2.0, 0.5)
+    assert config.run_dir == str(Path("a") / "b")
+    json.dumps(dataclasses.asdict(config))
+
+
+NUMBERS = [f for f in dataclasses.fields(Config) if kind_of(f) in (int, float, tuple)]
+
+
+@pytest.mark.parametrize("field", NUMBERS, ids=lambda field: field.name)
+def test_every_number_that_is_too_large_is_refused_in_one_line(field):
+    values = {int: [2**31, 10**20, 10**400], float: [math.inf, math.nan, 10**400]}
+    for value in values.get(kind_of(field), [(2**31,), (10**20,)]):
+        with pytest.raises(UsageError, match=f"^{field.name}: must be .*got") as info:
+            Config(**{field.name: value})
+        assert "\n" not in str(info.value)
+
+
+def test_largest_whole_numbers_are_taken_where_no_tensor_grows_with_them():
+    largest = {"seed", "epochs", "warmup_steps", "validation", "eval_samples"}
+    largest |= {"eval_images", "eval_chunk"}
+    config = Config(**dict.fromkeys(largest - {"eval_chunk"}, 2**31 - 1))
+    assert {getattr(config, name) for name in largest - {"eval_chunk"}} == {2**31 - 1}
+    assert Config(eval_chunk=2**31 - 1).eval_chunk == 2**31 - 1  # of 5,000 samples
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (
+            {"n_samples": 2**31 // 100, "batch_size": 100},
+            "n_samples: {}, got 21474836 with n_groups 1, batch_size 100, 8 elements "
+            "for each",
+        ),
+        (
+            {"objective": "miwae", "n_groups": 2**22},  # of the 100 test images
+            "n_groups: {}, got 4194304 with n_samples 5, 800 elements for each",
+        ),
+        (
+            {"batch_size": 2**20, "n_samples": 256},
+            "batch_size: {}, got 1048576 with n_samples 256, n_groups 1, 8 elements "
+            "for each",
+        ),
+        (
+            {"n_samples": 2**22},
+            "n_samples: {}, got 4194304 with n_groups 1, 800 elements for each",
+        ),
+        (
+            {"eval_samples": 2**30, "eval_chunk": 2**24},
+            "eval_chunk: {}, got 16777216 with 160 elements for each",
+        ),
+        (
+            {"scorer": "ais", "ais_chains": 2**23},
+            "ais_chains: {}, got 8388608 with 400 elements for each",
+        ),
+    ],
+)
+def test_tensors_are_counted_in_31_bits(options, line):
+    config = Config(**{"batch_size": 1} | options)
+    with pytest.raises(UsageError) as info:
+        config.check_elements(8)
+    rule = "must be small enough for tensors of fewer than 2**31 elements"
+    assert str(info.value) == line.format(rule)
+
+
+def test_batches_are_those_of_the_rooms():
+    from iwae_tf.measures import annealing, likelihood
+
+    def default(function):
+        return inspect.signature(function).parameters["batch_size"].default
+
+    assert default(likelihood.log_likelihood) == rules.SCORE_BATCH
+    assert default(annealing.log_likelihood) == rules.AIS_BATCH
+    assert default(annealing.certify) == rules.AIS_BATCH
+
+
+@pytest.mark.parametrize("name", ["run_dir", "data_dir", "dataset", "init_from"])
+def test_path_that_is_no_utf8_is_refused_in_a_line_that_can_be_printed(name):
+    with pytest.raises(UsageError) as info:
+        Config(**{name: "a\udcff\n.npz"})
+    line = f"{name}: must be a path in UTF-8, got 'a\\udcff\\n.npz'"
+    assert str(info.value) == line and line.encode()
 
 
 @pytest.mark.parametrize(("name", "value"), cases(VALID))

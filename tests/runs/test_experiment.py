@@ -1147,6 +1147,40 @@ def test_start_from_what_does_not_fit_is_refused(tmp_path, noise, undisturbed):
         assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        # 450 units are more than the pixels of these images, and more than n_hidden.
+        ({"n_samples": 48_000}, "n_samples: .* got 48000 with .* 45000 elements for"),
+        ({"n_hidden": (46_000,), "n_samples": 500}, "n_samples: .* 4600000 elements"),
+        (
+            {
+                "model": "gated",
+                "n_hidden": None,
+                "feature_maps": 4096,
+                "n_samples": 110,
+            },
+            "n_samples: .* 19660800 elements for each",
+        ),
+    ],
+)
+def test_tensor_that_is_too_large_is_told_before_the_model_is_built(
+    options, says, monkeypatch
+):
+    monkeypatch.setattr("iwae_tf.models.zoo.build", lambda *_, **__: pytest.fail())
+    x = np.zeros((20, 6, 8, 1), np.float32)
+    config = Config(**{"batch_size": 1} | options)
+    with pytest.raises(UsageError, match=f"^{says}"):
+        experiment.build(config, data.Sets(x, x))
+
+
+def test_matrix_of_pixels_and_units_that_is_too_large_is_told():
+    x = np.broadcast_to(np.float32(0), (20, 2000, 2000, 1))
+    config = Config(batch_size=1, n_samples=1, n_hidden=(600,), eval_samples=7)
+    with pytest.raises(UsageError, match="^n_hidden: .* got 600 with 4000000 elements"):
+        experiment.build(config, data.Sets(x, x))
+
+
 def test_options_of_objectives_arrive_in_the_model(noise):
     log_w = tf.constant(np.random.default_rng(0).normal(size=(6, 2)))
     draws = Draws((), log_w, tf.zeros_like(log_w), tf.zeros_like(log_w))
