@@ -1,6 +1,10 @@
-"""Values of images, computed batch by batch; each batch can be kept on disk."""
+"""Values of images, computed batch by batch; each batch can be kept on disk.
+
+What computes a batch is compiled once for a model, and not once for a call.
+"""
 
 import contextlib
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +14,42 @@ import tensorflow as tf
 from iwae_tf.data import check_range
 from iwae_tf.errors import UsageError, check_at_least
 from iwae_tf.files import read_arrays, write_arrays
+
+_COMPILED: dict[int, dict[tuple, Callable]] = {}  # by the id of the model
+
+
+def compiled(
+    model, function: Callable, jit_compile: bool = False, **options
+) -> Callable:
+    """Compiles a function of a model, or finds it again from an earlier call.
+
+    The values of the model's variables are read whenever the compiled function runs.
+    Everything else about the model is read when the function is traced, which happens
+    once for each shape of the tensors.
+
+    Args:
+      model: the model. Its functions are freed with it.
+      function: function (model, *tensors, **options) of a module -> tensors.
+      jit_compile: whether XLA compiles the function.
+      **options: hashable values that do not refer to the model.
+
+    Returns:
+      compiled: function (*tensors) -> tensors.
+    """
+    if id(model) not in _COMPILED:
+        _COMPILED[id(model)] = {}
+        weakref.finalize(model, _COMPILED.pop, id(model))
+    functions = _COMPILED[id(model)]
+    key = (function, jit_compile, *sorted(options.items()))
+    if key not in functions:
+        weak = weakref.ref(model)  # A function that held the model would keep it alive.
+
+        @tf.function(jit_compile=jit_compile)
+        def of_tensors(*tensors):
+            return function(weak(), *tensors, **options)
+
+        functions[key] = of_tensors
+    return functions[key]
 
 
 def run(
@@ -34,9 +74,9 @@ def run(
       values: named, [..., n].
 
     Raises:
-      UsageError: if n or batch_size is less than 1.
+      UsageError: if batch_size is less than 1.
     """
-    check_at_least(1, **{"number of images": n}, batch_size=batch_size)
+    check_at_least(1, batch_size=batch_size)
     batch_size = min(batch_size, n)
     if directory is not None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -64,23 +104,48 @@ def checked(
     """Checks images and their contexts, and returns them as arrays.
 
     Args:
-      model: if its generator has a `pixel_range`, images must be within it.
+      model: if its generator has a `pixel_range`, images must be within it. If it has a
+        method `inputs`, this must accept the shapes; see `iwae_tf.IWAE`.
       x: images [n, height, width, channels].
       context: y of every image, [n, c], or None.
 
     Raises:
-      UsageError: for values out of range, or if there is not one context per image.
+      UsageError: for values out of range, for something other than an array of
+        numbers, for shapes that are not the model's, if there is no image, or if there
+        is not one context per image.
     """
-    x = np.asarray(x)
+    x = numbers("x", x)
+    check_at_least(1, **{"number of images": len(x)})
     check_range(x, getattr(getattr(model, "generator", None), "pixel_range", None))
-    if context is None:
-        return x, None
-    context = np.asarray(context)
-    if len(context) != len(x):
-        raise UsageError(
-            f"context: must be one for each of {len(x)} images, got {len(context)}"
-        )
+    if context is not None:
+        context = numbers("context", context)
+        if len(context) != len(x):
+            raise UsageError(
+                f"context: must be one for each of {len(x)} images, got {len(context)}"
+            )
+    if callable(getattr(model, "inputs", None)):
+        shapes = (a if a is None else tf.TensorSpec(a.shape) for a in (x, context))
+        # Tracing takes no memory for the images. AutoGraph would hide a UsageError.
+        tf.function(model.inputs, autograph=False).get_concrete_function(*shapes)
     return x, context
+
+
+def numbers(name: str, value) -> np.ndarray:
+    """Returns what an argument holds as an array of numbers.
+
+    Raises:
+      UsageError: if it is something else, such as a `tf.data.Dataset`, strings or rows
+        of several lengths. It names the argument.
+    """
+    found = type(value).__name__
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError, NotImplementedError):  # ragged or symbolic
+        raise UsageError(f"{name}: must be an array of numbers, got {found}") from None
+    if not (array.ndim and np.can_cast(array.dtype, np.float64, "same_kind")):
+        of = f" of {array.dtype}" if array.ndim else ""
+        raise UsageError(f"{name}: must be an array of numbers, got {found}{of}")
+    return array
 
 
 def at(

@@ -1,6 +1,8 @@
 """Statistics of the gradients of an objective, accumulated over draws."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -84,40 +86,66 @@ def gradient_statistics(
     Reference:
       Rainforth et al. 2018, arXiv:1802.04537; Tucker et al. 2018, arXiv:1810.04152.
     """
-    if isinstance(objective, str):
-        objective = row(objective)
+    _row_of(objective)  # refuses an unknown name
     check_at_least(1, n_samples=n_samples)
     check_at_least(2, n_draws=n_draws)
+    x, context = batches.checked(model, x, context)
     networks = {
         "posterior": model.posterior.trainable_variables,
         "generator": model.generator.trainable_variables,
     }
-    groups = networks if groups is None else groups
     variables = [v for network in networks.values() for v in network]
-    images, contexts = batches.at(slice(None), *batches.checked(model, x, context))
-
-    @tf.function(jit_compile=jit_compile)
-    def draw(number):
-        draw_seed = randomness.seed_of(seed, randomness.GRADIENT, number)
-        gradients = value_and_gradients(
-            objective, model, images, n_samples, draw_seed, 1.0, contexts
-        )[1]
-        of = {id(v): g for v, g in zip(variables, gradients, strict=True)}
-        return [
-            tf.concat([tf.reshape(of[id(v)], [-1]) for v in group], axis=0)
-            for group in groups.values()
-        ]
-
-    means, squares = [0.0] * len(groups), [0.0] * len(groups)
+    options = {
+        "objective": objective,
+        "k": n_samples,
+        "trainable": tuple(map(id, variables)),
+    }
+    if isinstance(objective, str):
+        draw = batches.compiled(model, _gradient, jit_compile, **options)
+    else:  # A row of one's own may refer to the model, which could then not be freed.
+        draw = partial(_gradient, model, **options)
+        draw = tf.function(draw, jit_compile=jit_compile)
+    images, contexts = batches.at(slice(None), x, context)
+    seed = randomness.seed_of(seed, randomness.GRADIENT)
+    mean, square = 0.0, 0.0
     for i in range(n_draws):
         # Welford's update: the variance of 10^6 draws is as exact as that of ten.
-        for j, gradient in enumerate(draw(tf.constant(i))):
-            gradient = gradient.numpy().astype(np.float64)
-            before = gradient - means[j]
-            means[j] = means[j] + before / (i + 1)
-            squares[j] = squares[j] + before * (gradient - means[j])
+        gradient = draw(images, contexts, seed, tf.constant(i))
+        gradient = gradient.numpy().astype(np.float64)
+        before = gradient - mean
+        mean = mean + before / (i + 1)
+        square = square + before * (gradient - mean)
         on_progress(i + 1)
+    places = _places(networks if groups is None else groups, variables)
     return {
-        name: GradientMoments(mean, square / (n_draws - 1), n_draws)
-        for name, mean, square in zip(groups, means, squares, strict=True)
+        name: GradientMoments(mean[at], square[at] / (n_draws - 1), n_draws)
+        for name, at in places.items()
+    }
+
+
+def _row_of(objective):
+    return row(objective) if isinstance(objective, str) else objective
+
+
+def _gradient(model, images, contexts, seed, number, *, objective, k, trainable):
+    """One draw of the gradient of all trainable variables, flattened.
+
+    Which variables are trainable is read from the model when this is traced.
+    `trainable` is there so that it is traced again when others are.
+    """
+    objective, seed = _row_of(objective), randomness.seed_of(seed, number)
+    gradients = value_and_gradients(objective, model, images, k, seed, 1.0, contexts)[1]
+    return tf.concat([tf.reshape(part, [-1]) for part in gradients], axis=0)
+
+
+def _places(groups, variables):
+    """Where the entries of every group are among those of all variables."""
+    ends = np.cumsum([0, *(math.prod(v.shape) for v in variables)])
+    places = {
+        id(v): np.arange(first, last)
+        for v, first, last in zip(variables, ends, ends[1:], strict=False)
+    }
+    return {
+        name: np.concatenate([places[id(v)] for v in group])
+        for name, group in groups.items()
     }

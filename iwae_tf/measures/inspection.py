@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from iwae_tf import randomness, weights
 from iwae_tf.draws import Draws
-from iwae_tf.errors import check_at_least
+from iwae_tf.errors import UsageError, check_at_least
 from iwae_tf.measures import batches
 
 Limits = tuple[tuple[float, float], tuple[float, float]]
@@ -100,11 +100,7 @@ def posterior_means(
     """
     check_at_least(1, n_samples=n_samples)
     x, context = batches.checked(model, x, context)
-
-    @tf.function(jit_compile=jit_compile)
-    def means_of(images, contexts, batch_seed):
-        draws = model.draw(images, n_samples, batch_seed, contexts)
-        return snis_mean(draws), weights.effective_sample_size(draws.log_w())
+    means_of = batches.compiled(model, _means_and_ess, jit_compile, k=n_samples)
 
     def look(first, n_own, places):
         images, contexts = batches.at(places, x, context)
@@ -118,6 +114,11 @@ def posterior_means(
     values = batches.run(len(x), batch_size, look)
     ess = values.pop("ess")
     return tuple(mean.T for mean in values.values()), ess
+
+
+def _means_and_ess(model, images, contexts, seed, *, k):
+    draws = model.draw(images, k, seed, contexts)
+    return snis_mean(draws), weights.effective_sample_size(draws.log_w())
 
 
 def sir(draws: Draws, n: int, seed: int | tf.Tensor) -> tuple[tf.Tensor, ...]:
@@ -213,21 +214,31 @@ def posterior_on_grid(
       grid: posterior in the cells between the limits.
 
     Raises:
-      ValueError: if the limits do not rise or there are no cells.
+      UsageError: if the limits are not finite or do not rise, if there are no cells,
+        or if the model has other latents; see `batches.checked` too.
     """
-    (low1, high1), (low2, high2) = limits
-    if not (low1 < high1 and low2 < high2):
-        raise ValueError(f"limits: must rise, got {limits}")
+    ends = batches.numbers("limits", limits).astype(np.float64)
+    if ends.shape != (2, 2) or not np.all(
+        np.isfinite(ends) & (ends[:, :1] < ends[:, 1:])
+    ):
+        raise UsageError(
+            f"limits: must be two pairs of finite numbers that rise, got {limits}"
+        )
     check_at_least(1, n=n)
+    sizes = getattr(getattr(model, "posterior", None), "n_latent", (2,))
+    if tuple(sizes) != (2,):
+        raise UsageError(
+            f"model: must have one latent of size 2, got sizes {tuple(sizes)}"
+        )
+    x = batches.numbers("x", x)[np.newaxis]
+    if context is not None:
+        context = batches.numbers("context", context)[np.newaxis]
+    x, context = batches.at(slice(None), *batches.checked(model, x, context))
+    (low1, high1), (low2, high2) = ends
     step1, step2 = (high1 - low1) / n, (high2 - low2) / n
     z1 = low1 + step1 * (np.arange(n) + 0.5)
     z2 = low2 + step2 * (np.arange(n) + 0.5)
-    log_joint = model.log_joint(
-        tf.constant(np.asarray(x)[None], tf.float32),
-        _cells(z1, z2),
-        None if context is None else tf.constant(np.asarray(context)[None], tf.float32),
-    )
-    log_joint = log_joint.numpy().astype(np.float64)
+    log_joint = model.log_joint(x, _cells(z1, z2), context).numpy().astype(np.float64)
     log_area = np.log((high1 - low1) * (high2 - low2))
     log_px = float(weights.log_mean_exp(log_joint)[0]) + log_area
     return Grid(z1, z2, log_joint.reshape(n, n) - log_px, log_px)
@@ -254,7 +265,11 @@ def limits_of_mass(
 
     Returns:
       limits: lowest and highest value of z1, and of z2.
+
+    Raises:
+      UsageError: if there are fewer than two cells; see `posterior_on_grid` too.
     """
+    check_at_least(2, n=n)
     limits = ((-widest, widest), (-widest, widest))
     for _ in range(3):
         grid = posterior_on_grid(model, x, limits, n, context)
@@ -291,11 +306,11 @@ def traverse(
       means: pixel probabilities [v, b, height, width, channels].
 
     Raises:
-      ValueError: if there is no such unit.
+      UsageError: if there is no such unit.
     """
     d = zs[0].shape[-1]
     if not 0 <= unit < d:
-        raise ValueError(f"unit: must be from 0 to {d - 1}, got {unit}")
+        raise UsageError(f"unit: must be from 0 to {d - 1}, got {unit}")
     is_unit = tf.range(d) == unit
     return np.stack(
         [

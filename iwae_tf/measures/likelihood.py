@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
 
 from iwae_tf import randomness
 from iwae_tf.errors import UsageError, check_at_least
@@ -110,34 +109,29 @@ def log_likelihood(
       likelihood: results for each image, nats.
 
     Raises:
-      UsageError: for a number out of range, or without images; see `batches.checked`
-        too.
+      UsageError: for a number out of range; see `batches.checked` too.
 
     Reference:
       Burda et al. 2016, section 5, arXiv:1509.00519.
     """
     least = min(ladder, default=1)
-    check_at_least(1, n_samples=n_samples, chunk=chunk, ladder=least)
+    check_at_least(
+        1, n_samples=n_samples, chunk=chunk, batch_size=batch_size, ladder=least
+    )
     x, context = batches.checked(model, x, context)
     if with_jackknife and n_samples < 3:
         raise UsageError(
             f"n_samples: must be at least 3 for the jackknife, got {n_samples}"
         )
     chunk = min(chunk, n_samples)
-
-    @tf.function(jit_compile=jit_compile)
-    def draw(images, batch_seed, first, contexts):
-        seed = randomness.seed_of(batch_seed, first)
-        draws = model.draw(images, chunk, seed, contexts)
-        return draws.log_w(), draws.log_px
-
+    draw = batches.compiled(model, _draw, jit_compile, k=chunk)
     ladder = sorted({k for k in {1, *ladder} if k < n_samples} | {n_samples})
     orders = (1, 2) if with_jackknife else ()
 
     def score(first, n_own, places):
         images, contexts = batches.at(places, x, context)
         values = _score_batch(
-            partial(draw, images, contexts=contexts),
+            partial(draw, images, contexts),
             randomness.seed_of(seed, randomness.SCORE, first),
             n_samples,
             chunk,
@@ -153,6 +147,12 @@ def log_likelihood(
         bounds={k: values[f"bound_{k}"] for k in ladder},
         jackknife={order: values[f"jackknife_{order}"] for order in orders},
     )
+
+
+def _draw(model, images, contexts, batch_seed, first, *, k):
+    seed = randomness.seed_of(batch_seed, first)
+    draws = model.draw(images, k, seed, contexts)
+    return draws.log_w(), draws.log_px
 
 
 def _score_batch(draw, seed, n_samples, chunk, ladder, orders):

@@ -73,28 +73,17 @@ def statistics(
       layers: statistics of every layer, bottom-up.
 
     Raises:
-      UsageError: for fewer than two images, or for fewer than two samples with several
-        layers or flows; see `batches.checked` too.
+      UsageError: for fewer than two images, for fewer than two samples with several
+        layers or flows, or for no images in a batch; see `batches.checked` too.
     """
     x, context = batches.checked(model, x, context)
     n_layers, n_flows = len(model.posterior.n_latent), model.posterior.n_flows
     least = 1 if n_layers == 1 and not n_flows else 2
     check_at_least(2, **{"number of images": len(x)})
     check_at_least(least, n_samples=n_samples)
+    check_at_least(1, batch_size=batch_size)
     k = 1 if least == 1 else n_samples
-
-    @tf.function
-    def moments(images, contexts, batch_seed):
-        zs, _ = model.posterior.draw(images, k, batch_seed, contexts)
-        if n_flows:
-            return [_moments_of_samples(zs[0])]
-        qs = model.posterior.factors(zs, images, contexts)
-        ps = model.generator.factors(zs, contexts)
-        return [
-            _moments(q.distribution, p.distribution, z, level == n_layers - 1)
-            for level, (q, p, z) in enumerate(zip(qs, ps, zs, strict=True))
-        ]
-
+    moments = batches.compiled(model, _moments_of_batch, k=k)
     parts = []
     for first in range(0, len(x), batch_size):
         batch = slice(first, first + batch_size)
@@ -119,6 +108,19 @@ def statistics(
         )
         for mean, noise, variance, *kl in layers
     )
+
+
+def _moments_of_batch(model, images, contexts, seed, *, k):
+    """The moments of every layer, bottom-up."""
+    zs, _ = model.posterior.draw(images, k, seed, contexts)
+    if model.posterior.n_flows:
+        return [_moments_of_samples(zs[0])]
+    qs = model.posterior.factors(zs, images, contexts)
+    ps = model.generator.factors(zs, contexts)
+    return [
+        _moments(q.distribution, p.distribution, z, level == len(zs) - 1)
+        for level, (q, p, z) in enumerate(zip(qs, ps, zs, strict=True))
+    ]
 
 
 def _moments_of_samples(z):
@@ -186,6 +188,8 @@ class WithoutUnits:
                 f"got {sizes}"
             )
         self.model = model
+        # `batches.checked` reads both.
+        self.inputs, self.generator = model.inputs, model.generator
         self.kept = [tf.constant(np.asarray(layer, bool)) for layer in kept]
         self.values = [tf.constant(np.asarray(v), tf.float32) for v in values]
 

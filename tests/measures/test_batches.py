@@ -1,18 +1,49 @@
 """Tests of iwae_tf.measures.batches."""
 
+import gc
+import weakref
+from functools import partial
+
 import numpy as np
 import pytest
+import tensorflow as tf
+from conftest import build
 
 from iwae_tf.errors import UsageError
 from iwae_tf.measures import (
     annealing,
     batches,
+    gradients,
     inspection,
     units,
 )
 from iwae_tf.measures import (
     likelihood as evaluation,
 )
+
+# Measures that compile a function of the model.
+COMPILED = {
+    "likelihood": partial(
+        evaluation.log_likelihood, n_samples=4, chunk=2, batch_size=2, jit_compile=False
+    ),
+    "inspection": partial(
+        inspection.posterior_means, n_samples=4, batch_size=2, jit_compile=False
+    ),
+    "units": partial(units.statistics, batch_size=2),
+    "gradients": partial(
+        gradients.gradient_statistics, n_samples=2, n_draws=2, jit_compile=False
+    ),
+}
+each_compiled = pytest.mark.parametrize("look", COMPILED.values(), ids=COMPILED)
+
+
+def numbers_in(result):
+    return [np.asarray(leaf) for leaf in tf.nest.flatten(result)]
+
+
+def differ(a, b):
+    pairs = zip(numbers_in(a), numbers_in(b), strict=True)
+    return not all(np.array_equal(*pair, equal_nan=True) for pair in pairs)
 
 
 class Squares:
@@ -99,3 +130,112 @@ def test_images_out_of_range_and_contexts_of_others_are_refused(
     x[2, 0, 0, 0] = value
     with pytest.raises(UsageError, match=f"^{rule}$"):
         look(tiny(), x, context=np.zeros([n_contexts, 2]))
+
+
+@each_compiled
+def test_a_second_call_compiles_nothing_and_reads_the_weights_anew(
+    look, binary, monkeypatch
+):
+    model, _ = build(1, (3, 2, 1), None, seed=1)
+    traced, draw = [], model.posterior.draw
+    monkeypatch.setattr(
+        model.posterior, "draw", lambda *args: traced.append(args) or draw(*args)
+    )
+    x = binary(3)
+    first = look(model, x)
+    n_traced = len(traced)
+    assert n_traced
+    assert not differ(look(model, x), first)
+    other, values = build(1, (3, 2, 1), None, seed=5)
+    for m in (model, other):
+        for variable, value in zip(m.trainable_variables, values, strict=True):
+            variable.assign(value)
+    assert not differ(look(model, x), look(other, x))
+    assert differ(look(model, x), first)
+    assert len(traced) == n_traced
+    look(model, binary(5, seed=3))  # another number of images, not of batches
+    assert len(traced) == (n_traced if "batch_size" in look.keywords else 2 * n_traced)
+
+
+def test_gradients_are_compiled_anew_for_other_trainable_variables(tiny, binary):
+    model, x = tiny(), binary(3)
+    look = COMPILED["gradients"]
+    n = len(look(model, x)["generator"].mean)
+    generator = model.generator
+    n_frozen = sum(np.prod(v.shape) for v in generator.trainable_variables[:1])
+    generator.trainable_variables[0].trainable = False
+    try:
+        assert len(look(model, x)["generator"].mean) == n - n_frozen
+    finally:
+        generator.variables[0].trainable = True
+    assert len(look(model, x)["generator"].mean) == n
+
+
+@each_compiled
+def test_what_is_compiled_is_freed_with_the_model(look, binary):
+    gc.collect()  # models of other tests
+    n = len(batches._COMPILED)
+    model, _ = build(1, (3, 2, 1), None, seed=1)
+    look(model, binary(3))
+    assert len(batches._COMPILED) == n + 1
+    weak = weakref.ref(model)
+    del model
+    gc.collect()
+    assert weak() is None
+    assert len(batches._COMPILED) == n
+
+
+def test_functions_are_those_of_one_model_with_one_set_of_options(tiny):
+    model, other = tiny(1), tiny(2)
+
+    def function(model, *, k):
+        return tf.constant(k)
+
+    compiled = partial(batches.compiled, model, function)
+    assert compiled(k=2) is compiled(k=2)
+    for another in (
+        compiled(k=3),
+        compiled(True, k=2),
+        batches.compiled(other, function, k=2),
+        batches.compiled(model, lambda model, k: tf.constant(k), k=2),
+    ):
+        assert another is not compiled(k=2)
+
+
+ALL = COMPILED | {
+    "annealing": lambda model, x, context=None: annealing.log_likelihood(
+        annealing.Annealer(model), x, context=context
+    )
+}
+
+
+@pytest.mark.parametrize("look", ALL.values(), ids=ALL)
+@pytest.mark.parametrize(
+    ("x", "context", "rule"),
+    [
+        (np.zeros([3, 6]), None, r"x: must be of shape \['b', 3, 2, 1\], got \(3, 6\)"),
+        (np.zeros([3, 2, 1]), None, r"x: must be of shape .*, got \(3, 2, 1\)"),
+        (np.zeros([3, 2, 3, 1]), None, r"x: must be of shape .*, got \(3, 2, 3, 1\)"),
+        (np.float32(0), None, "x: must be an array of numbers, got float32"),
+        ([["a"]], None, "x: must be an array of numbers, got list of <U1"),
+        ([[1], [1, 2]], None, "x: must be an array of numbers, got list"),
+        (
+            tf.data.Dataset.range(2),
+            None,
+            "x: must be an array of numbers, got _RangeDataset",
+        ),
+        (None, None, "x: must be an array of numbers, got NoneType"),
+        (np.zeros([3, 3, 2, 1]), np.zeros([3, 2]), "context: must be None for this .*"),
+        (np.zeros([3, 3, 2, 1]), 1.0, "context: must be an array of numbers, got .*"),
+    ],
+    ids=range(10),
+)
+def test_shapes_and_kinds_that_do_not_fit_are_one_line(look, x, context, rule, tiny):
+    with pytest.raises(UsageError, match=f"^{rule}$"):
+        look(tiny(), x, context=context)
+
+
+@pytest.mark.parametrize("look", ALL.values(), ids=ALL)
+def test_no_images_are_refused(look, tiny):
+    with pytest.raises(UsageError, match="^number of images: must be at least [12],"):
+        look(tiny(), np.zeros([0, 3, 2, 1]))

@@ -392,14 +392,44 @@ def test_grid_over_a_part_has_that_share_of_the_closed_form_evidence(axis):
     assert grid.log_px == pytest.approx(want, abs=1e-3)
 
 
-@pytest.mark.parametrize("limits", [((1, 1), (0, 1)), ((0, 1), (1, -1))])
-def test_limits_that_do_not_rise_are_refused(limits, binary):
-    with pytest.raises(ValueError, match="^limits: must rise, got"):
+@pytest.mark.parametrize(
+    "limits",
+    [
+        ((1, 1), (0, 1)),
+        ((0, 1), (1, -1)),
+        ((0, np.inf), (0, 1)),
+        ((0, np.nan), (0, 1)),
+        (0, 1),
+        ((0, 1, 2), (0, 1, 2)),
+    ],
+)
+def test_limits_that_are_no_finite_pairs_that_rise_are_refused(limits, binary):
+    with pytest.raises(UsageError, match="^limits: must be two pairs of finite num"):
         inspection.posterior_on_grid(None, binary(1)[0], limits)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "layers"), [((3,), 1), ((1,), 1), ((2, 2), 2)], ids=str
+)
+def test_grid_of_other_latents_than_two_is_refused(sizes, layers, tiny, binary):
+    model = tiny(layers, n_latent=sizes)
+    with pytest.raises(UsageError, match="^model: must have one latent of size 2, got"):
+        inspection.posterior_on_grid(model, binary(1)[0], ((0, 1), (0, 1)))
+
+
+def test_grid_of_several_images_is_refused(tiny, binary):
+    model = tiny(n_latent=(2,))
+    with pytest.raises(UsageError, match="^x: must be of shape"):
+        inspection.posterior_on_grid(model, binary(2), ((0, 1), (0, 1)))
+
+
+def test_limits_of_mass_want_two_cells(tiny, binary):
+    with pytest.raises(UsageError, match="^n: must be at least 2, got 1$"):
+        inspection.limits_of_mass(tiny(n_latent=(2,)), binary(1)[0], n=1)
+
+
 def test_grid_without_cells_is_refused(binary):
-    with pytest.raises(ValueError, match="^n: must be at least 1, got 0$"):
+    with pytest.raises(UsageError, match="^n: must be at least 1, got 0$"):
         inspection.posterior_on_grid(None, binary(1)[0], ((0, 1), (0, 1)), 0)
 
 
@@ -472,5 +502,5 @@ def test_traversal_equals_numpy_of_latents_set_by_hand(
 @pytest.mark.parametrize("unit", [-1, 3])
 def test_traversal_of_no_unit_is_refused(unit, tiny):
     zs = (tf.zeros([1, 3]), tf.zeros([1, 2]))
-    with pytest.raises(ValueError, match=f"^unit: must be from 0 to 2, got {unit}$"):
+    with pytest.raises(UsageError, match=f"^unit: must be from 0 to 2, got {unit}$"):
         inspection.traverse(tiny(2), zs, unit, [0.0])
