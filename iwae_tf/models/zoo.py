@@ -1,10 +1,13 @@
 """Named constructors for each paper's networks."""
 
+import collections
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import keras
 import numpy as np
+from keras.src.backend.common import global_state
 
 from iwae_tf import rules
 from iwae_tf.errors import UsageError, check_one_of
@@ -21,6 +24,23 @@ from iwae_tf.models.posteriors import FlowPosterior, GaussianChain
 
 # How many of the 60 latents place the image, and by which warp.
 SPATIAL = {"vae60": (0, None), "tvae_affine": (6, "affine"), "tvae_tps": (18, "spline")}
+
+
+@contextlib.contextmanager
+def _first_names() -> Iterator[None]:
+    """Has Keras name layers as in a new process, whatever was made before.
+
+    Keras counts the layers of a process in their names. Without XLA, TensorFlow adds
+    three or more gradients of one tensor in the order of their names, and `dense_10`
+    comes before `dense_9`. So the last bits of a run would depend on earlier models.
+    """
+    key = "object_name_uids"
+    before = global_state.get_global_attribute(key)
+    global_state.set_global_attribute(key, collections.defaultdict(int))
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute(key, before)
 
 
 def build(
@@ -94,6 +114,7 @@ def _posterior(network, d, n_bounded=0, *, n_flows=0, **flows):
     )
 
 
+@_first_names()
 def deep(
     name: str,
     image_shape: tuple[int, int, int],
@@ -155,6 +176,7 @@ def deep(
     )
 
 
+@_first_names()
 def spatial(
     name: str,
     image_shape: tuple[int, int, int],
@@ -194,6 +216,7 @@ def spatial(
     return IWAE(posterior, generator, seed)
 
 
+@_first_names()
 def burda(
     image_shape: tuple[int, int, int],
     stochastic_layers: int = 1,

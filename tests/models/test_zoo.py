@@ -1,10 +1,14 @@
 """Tests of iwae_tf.models.zoo."""
 
 import math
+import re
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from iwae_tf import objectives
 from iwae_tf.errors import UsageError
 from iwae_tf.models import zoo
 from iwae_tf.randomness import seed_of
@@ -119,6 +123,36 @@ def test_same_seed_same_weights_other_seed_other_weights():
     for a, b, c in zip(weights(1), weights(1), weights(2), strict=True):
         np.testing.assert_array_equal(a, b)
         assert a.ndim == 1 or not np.any(a == c)
+
+
+def gradients(model, x):
+    """The gradients of a model, compiled without XLA."""
+
+    @tf.function
+    def compute(x):
+        row = objectives.row("iwae_elbo")
+        return objectives.value_and_gradients(row, model, x, 5, seed_of(1), 1.0)[1]
+
+    return [gradient.numpy() for gradient in compute(x)]
+
+
+def test_layers_made_before_change_no_bit_of_a_gradient(binary):
+    # The features of an image have three gradients: two of heads, one of the flow.
+    x, options = binary(20, (3, 4, 1)), {"n_latent": (2,), "n_hidden": (30,)}
+    one = zoo.burda((3, 4, 1), n_flows=1, **options)
+    while not re.fullmatch("dense_9+6", keras.layers.Dense(1).name):
+        pass  # two more, and the heads would be the 99th, 100th and 101st
+    other = zoo.burda((3, 4, 1), n_flows=1, **options)
+    assert [v.path for v in one.variables] == [v.path for v in other.variables]
+    for a, b in zip(gradients(one, x), gradients(other, x), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_layers_have_other_names_after_a_model():
+    names = [keras.layers.Dense(1).name]
+    zoo.burda((3, 4, 1))
+    names.append(keras.layers.Dense(1).name)
+    assert len(set(names)) == 2
 
 
 @pytest.mark.parametrize(
