@@ -1,11 +1,18 @@
 """The command line: flags made from `Config`, and errors in one line."""
 
+from iwae_tf import signals
+
+signals.keep_ctrl_c_quiet()  # before the imports below, which take a while
+
 import dataclasses
+import io
 import logging as standard_logging
 import os
+import re
 import shutil
 import signal
 import sys
+import tempfile
 import textwrap
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -13,7 +20,7 @@ from pathlib import Path
 from absl import app, flags, logging
 
 import iwae_tf
-from iwae_tf import rules, signals
+from iwae_tf import rules
 from iwae_tf.data import datasets
 from iwae_tf.errors import (
     Diverged,
@@ -190,7 +197,6 @@ def _run(function, config):
     logging.set_verbosity(logging.WARNING)
     # TensorFlow warns if a process with many models traces many functions.
     standard_logging.getLogger("tensorflow").setLevel("ERROR")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         with signals.handled_by(signals.interrupt):
             function(_checked(config))
@@ -199,11 +205,56 @@ def _run(function, config):
     except Diverged as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        print(f"error: {_told(error)}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt as error:
         sys.exit(128 + getattr(error, "signum", signal.SIGINT))
 
 
+def _told(error):
+    """An error of the system in one line: the file, and what went wrong."""
+    file = error.filename or "the output"
+    why = error.strerror or str(error).split("\n")[0]
+    return f"{file}: {why}; the same command goes on once this is mended"
+
+
+_NOISE = re.compile(
+    rb"WARNING: All log messages before absl|[IW]\d{4} |\d{4}-\d\d-\d\d .*: [IW] "
+    rb"|To enable the following instructions|.*Unable to register cu"
+)
+
+
+def _import_tensorflow():
+    """Imports TensorFlow without what it writes into the terminal every time.
+
+    It writes some lines before it looks at TF_CPP_MIN_LOG_LEVEL. Other lines that come
+    meanwhile are shown. If the user has set that variable, all are.
+    """
+    if "TF_CPP_MIN_LOG_LEVEL" in os.environ or "tensorflow" in sys.modules:
+        return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    with tempfile.TemporaryFile() as kept:
+        sys.stderr.flush()
+        terminal = os.dup(2)
+        os.dup2(kept.fileno(), 2)
+        try:
+            import tensorflow  # noqa: F401
+        finally:
+            sys.stderr.flush()
+            os.dup2(terminal, 2)
+            os.close(terminal)
+            kept.seek(0)
+            told = [line for line in kept if not _NOISE.match(line)]
+            os.write(2, b"".join(told))
+
+
 def _command(function, description):
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         try:
             app.run(
@@ -212,15 +263,24 @@ def _command(function, description):
             )
         finally:
             sys.stdout.flush()
-    except BrokenPipeError:  # the reader of the output has ended, as `head` does
+    except OSError as error:
+        # What is still to be written would fail again when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + 13)
+        if isinstance(error, BrokenPipeError):  # the reader has ended, as `head` does
+            sys.exit(128 + 13)
+        print(f"error: {_told(error)}", file=sys.stderr)
+        sys.exit(1)
 
 
 def main() -> None:
     """Runs the console command `iwae`, which is also `main.py`."""
+
+    def run(config):
+        _import_tensorflow()
+        iwae_tf.run(config)
+
     define_flags()
-    _command(lambda config: iwae_tf.run(config), DESCRIPTION)
+    _command(run, DESCRIPTION)
 
 
 def task(function: Callable, path: str, run_dir: str | None = None, **defaults) -> None:
@@ -263,7 +323,8 @@ def task(function: Callable, path: str, run_dir: str | None = None, **defaults) 
         check_utf8(task_dir=str(directory))
         with place_for_directory("task_dir", directory):
             directory.mkdir(parents=True, exist_ok=True)
-        from iwae_tf.runs.task import Task  # imports TensorFlow, which prints
+        _import_tensorflow()
+        from iwae_tf.runs.task import Task
 
         function(Task(name, config, directory, FLAGS.smoke, _given()))
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
@@ -51,3 +52,14 @@ def handled_by(handler: Callable) -> Iterator[None]:
     finally:
         for signum, former in before.items():
             signal.signal(signum, former)
+
+
+def keep_ctrl_c_quiet() -> None:
+    """Lets Ctrl-C end the process without a traceback where nothing handles it."""
+    show = sys.excepthook
+
+    def show_others(kind, error, traceback):
+        if not issubclass(kind, KeyboardInterrupt):
+            show(kind, error, traceback)
+
+    sys.excepthook = show_others

@@ -38,10 +38,8 @@ def main(task):
                 files.write_json(path, point)
 
             run = task.run(measure, objective=objective, n_samples=k)
-            variances = [
-                files.read_json(path)
-                for path in sorted(run.directory.glob("variance-*.json"))
-            ]
+            kept = run.kept("variance-*.json", files.read_json)
+            variances = list(kept.values())
             runs[k, objective] = run.report, run.metrics(), variances
     task.finish(table(runs), sheet(runs, task.title))
 

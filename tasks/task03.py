@@ -34,14 +34,15 @@ def main(task):
     run = task.only_given()
     if run is None:
         run = task.run(keep, stochastic_layers=2, n_latent=(4, 2))
-        paths = sorted(run.directory.glob("posterior-means-*.npz"))
-        found = {int(path.stem[-6:]): files.read_arrays(path) for path in paths}
+        kept = run.kept("posterior-means-*.npz", files.read_arrays)
+        found = {int(path.stem[-6:]): values for path, values in kept.items()}
     else:
         is_fit = min(run.model.posterior.n_latent) > 1 and not run.model.n_context
         task.require(run, is_fit, "a run with latents of size 2 or more and no labels")
         means, ess = means_of(run.model)
         layers = {f"z{level}": mean for level, mean in enumerate(means, 1)}
         found = {run.report["epochs"]: layers | {"ess": ess}}
+    task.require(run, found, "a run with posterior means that can be read")
     frames, last = [], run.report["epochs"]
     for epoch, values in found.items():
         title = f"{names.caption(run.config)} · epoch {epoch} of {last}"

@@ -67,7 +67,8 @@ def without_inactive(task, run, layers):
     """The change of log p(x) if inactive units stay at their means, same noise."""
     digest = files.sha256_of_file(run.directory / "report.json")
     path = task.path(f"-without-inactive-{run.directory.name}-{digest[:8]}.json")
-    if not path.exists():
+
+    def score_both():
         test = run.report["test"]
         pruned = iwae_tf.units.WithoutUnits(
             run.model, [u.active for u in layers], [u.mean for u in layers]
@@ -86,8 +87,9 @@ def without_inactive(task, run, layers):
         change = after - before
         found = {"n_images": len(change), "change": change.mean()}
         found["standard_error"] = measures.likelihood.standard_error(change)
-        files.write_json(path, found)
-    found = files.read_json(path)
+        return found
+
+    found = files.read_or_make_json(path, score_both)
     return (
         f"{found['change']:+.3f} ± {found['standard_error']:.3f} "
         f"({found['n_images']:,} images)"

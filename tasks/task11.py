@@ -35,7 +35,8 @@ def main(task):
     progress = Progress(len(ROWS) * len(ks) * n_draws, "gradients")
     for i, (k, name) in enumerate(itertools.product(ks, ROWS)):
         path = run.directory / f"gradients-{name}-k{k}-n{n_draws}.json"
-        if not path.exists():
+
+        def ratios_of(i=i, k=k, name=name):
             moments = iwae_tf.gradients.gradient_statistics(
                 model,
                 task.x_test[:N_IMAGES],
@@ -43,11 +44,11 @@ def main(task):
                 k,
                 n_draws,
                 jit_compile=task.config.jit,
-                on_progress=lambda n, i=i: progress.update(i * n_draws + n),
+                on_progress=lambda n: progress.update(i * n_draws + n),
             )
-            found = {n: moments[n].signal_to_noise for n in NETWORKS}
-            files.write_json(path, found)
-        for network, ratio in files.read_json(path).items():
+            return {n: moments[n].signal_to_noise for n in NETWORKS}
+
+        for network, ratio in files.read_or_make_json(path, ratios_of).items():
             ratios[network][name].append(ratio)
     progress.close()
     title = f"{task.title} · {n_draws} gradients of {N_IMAGES} images"

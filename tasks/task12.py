@@ -70,8 +70,8 @@ def seconds_of_training(run):
 
 def points(run):
     """Epochs, minutes of training and log p(x) each time it was scored."""
-    paths = sorted(run.directory.glob("score-*.json"))
-    scored = [files.read_json(path) for path in paths][1:]  # not epoch 0
+    kept = run.kept("score-*.json", files.read_json)
+    scored = [point for point in kept.values() if point["epoch"]]
     seconds = seconds_of_training(run)
     return (
         [point["epoch"] for point in scored],

@@ -381,8 +381,7 @@ def log_likelihood(
       seed: random seed for the noise.
       context: y of every image, [n, c], for a conditional model.
       directory: directory where the result of each batch is kept, so that the same call
-        finds it again. By default nothing is kept. A call with other arguments needs
-        another directory.
+        finds it again. By default nothing is kept.
       on_progress: called with the number of images done; within a batch it is a
         fraction.
 
@@ -455,7 +454,19 @@ def _stream(annealer, x, zs, batch_size, seed, context, directory, on_progress):
         parts = (np.stack(part)[..., :n_own] for part in zip(*directions, strict=True))
         return dict(zip(Annealed._fields, parts, strict=True))
 
-    values = batches.run(len(x), batch_size, anneal, directory)
+    identity = directory and batches.identity_of(
+        annealer.model,
+        x,
+        context,
+        annealer.betas,
+        *(zs or ()),
+        n_chains=annealer.n_chains,
+        n_leapfrog=annealer.n_leapfrog,
+        start=annealer.start,
+        acceptance=annealer.acceptance,
+        seed=seed,
+    )
+    values = batches.run(len(x), batch_size, anneal, directory, identity)
     return [Annealed(*parts) for parts in zip(*values.values(), strict=True)]
 
 

@@ -4,6 +4,9 @@ What computes a batch is compiled once for a model, and not once for a call.
 """
 
 import contextlib
+import hashlib
+import itertools
+import json
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -57,6 +60,7 @@ def run(
     batch_size: int,
     compute: Callable[[int, int, np.ndarray], dict[str, np.ndarray]],
     directory: Path | None = None,
+    identity: str = "",
 ) -> dict[str, np.ndarray]:
     """Computes the values of n images, or reads those that an earlier call kept.
 
@@ -67,8 +71,10 @@ def run(
         the place of the first image of the batch, `places` [batch_size] are the places
         of all its images, and only the first `n_own` of them count. The last batch is
         filled up with the last image, so that only one shape is compiled.
-      directory: directory where a file is kept for each batch; a damaged file counts as
-        missing. If it is None, nothing is kept.
+      directory: directory where a file is kept for each batch. A file that is damaged,
+        or of another batch or identity, counts as missing. If it is None, nothing is
+        kept.
+      identity: what the values depend on, see `identity_of`.
 
     Returns:
       values: named, [..., n].
@@ -83,19 +89,42 @@ def run(
     parts = []
     for first in range(0, n, batch_size):
         path = directory and directory / f"{first:06}.npz"
+        own = f"{identity} {first} of {n} by {batch_size}"
         if path:
             with contextlib.suppress(UsageError):
-                parts.append(read_arrays(path))
-                continue
+                part = read_arrays(path, "identity")
+                if str(part.pop("identity")) == own:
+                    parts.append(part)
+                    continue
         places = np.minimum(np.arange(first, first + batch_size), n - 1)
         part = compute(first, min(batch_size, n - first), places)
         parts.append(part)
         if path:
-            write_arrays(path, **part)
+            write_arrays(path, identity=np.array(own), **part)
     return {
         name: np.concatenate([part[name] for part in parts], axis=-1)
         for name in parts[0]
     }
+
+
+def identity_of(model, *arrays: np.ndarray | None, **settings) -> str:
+    """The SHA-256 of what values depend on: weights, arrays and settings.
+
+    Args:
+      model: the model; its weights count, if it has any.
+      *arrays: images, contexts, ...
+      **settings: numbers, texts and lists of these.
+    """
+    text = json.dumps(settings, default=lambda v: np.asarray(v).tolist())
+    digest = hashlib.sha256(text.encode())
+    weights = (weight.numpy() for weight in getattr(model, "weights", ()))
+    for array in itertools.chain(weights, arrays):
+        if array is not None:
+            array = np.ascontiguousarray(array)
+            digest.update(f"{array.dtype} {array.shape}".encode())
+            digest.update(array.data)
+        digest.update(b"next")
+    return digest.hexdigest()
 
 
 def checked(

@@ -102,8 +102,7 @@ def log_likelihood(
       with_jackknife: whether to fill in `jackknife`, which needs 3 samples.
       context: y of every image, [n, c], for a conditional model.
       directory: directory where the result of each batch is kept, so that the same call
-        finds it again. By default nothing is kept. A call with other arguments needs
-        another directory.
+        finds it again. By default nothing is kept.
 
     Returns:
       likelihood: results for each image, nats.
@@ -141,7 +140,17 @@ def log_likelihood(
         on_progress(first + n_own)
         return {name: part[:n_own] for name, part in values.items()}
 
-    values = batches.run(len(x), batch_size, score, directory)
+    identity = directory and batches.identity_of(
+        model,
+        x,
+        context,
+        k=n_samples,
+        chunk=chunk,
+        seed=seed,
+        ladder=ladder,
+        orders=orders,
+    )
+    values = batches.run(len(x), batch_size, score, directory, identity)
     return Likelihood(
         *(values[name] for name in ("log_px", "ess", "log_px_given_z", "kl")),
         bounds={k: values[f"bound_{k}"] for k in ladder},

@@ -7,7 +7,7 @@ imports TensorFlow, and nothing outside imports matplotlib.
 from matplotlib.figure import Figure
 
 from iwae_tf.plots.curves import Panel, line_sheet, training_curves
-from iwae_tf.plots.files import animate, save
+from iwae_tf.plots.files import animate, read_png, save
 from iwae_tf.plots.latents import posterior_sheet
 from iwae_tf.plots.panels import Histogram, Scatter, histogram_sheet, scatter_sheet
 from iwae_tf.plots.sheets import (
@@ -30,6 +30,7 @@ __all__ = (
     "line_sheet",
     "montage",
     "posterior_sheet",
+    "read_png",
     "reconstruction_sheet",
     "sample_sheet",
     "save",

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageChops
 
+from iwae_tf.errors import UsageError
 from iwae_tf.files import written_whole
 from iwae_tf.plots.layout import literal_text
 
@@ -75,6 +76,29 @@ def animate(
             )
             if temporary.stat().st_size < _GIF_BYTES:
                 break
+
+
+def read_png(path: str | os.PathLike) -> np.ndarray:
+    """Read an image file.
+
+    Args:
+      path: the file.
+
+    Returns:
+      pixels: [height, width, 3], 0 to 255.
+
+    Raises:
+      UsageError: If it cannot be read to its end without damage.
+    """
+    try:
+        with Image.open(path) as image:
+            image.verify()
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except Exception:  # Pillow raises errors of many kinds
+        raise UsageError(
+            f"path: must be an image that can be read, got {str(path)!r}"
+        ) from None
 
 
 def _open(path: str | os.PathLike) -> Image.Image:

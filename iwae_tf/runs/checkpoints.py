@@ -15,6 +15,7 @@ from iwae_tf import signals
 from iwae_tf.errors import UsageError
 from iwae_tf.files import read_json, write_json, written_whole
 from iwae_tf.models.iwae import IWAE
+from iwae_tf.runs.rows import lines_of
 
 
 class Checkpoints(keras.callbacks.Callback):
@@ -22,7 +23,11 @@ class Checkpoints(keras.callbacks.Callback):
 
     The state consists of the weights, the optimizer slots and the step. Everything else
     is a function of these. A JSON file beside each checkpoint has its SHA-256, so that
-    damage is noticed. Checkpoints of older versions have none.
+    damage is noticed, and the lines of `metrics.csv` until then. Checkpoints of older
+    versions have none.
+
+    Attributes:
+      rows: the rows of the metrics, to be kept beside the next checkpoint.
     """
 
     def __init__(self, directory: Path, seconds: float = 0.0, steps_per_epoch: int = 1):
@@ -35,6 +40,7 @@ class Checkpoints(keras.callbacks.Callback):
         """
         super().__init__()
         self.directory = Path(directory)
+        self.rows = []
         self._seconds, self._steps_per_epoch = seconds, steps_per_epoch
         self._signal = None  # one that asked to stop
         self._last = time.monotonic()
@@ -113,8 +119,8 @@ class Checkpoints(keras.callbacks.Callback):
         """Raises an error unless the content is what was saved under this name."""
         beside = _beside(path)
         if beside.exists():
-            found, saved = hashlib.sha256(content).hexdigest(), read_json(beside)
-            if saved.get("sha256") != found:
+            saved = read_json(beside, {"sha256": str})["sha256"]
+            if saved != hashlib.sha256(content).hexdigest():
                 raise ValueError(f"its SHA-256 must be that in {beside.name}")
         with h5py.File(io.BytesIO(content)) as file:
             steps = file.get("optimizer/vars/0")
@@ -138,7 +144,8 @@ class Checkpoints(keras.callbacks.Callback):
         memory = _Memory()
         self.model.save_weights(memory)
         content = memory.getvalue()
-        write_json(_beside(path), {"sha256": hashlib.sha256(content).hexdigest()})
+        beside = {"sha256": hashlib.sha256(content).hexdigest()}
+        write_json(_beside(path), beside | {"metrics": lines_of(self.rows)})
         with written_whole(path) as unfinished:
             unfinished.write_bytes(content)
         self._whole = path

@@ -19,6 +19,7 @@ from iwae_tf.runs.config import Config
 from iwae_tf.runs.metrics import Metrics
 from iwae_tf.runs.progress import say
 from iwae_tf.runs.results import summary
+from iwae_tf.runs.rows import lost_epochs
 from iwae_tf.runs.run import Run, commit, versions
 
 _WIDEST_DEFAULT = 450  # number of units in a layer whose size is not chosen, at most
@@ -81,7 +82,7 @@ def run(
                 train(this, model, config, sets, watch)
             figures.draw(this, model, config, sets)
             report = record | scoring.score(this, model, config, sets)
-            report |= facts_of_training(this, config) | {"device": device}
+            report |= facts_of_training(this, config, sets) | {"device": device}
             report |= {"versions": versions(), "commit": commit()}
             this.write_report(report)
         if config.scorer == "ais":
@@ -254,10 +255,8 @@ def _size(model):
 
 def take_metrics(this: Run, model: IWAE, config: Config, sets: data.Sets) -> None:
     """Gives a run the metrics of a trained model, and pictures of its last epoch."""
-    steps_per_epoch, _ = data.steps_of_epoch(len(sets.x_train), config.batch_size)
     source = pretrained.run_of(config.pretrained)
-    last_step = config.epochs * steps_per_epoch
-    metrics = Metrics(this, config.batch_size, last_step, rows=source.metrics())
+    metrics = Metrics(this, config.batch_size, source.metrics())
     metrics.set_model(model)
     figures.painter(this, model, config, sets, metrics)(config.epochs)
     metrics.on_train_end()
@@ -284,11 +283,16 @@ def train(
     checkpoints = this.checkpoints(config.checkpoint_seconds, steps_per_epoch)
     checkpoints.set_model(model)
     first_step = checkpoints.restore(model)
+    checkpoints.rows = this.rows(first_step)
+    lost = lost_epochs(checkpoints.rows, first_step // steps_per_epoch)
+    if lost:
+        say(f"{this}: the metrics of epochs {lost} are lost")
     if first_step >= n_steps:
+        this.write_rows(checkpoints.rows)
         return
     if first_step:
         say(f"goes on at step {first_step} of {n_steps}")
-    metrics = Metrics(this, config.batch_size, first_step, config.histograms)
+    metrics = Metrics(this, config.batch_size, checkpoints.rows, config.histograms)
     watchers = [figures.painter(this, model, config, sets, metrics)]
     if watch is not None:
         watchers.append(lambda epoch: watch(model, epoch, this))
@@ -320,11 +324,12 @@ def train(
     checkpoints.save()
 
 
-def facts_of_training(this: Run, config: Config) -> dict:
-    """The part of a report about training, from the metrics of the run."""
-    last = this.metrics(config.epochs)[-1]
+def facts_of_training(this: Run, config: Config, sets: data.Sets) -> dict:
+    """The part of a report about training; the seconds are None if they are lost."""
+    steps_per_epoch, _ = data.steps_of_epoch(len(sets.x_train), config.batch_size)
+    last = {int(row["epoch"]): row for row in this.rows()}.get(config.epochs)
     return {
-        "epochs": int(last["epoch"]),
-        "steps": int(last["step"]),
-        "train_seconds": float(last["seconds"]),
+        "epochs": config.epochs,
+        "steps": config.epochs * steps_per_epoch,
+        "train_seconds": float(last["seconds"]) if last else None,
     }

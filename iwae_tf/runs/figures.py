@@ -88,8 +88,10 @@ def draw(this: Run, model: IWAE, config: Config, sets: data.Sets) -> None:
     title = f"{names.caption(config)} · {names.epochs(config.epochs)}"
     sheet = plots.reconstruction_sheet(*reconstructions(model, config, sets), title)
     plots.save(sheet, this.directory / "reconstructions.png")
-    curves = plots.training_curves(this.metrics(config.epochs), title)
-    plots.save(curves, this.directory / "curves.png")
-    frames = sorted(this.directory.glob("figures/samples-*.png"))
+    rows = this.rows()
+    if rows:
+        curves = plots.training_curves(rows, title)
+        plots.save(curves, this.directory / "curves.png")
+    frames = list(this.kept("figures/samples-*.png", plots.read_png))
     if frames:
         plots.animate(frames, this.directory / "samples.gif")

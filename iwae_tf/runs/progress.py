@@ -89,8 +89,10 @@ class Progress:
             self._bar = None
 
 
-def clock(seconds: float) -> str:
+def clock(seconds: float | None) -> str:
     """Seconds as hours:minutes:seconds, with days before them where there are any."""
+    if seconds is None:
+        return "unknown"
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)

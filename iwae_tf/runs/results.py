@@ -14,7 +14,8 @@ from iwae_tf.files import escaped, replace_between
 from iwae_tf.runs.config import BURDA_EPOCHS, SCHEDULES
 from iwae_tf.runs.names import epochs, flows
 from iwae_tf.runs.progress import clock
-from iwae_tf.runs.run import Run, config_of
+from iwae_tf.runs.records import config_of
+from iwae_tf.runs.run import Run
 
 # Burda et al. 2016, table 1: MNIST, log p(x) by 5,000 samples, nats.
 PAPER = {
@@ -204,7 +205,8 @@ def _compared(layers, family, k, runs):
     if runs:
         scores = [run["test"]["log_likelihood"] for run in runs]
         first = runs[0]
-        noise = first["test"]["scoring_error"]
+        noise = first["test"].get("scoring_error")
+        seconds = [run["train_seconds"] for run in runs]
         found = [
             f"{statistics.mean(scores):.2f}",
             f"{first['test']['standard_error']:.2f}",
@@ -212,7 +214,7 @@ def _compared(layers, family, k, runs):
             f"{statistics.stdev(scores):.2f}" if len(runs) > 1 else "—",
             active_units(first),
             first["epochs"],
-            clock(statistics.mean(run["train_seconds"] for run in runs)),
+            clock(None if None in seconds else statistics.mean(seconds)),
             ", ".join(str(run["config"]["seed"]) for run in runs),
             ", ".join(dict.fromkeys(map(_commit, runs))),
         ]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import functools
 import json
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,9 +16,17 @@ import filelock
 import numpy as np
 
 from iwae_tf.errors import UsageError, place_for_directory
-from iwae_tf.files import read_arrays, read_json, unreadable, write_json
-from iwae_tf.runs import names
+from iwae_tf.files import (
+    read_arrays,
+    read_json,
+    sha256_of_file,
+    write_json,
+    written_whole,
+)
+from iwae_tf.runs import names, records
 from iwae_tf.runs.config import Config
+from iwae_tf.runs.progress import say
+from iwae_tf.runs.rows import by_epoch, lines_of, lost_epochs, parsed
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -27,20 +34,17 @@ if TYPE_CHECKING:
     from iwae_tf.models.iwae import IWAE
     from iwae_tf.runs.checkpoints import Checkpoints
 
-# Keys that every report has, and those of its part `test`; newer reports have more.
-_REPORTED = ("test", "epochs", "train_seconds", "score_seconds", "commit")
-_SCORED = (
-    "n_images",
-    "n_samples",
-    "log_likelihood",
-    "standard_error",
-    "elbo",
-    "log_px_given_z",
-    "kl",
-    "bounds",
-    "ess_median",
-    "ess_min",
+_FOLDERS = ("checkpoints", "tensorboard", "figures", "scoring", "annealing")
+_FILES = (
+    "config.json",
+    "report.json",
+    "metrics.csv",
+    "scores.npz",
+    "reconstructions.png",
+    "curves.png",
+    "samples.gif",
 )
+_RESCORE = "the command of the run, with --rescore, writes it again"
 _LOCK = ".lock"
 # Files of a process that was killed before it had claimed the run.
 _LEFT_BEHIND = {_LOCK, ".part.json"}
@@ -88,6 +92,7 @@ class Run:
         with self._locked():
             path = self.directory / "config.json"
             if path.exists():
+                self._check_kinds()
                 self._check_same(record)
             else:
                 self._check_new()
@@ -120,10 +125,20 @@ class Run:
         if {path.name for path in self.directory.iterdir()} - _LEFT_BEHIND:
             raise UsageError(f"run_dir: must be new, empty or a run, got {str(self)!r}")
 
+    def _check_kinds(self):
+        for name in (*_FOLDERS, *_FILES):
+            path, wanted = self.directory / name, "file" if name in _FILES else "folder"
+            if path.exists() and path.is_dir() != (wanted == "folder"):
+                other = "folder" if path.is_dir() else "file"
+                raise UsageError(
+                    f"run_dir: must have a {wanted} {name}, got a {other} at "
+                    f"{str(path)!r}; remove it"
+                )
+
     def _check_same(self, record):
         old, new = self.record, json.loads(json.dumps(record))
         # An option that is newer than the run has its default value in it.
-        old["config"] = json.loads(json.dumps(config_of(old).of_run()))
+        old["config"] = records.of_run(old)
         old["start"], new["start"] = ({"init_from": _start(r)} for r in (old, new))
         for part in ("config", "data", "start"):
             was, now = old[part], new[part]
@@ -140,14 +155,18 @@ class Run:
         """The content of `config.json`.
 
         Raises:
-          UsageError: if there is no such file, or its options are unknown here.
+          UsageError: if there is no such file, or it is damaged or has options that are
+            unknown here.
         """
-        return _with_options(self.directory / "config.json", "a run")
+        remedy = "another run needs another --run_dir"
+        return records.read(
+            self.directory / "config.json", records.RECORD, "a run", remedy
+        )
 
     @property
     def config(self) -> Config:
         """The options of the run; see `record`."""
-        return config_of(self.record)
+        return records.config_of(self.record)
 
     @property
     def is_finished(self) -> bool:
@@ -159,13 +178,22 @@ class Run:
         """The content of `report.json`.
 
         Raises:
-          UsageError: if there is no such file, or it lacks a key that every report has.
+          UsageError: if there is no such file, or it is damaged or of another run than
+            `config.json`.
         """
         path, what = self.directory / "report.json", "a finished run"
-        report = _with_options(path, what, *_REPORTED)
-        test = report["test"]
-        if not isinstance(test, dict) or not test.keys() >= set(_SCORED):
-            raise unreadable(path, what)
+        report = records.read(path, records.REPORT, what, _RESCORE)
+        if (self.directory / "config.json").exists():
+            record = self.record
+            same = [
+                records.of_run(report) == records.of_run(record),
+                report["data"] == record["data"],
+            ]
+            if not all(same):
+                raise UsageError(
+                    f"run_dir: must hold the report of the run of its config.json, got "
+                    f"that of another run in {str(self)!r}; {_RESCORE}"
+                )
         return report
 
     def write_report(self, report: dict) -> None:
@@ -179,33 +207,89 @@ class Run:
         They are in nats, except for `ess`, the effective sample size.
 
         Raises:
-          UsageError: if there is no such file, or it is damaged.
+          UsageError: if there is no such file, it is damaged, or it is not that of the
+            report.
         """
-        return read_arrays(self.directory / "scores.npz", "log_px")
+        path, report = self.directory / "scores.npz", self.report
+        scores = read_arrays(path, "log_px", remedy=_RESCORE)
+        found = sha256_of_file(path)
+        shapes = {values.shape for values in scores.values()}
+        if (
+            report.get("scores_sha256", found) != found
+            or shapes != {(report["test"]["n_images"],)}
+            or round(float(scores["log_px"].mean()), 4)
+            != report["test"]["log_likelihood"]
+        ):
+            raise UsageError(
+                f"run_dir: must have the scores.npz of its report.json, got another in "
+                f"{str(self)!r}; {_RESCORE}"
+            )
+        return scores
 
     def metrics(self, epochs: int | None = None) -> list[dict[str, str]]:
-        """The complete rows of `metrics.csv`; no rows if there is no such file.
+        """The rows of `metrics.csv`, one for each epoch from the first.
 
         Args:
-          epochs: the epoch that the rows must reach: by default that of the report, if
-            there is one; 0 for no such check.
+          epochs: the epoch that the rows must reach, by default that of the report if
+            there is one.
 
         Raises:
-          UsageError: if the rows do not reach that epoch.
+          UsageError: if rows are missing.
         """
         if epochs is None:
             epochs = self.report["epochs"] if self.is_finished else 0
-        path, rows = self.directory / "metrics.csv", []
-        if path.exists():
-            with path.open(newline="", errors="replace") as file:
-                rows = [row for row in csv.DictReader(file) if _is_complete(row)]
-        last = int(rows[-1]["epoch"]) if rows else 0
-        if last < epochs:
+        rows = self.rows()
+        lost = lost_epochs(rows, epochs)
+        if lost:
             raise UsageError(
-                f"run_dir: must hold a metrics.csv of {epochs} epochs, got {last} in "
-                f"{str(path)!r}"
+                f"run_dir: must hold a metrics.csv of {epochs} epochs, got none of "
+                f"epochs {lost} in {str(self)!r}; train it again in another --run_dir"
             )
         return rows
+
+    def rows(self, last_step: int | None = None) -> list[dict[str, str]]:
+        """The rows of `metrics.csv` that are whole.
+
+        The newest checkpoint keeps those of its time. They count, and the file adds
+        those of later epochs.
+
+        Args:
+          last_step: the last step whose row is wanted, by default that of the last row.
+        """
+        rows = []
+        for path in sorted(self.directory.glob("checkpoints/*.json"), reverse=True):
+            with contextlib.suppress(UsageError):
+                kept = read_json(path, {"metrics": [str]})["metrics"]
+                rows = parsed(f"{line}\n" for line in kept)
+                break
+        with contextlib.suppress(OSError):
+            text = (self.directory / "metrics.csv").read_text("utf-8", "replace")
+            rows = by_epoch([*rows, *parsed(text.splitlines(keepends=True))])
+        if last_step is None:
+            return rows
+        return [row for row in rows if int(row["step"]) <= last_step]
+
+    def write_rows(self, rows: Iterable[Mapping[str, str]]) -> None:
+        """Writes `metrics.csv`, whole or not at all."""
+        with written_whole(self.directory / "metrics.csv") as unfinished:
+            unfinished.write_text("".join(f"{line}\n" for line in lines_of(rows)))
+
+    def kept(
+        self, pattern: str, read: Callable[[Path], Mapping]
+    ) -> dict[Path, Mapping]:
+        """The contents of those files of the directory that are whole, in order.
+
+        Args:
+          pattern: a pattern of their names, such as `score-*.json`.
+          read: `iwae_tf.files.read_json` or `read_arrays`.
+        """
+        found = {}
+        for path in sorted(self.directory.glob(pattern)):
+            try:
+                found[path] = read(path)
+            except UsageError:
+                say(f"{path}: is damaged, and is left out")
+        return found
 
     def checkpoints(
         self, seconds: float = 0.0, steps_per_epoch: int = 1
@@ -228,7 +312,7 @@ class Run:
         model = zoo.build(
             record["data"]["image_shape"],
             len(record["data"].get("classes", ())),
-            **config_of(record).of_networks(),
+            **records.config_of(record).of_networks(),
         )
         self.checkpoints().restore_newest(model)
         return model
@@ -248,7 +332,7 @@ class Run:
     def traits(self) -> tuple[str, ...]:
         """Short texts that distinguish a finished run, the most important first."""
         report = self.report
-        config, init = config_of(report), report.get("init")
+        config, init = records.config_of(report), report.get("init")
         return (
             names.trained_as(report["config"])
             + (f" after {names.trained_as(init)}" if init else ""),
@@ -261,38 +345,11 @@ class Run:
         )
 
 
-def _with_options(path, what, *parts):
-    """Reads a JSON file whose `config` must be options that this version knows."""
-    record = read_json(path, "config", "data", *parts, what=what)
-    try:
-        config_of(record)
-    except (AttributeError, TypeError, ValueError):
-        raise unreadable(path, what) from None
-    return record
-
-
-def config_of(record: Mapping) -> Config:
-    """The options in a record; options newer than the record have their defaults."""
-    options = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in record["config"].items()
-    }
-    return Config(**options)
-
-
 def _start(record):
     init = record.get("init")
     if init is None:
         return None
     return f"{init['run']} at step {init['step']}, weights {init['weights_sha256'][:8]}"
-
-
-def _is_complete(row):
-    try:
-        values = {name: float(value) for name, value in row.items()}
-    except (TypeError, ValueError):  # the line has too few or too many cells
-        return False
-    return values.keys() >= {"epoch", "step", "seconds"}
 
 
 def versions() -> dict[str, str]:

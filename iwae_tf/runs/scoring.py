@@ -8,8 +8,7 @@ import time
 import numpy as np
 
 from iwae_tf import data
-from iwae_tf.errors import UsageError
-from iwae_tf.files import as_json, write_arrays, write_json
+from iwae_tf.files import sha256_of_file, write_arrays
 from iwae_tf.measures import annealing, units
 from iwae_tf.measures.likelihood import (
     LADDER,
@@ -30,18 +29,15 @@ def score(run: Run, model: IWAE, config: Config, sets: data.Sets) -> dict:
     so that another start can continue from there.
 
     Returns:
-      report: its parts `test`, `units` and `score_seconds`; the seconds are those of
-        the last start only.
+      report: its parts `test`, `units`, `scores_sha256` and `score_seconds`; the
+        seconds are those of the last start only.
     """
     n_test = len(sets.x_test)
     places = data.spread(n_test, config.eval_images or n_test)
     n_images = len(places)
     name = "validation" if config.validation else "test"
     what = f"scoring {n_images} {name} images with {config.eval_samples} samples each"
-    options = ("eval_samples", "eval_images", "eval_chunk", "jackknife")
-    directory = _directory(
-        run.directory / "scoring", {name: getattr(config, name) for name in options}
-    )
+    directory = run.directory / "scoring"
     start = time.monotonic()
     with _progress(what, n_images) as on_progress:
         likelihood = log_likelihood(
@@ -58,8 +54,9 @@ def score(run: Run, model: IWAE, config: Config, sets: data.Sets) -> dict:
             directory=directory,
         )
     layers = unit_statistics(model, config, sets)
+    path = run.directory / "scores.npz"
     write_arrays(
-        run.directory / "scores.npz",
+        path,
         log_px=likelihood.log_px,
         ess=likelihood.ess,
         log_px_given_z=likelihood.log_px_given_z,
@@ -71,6 +68,7 @@ def score(run: Run, model: IWAE, config: Config, sets: data.Sets) -> dict:
         "test": summarise(likelihood)
         | {"n_samples": config.eval_samples, "chunk": config.eval_chunk},
         "units": [describe_units(layer) for layer in layers],
+        "scores_sha256": sha256_of_file(path),
         "score_seconds": round(time.monotonic() - start, 3),
     }
     shutil.rmtree(directory)
@@ -96,27 +94,14 @@ def anneal(run: Run, model: IWAE, config: Config, sets: data.Sets) -> dict:
       UsageError: if `scores.npz` is missing or damaged, or does not fit the report
         because scoring was stopped before the report was written.
     """
-    try:
-        by_importance = run.scores["log_px"]
-    except UsageError as error:
-        raise UsageError(f"{error}; --rescore makes it") from None
-    n_scored, test = len(by_importance), run.report["test"]
-    found = (n_scored, round(float(by_importance.mean()), 4))
-    reported = (test["n_images"], test["log_likelihood"])
-    if found != reported:
-        raise UsageError(
-            f"run_dir: scores.npz must have the log p(x) of report.json, {reported[1]} "
-            f"for {reported[0]} images, got {found[1]} for {found[0]} in "
-            f"{str(run)!r}; --rescore makes both"
-        )
+    by_importance = run.scores["log_px"]
+    n_scored = len(by_importance)
     chosen = data.spread(n_scored, config.ais_images)
     by_importance = by_importance[chosen]
     places = data.spread(len(sets.x_test), n_scored)[chosen]
     n_images = len(places)
     options = config.of_annealing()
-    directory = _directory(
-        run.directory / "annealing", options | {"n_scored": n_scored}
-    )
+    directory = run.directory / "annealing"
     annealer = annealing.Annealer(
         model,
         config.ais_chains,
@@ -162,16 +147,6 @@ def anneal(run: Run, model: IWAE, config: Config, sets: data.Sets) -> dict:
         },
         "options": options,
     }
-
-
-def _directory(path, settings):
-    """Makes a directory for batches, and removes those of other settings."""
-    file = path / "settings.json"
-    if not file.exists() or file.read_bytes() != as_json(settings).encode():
-        shutil.rmtree(path, ignore_errors=True)
-        path.mkdir()
-        write_json(file, settings)
-    return path
 
 
 @contextlib.contextmanager

@@ -1,8 +1,11 @@
 """What tests of training and of checkpoints share: a run of a few tiny images."""
 
+import json
+
 import numpy as np
 
 from iwae_tf import data
+from iwae_tf.data import datasets
 from iwae_tf.runs.config import Config
 
 
@@ -10,6 +13,13 @@ def images(n_train=60, shape=(3, 2, 1), seed=0):
     rng = np.random.default_rng(seed)
     x = rng.random((n_train + 10, *shape)).astype(np.float32)
     return data.Sets(x[:n_train], np.round(x[n_train:]))
+
+
+def images_of(n_train, n_test, shape=(3, 2, 1), seed=0):
+    """A data set of random images, for `experiment.run`."""
+    x = np.random.default_rng(seed).random((n_train + n_test, *shape))
+    x = x.astype(np.float32)
+    return datasets.Images("tiny", x[:n_train], x[n_train:], None, None)
 
 
 def small(**options):
@@ -40,3 +50,11 @@ def contents(run_dir):
         for path in run_dir.rglob("*")
         if path.is_file()
     }
+
+
+def rewrite(path, change):
+    """Changes a JSON file by hand; it has no checksum then, as in older versions."""
+    value = json.loads(path.read_text())
+    value.pop("checksum", None)
+    change(value)
+    path.write_text(json.dumps(value))

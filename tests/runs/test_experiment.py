@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
-from small_runs import contents
+from small_runs import contents, rewrite
 
 import iwae_tf
 from iwae_tf import data, files
@@ -121,7 +121,7 @@ def assert_same_end(a, b):
         assert set(x) == set(y)
         for name in x:
             np.testing.assert_array_equal(x[name], y[name])
-    one, other = (json.loads(run.joinpath("report.json").read_text()) for run in (a, b))
+    one, other = (files.read_json(run / "report.json") for run in (a, b))
     for name in ("config", "data", "test", "units", "epochs", "steps"):
         assert one[name] == other[name]
     assert one.get("init") == other.get("init")
@@ -188,7 +188,7 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def report(whole):
-    return json.loads(whole.joinpath("report.json").read_text())
+    return files.read_json(whole / "report.json")
 
 
 @pytest.mark.slow
@@ -204,7 +204,7 @@ def test_run_killed_twice_ends_bit_for_bit_as_one_that_never_stopped(runs, whole
 @pytest.mark.slow
 @pytest.mark.xdist_group("killed")
 def test_auto_without_mnist_is_digits_in_warning_name_and_report(runs):
-    report = json.loads((runs["whole"] / "report.json").read_text())
+    report = files.read_json(runs["whole"] / "report.json")
     _, stdout, stderr = runs["ends"]["whole"]
     (warning,) = (line for line in stderr.splitlines() if "auto uses digits" in line)
     assert "instead of MNIST" in warning and "absent" in warning
@@ -371,7 +371,7 @@ def test_report_has_configuration_versions_commit_and_hashes(whole, report):
             ).of_run()
         )
     )
-    record = json.loads(whole.joinpath("config.json").read_text())
+    record = files.read_json(whole / "config.json")
     assert {"config": report["config"], "data": report["data"]} == record
     images = datasets.load("digits")
     binary = data.binarize(images.x_test, "dynamic", data.TEST_SEED)
@@ -435,7 +435,7 @@ def test_finished_run_is_told_and_not_touched(whole, tmp_path, capsys, monkeypat
     monkeypatch.setattr(experiment, "train", no_work)
     monkeypatch.setattr(scoring, "score", no_work)
     report = experiment.run(config)
-    assert report == json.loads((copy / "report.json").read_text())
+    assert report == files.read_json(copy / "report.json")
     out = capsys.readouterr().out
     assert "--rescore" in out
     assert f"{report['test']['log_likelihood']:.2f} ± " in out
@@ -445,12 +445,12 @@ def test_finished_run_is_told_and_not_touched(whole, tmp_path, capsys, monkeypat
 def test_rescore_scores_again_and_does_not_train(whole, tmp_path, monkeypatch):
     copy, config = finished(whole, tmp_path)
     before = contents(copy)
-    old = json.loads((copy / "report.json").read_text())
+    old = files.read_json(copy / "report.json")
     monkeypatch.setattr(training, "fit", no_work)
     report = experiment.run(dataclasses.replace(config, rescore=True, eval_samples=20))
     assert report["test"]["n_samples"] == 20
     assert report["test"]["log_likelihood"] > old["test"]["log_likelihood"]
-    new = json.loads((copy / "report.json").read_text())
+    new = files.read_json(copy / "report.json")
     assert json.loads(json.dumps(report)) == new
     for name in ("config", "data", "epochs", "steps", "train_seconds"):
         assert new[name] == old[name]
@@ -462,7 +462,7 @@ def test_interrupted_scoring_goes_on_after_its_last_batch(
     whole, tmp_path, capsys, monkeypatch
 ):
     copy, config = finished(whole, tmp_path)
-    report = json.loads((copy / "report.json").read_text())
+    report = files.read_json(copy / "report.json")
     want = contents(copy)
     for name in ("report.json", "scores.npz"):
         (copy / name).unlink()
@@ -500,7 +500,6 @@ def test_interrupted_scoring_goes_on_after_its_last_batch(
         ("config.json", {}),
         ("report.json", {}),
         ("report.json", {"scorer": "ais"}),
-        ("metrics.csv", {"rescore": True}),
         ("scores.npz", {"scorer": "ais"}),
     ],
 )
@@ -510,7 +509,6 @@ def test_damaged_file_of_a_run_is_refused_in_one_line(whole, tmp_path, file, opt
     read = {
         "config.json": lambda: run.record,
         "report.json": lambda: run.report,
-        "metrics.csv": lambda: run.metrics(),
         "scores.npz": lambda: run.scores,
     }[file]
     for damaged in (b"{}", b"\xff\x00", half[: len(half) // 2]):
@@ -535,25 +533,144 @@ def test_file_in_place_of_a_run_directory_is_refused(whole, tmp_path, inside):
 def test_options_of_another_version_are_refused(whole, tmp_path, file):
     for name in ("config.json", "report.json"):
         shutil.copy(whole / name, tmp_path)
-    value, run = json.loads((tmp_path / file).read_text()), Run(tmp_path)
+    value, run = files.read_json(tmp_path / file), Run(tmp_path)
     for config in ([], {"newer": 1}, {"n_samples": "5"}, {"n_samples": -5}):
         (tmp_path / file).write_text(json.dumps(value | {"config": config}))
-        with pytest.raises(UsageError, match=rf"^run_dir: .* readable {file}$"):
+        with pytest.raises(UsageError, match=rf"^run_dir: .* readable {file}; "):
             _ = run.record if file == "config.json" else run.report
 
 
 def test_report_without_a_part_is_refused(whole, tmp_path):
     for part in ("epochs", "test", "ess_min"):
-        report = json.loads((whole / "report.json").read_text())
+        report = files.read_json(whole / "report.json")
         (report if part in report else report["test"]).pop(part)
         (tmp_path / "report.json").write_text(json.dumps(report))
         with pytest.raises(UsageError, match=r"^run_dir: .* readable report"):
             _ = Run(tmp_path).report
 
 
+PARTS = ("config", "data", "test", "units", "epochs", "train_seconds", "commit")
+
+
+@pytest.mark.parametrize("other", [[], "a", {}, {"a": None}, True], ids=str)
+def test_report_with_a_part_of_another_type_is_refused(whole, tmp_path, other):
+    for name in ("config.json", "report.json"):
+        shutil.copy(whole / name, tmp_path)
+    value, run = files.read_json(tmp_path / "report.json"), Run(tmp_path)
+    test = value["test"]
+    changes = [value | {part: other} for part in PARTS]
+    changes += [value | {"test": test | {part: other}} for part in test]
+    fitting = (
+        value | {"units": []},
+        value | {"commit": "a"},
+        value | {"test": test | {"bounds": {}}},
+    )
+    for change in changes:
+        if change not in fitting:
+            (tmp_path / "report.json").write_text(json.dumps(change))
+            with pytest.raises(UsageError, match=r"^run_dir: .*--rescore, writes it"):
+                _ = run.report
+    (tmp_path / "report.json").write_text(json.dumps(value))
+    assert run.report == value
+
+
+def test_report_of_another_run_is_refused(whole, tmp_path):
+    for name in ("config.json", "report.json"):
+        shutil.copy(whole / name, tmp_path)
+    for part, change in (("config", {"seed": 4}), ("data", {"train_sha256": "a"})):
+        rewrite(tmp_path / "report.json", lambda v, p=part, c=change: v[p].update(c))
+        with pytest.raises(UsageError, match=r"^run_dir: .* of the run of its config"):
+            _ = Run(tmp_path).report
+        shutil.copy(whole / "report.json", tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_file_or_folder_in_place_of_the_other_is_refused(whole, tmp_path, kind):
+    copy, config = finished(whole, tmp_path)
+    config = dataclasses.replace(config, rescore=True)
+    names = {
+        "file": ("checkpoints", "tensorboard", "figures", "scoring", "annealing"),
+        "folder": ("report.json", "metrics.csv", "scores.npz", "samples.gif"),
+    }[kind]
+    for name in names:
+        path, aside = copy / name, tmp_path / "aside"
+        if path.exists():
+            path.rename(aside)
+        path.touch() if kind == "file" else path.mkdir()
+        with pytest.raises(UsageError, match=f"^run_dir: must have a .* {name}, got a"):
+            experiment.run(config)
+        path.unlink() if kind == "file" else path.rmdir()
+        if aside.exists():
+            aside.rename(path)
+
+
+def test_damaged_metrics_lose_nothing_when_training_goes_on(
+    whole, tmp_path, monkeypatch
+):
+    config = of_digits(tmp_path / "run", histograms=True)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 4)
+        with pytest.raises(KeyboardInterrupt):
+            experiment.run(config)
+    path = tmp_path / "run" / "metrics.csv"
+    path.write_bytes(b"\xff" + path.read_bytes().replace(b"1,141", b'1,"141'))
+    experiment.run(config)
+    assert_same_end(whole, tmp_path / "run")
+
+
+def stop_after(patch, epoch):
+    """Stops a run with Ctrl-C after the given epoch is saved."""
+    update = training.Display.on_epoch_begin
+
+    def stop(self, number, logs=None):
+        if number == epoch:
+            raise KeyboardInterrupt
+        return update(self, number, logs)
+
+    patch.setattr(training.Display, "on_epoch_begin", stop)
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_finished_training_without_metrics_is_scored_and_the_loss_is_told(
+    whole, tmp_path, capsys, is_old
+):
+    copy, config = finished(whole, tmp_path)
+    before = files.read_json(copy / "report.json")
+    for name in ("metrics.csv", "report.json", "curves.png"):
+        (copy / name).unlink()
+    if is_old:  # no rows beside the checkpoints
+        for path in copy.glob("checkpoints/*.json"):
+            path.unlink()
+    report = experiment.run(config)
+    out = capsys.readouterr().out
+    for name in ("test", "units", "epochs", "steps", "data"):
+        assert report[name] == before[name]
+    if is_old:
+        assert f"{copy}: the metrics of epochs 1-6 are lost\n" in out
+        assert "trained in unknown, " in out and report["train_seconds"] is None
+        assert not (copy / "curves.png").exists()
+        with pytest.raises(UsageError, match="^run_dir: .* got none of epochs 1-6 in"):
+            Run(copy).metrics()
+    else:
+        assert "lost" not in out and report["train_seconds"] == before["train_seconds"]
+        assert rows(copy) == rows(whole)
+        assert contents(copy)[Path("curves.png")] == contents(whole)[Path("curves.png")]
+
+
+def test_damaged_page_is_left_out_of_the_gif_and_told(whole, tmp_path, capsys):
+    copy, config = finished(whole, tmp_path)
+    page = copy / "figures" / "samples-2.png"
+    page.write_bytes(page.read_bytes()[:3000])
+    report = experiment.run(dataclasses.replace(config, rescore=True))
+    assert f"{page}: is damaged, and is left out\n" in capsys.readouterr().out
+    with Image.open(copy / "samples.gif") as gif:
+        assert gif.n_frames == 4
+    assert report["test"] == files.read_json(whole / "report.json")["test"]
+
+
 def test_run_without_its_pictures_is_scored_again(whole, tmp_path, capsys):
     copy, config = finished(whole, tmp_path)
-    before = json.loads((copy / "report.json").read_text())["test"]
+    before = files.read_json(copy / "report.json")["test"]
     shutil.rmtree(copy / "figures")
     report = experiment.run(dataclasses.replace(config, rescore=True))
     assert report["test"] == before
@@ -595,16 +712,17 @@ def test_scores_of_another_scoring_than_the_reports_are_not_annealed(whole, tmp_
     copy, config = finished(whole, tmp_path)
     with np.load(copy / "scores.npz") as scores:
         np.savez(copy / "scores.npz", log_px=scores["log_px"][:50])
-    with pytest.raises(UsageError, match=r"^run_dir: scores\.npz must .* for 50 in "):
+    with pytest.raises(UsageError, match=r"^run_dir: must have the scores\.npz of its"):
         experiment.run(dataclasses.replace(config, **AIS))
 
 
-def test_damaged_settings_are_those_of_another_score(whole, tmp_path):
+@pytest.mark.parametrize("kept", [{}, {"log_px": np.ones(20)}, None], ids=str)
+def test_batches_that_another_call_kept_are_scored_again(whole, tmp_path, kept):
     copy, config = finished(whole, tmp_path)
-    report = json.loads((copy / "report.json").read_text())
+    report = files.read_json(copy / "report.json")
     (copy / "scoring").mkdir()
-    (copy / "scoring" / "settings.json").write_bytes(b"\xff")
-    (copy / "scoring" / "000000.npz").write_bytes(b"")
+    path = copy / "scoring" / "000000.npz"
+    np.savez(path, **kept) if kept is not None else path.write_bytes(b"")
     again = experiment.run(dataclasses.replace(config, rescore=True))
     assert again["test"] == report["test"]
 
@@ -642,25 +760,24 @@ def test_finished_run_is_annealed_too_and_goes_on_after_its_last_batch(
     kept = batch.stat()
     report = experiment.run(config)
     assert seconds and batch.stat().st_mtime_ns == kept.st_mtime_ns
-    assert report == json.loads((copy / "report.json").read_text())
-    old = json.loads(before[Path("report.json")])
+    assert report == files.read_json(copy / "report.json")
+    old = files.read_json(whole / "report.json")
     ais = report.pop("ais")
     assert report == old
     changed = {str(p) for p, value in contents(copy).items() if before.get(p) != value}
     batches = ("000000.npz", "000050.npz")
     assert changed == {
         "report.json",
-        "annealing/settings.json",
         *(f"annealing/{part}/{b}" for part in ("images", "simulated") for b in batches),
     }
     # The numbers again, from the files.
-    files = {
+    kept = {
         part: [np.load(copy / f"annealing/{part}/{b}") for b in batches]
         for part in ("images", "simulated")
     }
     log_w = {
         part: np.concatenate([f["log_w"] for f in of], axis=-1).astype(np.float64)
-        for part, of in files.items()
+        for part, of in kept.items()
     }
     assert log_w["images"].shape == (1, 3, 60)
     assert log_w["simulated"].shape == (2, 3, 60)
@@ -718,7 +835,7 @@ def test_annealing_needs_the_scores_of_its_run(whole, tmp_path, found):
     copy.joinpath("scores.npz").unlink()
     if found == "other":
         np.savez(copy / "scores.npz", x=np.ones(3))
-    with pytest.raises(UsageError, match="^run_dir: .*scores.npz; --rescore makes it"):
+    with pytest.raises(UsageError, match=r"^run_dir: .*scores\.npz; .* --rescore"):
         experiment.run(dataclasses.replace(config, **AIS))
 
 
@@ -775,7 +892,7 @@ def test_run_after_ctrl_c_ends_bit_for_bit_as_one_that_never_stopped(interrupted
 @pytest.mark.xdist_group("interrupted")
 def test_own_images_of_5_by_7_in_colour_run_from_end_to_end(interrupted):
     run_dir = interrupted["whole"]
-    report = json.loads((run_dir / "report.json").read_text())
+    report = files.read_json(run_dir / "report.json")
     assert report["data"]["name"] == report["config"]["dataset"] == "own-set"
     assert report["data"]["image_shape"] == [5, 7, 3]
     assert (report["data"]["n_train"], report["data"]["n_test"]) == (60, 9)

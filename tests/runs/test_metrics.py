@@ -1,16 +1,18 @@
 """Tests of iwae_tf.runs.metrics."""
 
 import csv
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from iwae_tf import data
+from iwae_tf import data, files
 from iwae_tf.errors import UsageError
 from iwae_tf.runs import experiment, schedules
 from iwae_tf.runs.config import Config
-from iwae_tf.runs.metrics import SCALARS, Metrics
+from iwae_tf.runs.metrics import Metrics
+from iwae_tf.runs.rows import COLUMNS, SCALARS, lines_of, lost_epochs, parsed
 from iwae_tf.runs.run import Run
 
 
@@ -49,7 +51,7 @@ def rows_of(path):
 
 
 def test_metrics_row_has_every_value_in_its_column(model, tmp_path):
-    metrics = Metrics(Run(tmp_path), 2, 0)
+    metrics = Metrics(Run(tmp_path), 2, [])
     end_epoch(metrics, model, 1, 60)
     (row,) = rows_of(tmp_path / "metrics.csv")
     assert (row["epoch"], row["step"]) == ("1", "60")
@@ -62,13 +64,13 @@ def test_metrics_row_has_every_value_in_its_column(model, tmp_path):
         float(schedules.burda(180)(59)), rel=1e-6
     )
     assert float(row["images_per_second"]) > 0 and float(row["seconds"]) >= 0
-    assert set(row) == set(Metrics.COLUMNS)
+    assert set(row) == set(COLUMNS)
 
 
 def test_metrics_rate_is_images_over_seconds(model, tmp_path, monkeypatch):
     now = [50.0]
     monkeypatch.setattr("iwae_tf.runs.metrics.time.monotonic", lambda: now[0])
-    metrics = Metrics(Run(tmp_path), 20, 0)
+    metrics = Metrics(Run(tmp_path), 20, [])
     metrics.set_model(model)
     for step in (60, 120):
         metrics.on_epoch_begin(step // 60 - 1)
@@ -82,14 +84,14 @@ def test_metrics_rate_is_images_over_seconds(model, tmp_path, monkeypatch):
 
 
 def test_metrics_of_a_lost_part_are_dropped_and_seconds_go_on(model, tmp_path):
-    metrics = Metrics(Run(tmp_path), 1, 0)
+    metrics = Metrics(Run(tmp_path), 1, [])
     for epoch in (1, 2, 3):
         end_epoch(metrics, model, epoch, 60 * epoch)
     path = tmp_path / "metrics.csv"
     path.write_text(path.read_text().replace("\n2,120,", "\n2,120,5", 1))
     with path.open("a") as file:
         file.write("4,24")  # a kill while it was written
-    again = Metrics(Run(tmp_path), 1, 150)
+    again = Metrics(Run(tmp_path), 1, Run(tmp_path).rows(150))
     assert [row["epoch"] for row in rows_of(path)] == ["1", "2"]
     end_epoch(again, model, 3, 180)
     rows = rows_of(path)
@@ -103,13 +105,13 @@ def test_metrics_survive_a_kill_while_they_are_written_again(
     def kill(*_):
         raise Stop
 
-    metrics = Metrics(Run(tmp_path), 1, 0)
+    metrics = Metrics(Run(tmp_path), 1, [])
     end_epoch(metrics, model, 1, 60)
     with monkeypatch.context() as patch:
-        patch.setattr(csv.DictWriter, "writerows", kill)
+        patch.setattr(Path, "write_text", kill)
         with pytest.raises(Stop):
-            Metrics(Run(tmp_path), 1, 60)
-    path = Metrics(Run(tmp_path), 1, 60).path
+            Metrics(Run(tmp_path), 1, Run(tmp_path).rows(60))
+    path = Metrics(Run(tmp_path), 1, Run(tmp_path).rows(60)).path
     assert [row["epoch"] for row in Run(path.parent).metrics()] == ["1"]
 
 
@@ -118,7 +120,7 @@ def test_pictures_of_any_channels_reach_tensorboard(model, channels, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     image = np.random.default_rng(1).integers(0, 256, (2, 3, channels)) / 255
-    metrics = Metrics(Run(tmp_path), 2, 0)
+    metrics = Metrics(Run(tmp_path), 2, [])
     metrics.set_model(model)
     metrics.write_images("samples", image)
     metrics.on_train_end()
@@ -135,22 +137,85 @@ def test_missing_metrics_are_no_rows(tmp_path):
     assert Run(tmp_path).metrics() == []
 
 
-def test_metrics_that_do_not_reach_the_last_epoch_are_refused(model, tmp_path):
-    metrics = Metrics(Run(tmp_path), 1, 0)
-    for epoch in (1, 2, 3):
-        end_epoch(metrics, model, epoch, 60 * epoch)
-    path = metrics.path
-    whole = path.read_bytes()
-    assert len(Run(path.parent).metrics(3)) == 3
-    header, first, second, third = whole.splitlines(keepends=True)
-    for damaged, n_left in (
-        (whole[:-30], 2),
-        (header + first + b"\xff\x00" + second + third[:9], 1),
-        (b"\xff" + whole, 0),
-        (b"", 0),
-    ):
-        path.write_bytes(damaged)
-        with pytest.raises(
-            UsageError, match=f"^run_dir: .* of 3 epochs, got {n_left} in "
-        ):
-            Run(path.parent).metrics(3)
+def lines_of_epochs(*epochs):
+    """A metrics.csv of some epochs of 60 steps, each value its own."""
+    columns = {name: float(place) for place, name in enumerate(COLUMNS)}
+    rows = [columns | {"epoch": e, "step": 60 * e, "test_bound": -e} for e in epochs]
+    return [f"{line}\n" for line in lines_of(rows)]
+
+
+HEADER, *LINES = lines_of_epochs(1, 2, 3, 4, 5)
+ALL = {1, 2, 3, 4, 5}
+
+
+@pytest.mark.parametrize(
+    ("lines", "left"),
+    [
+        ([HEADER, *LINES], ALL),
+        ([HEADER.replace("\n", "\r\n"), *LINES], ALL),
+        ([HEADER.replace("epoch", "epxch"), *LINES], ALL),
+        ([HEADER.replace("test_bound", 'te"t_bound'), *LINES], ALL),
+        ([HEADER.replace("train_log_px", "train_log_pz"), *LINES], ALL),
+        ([HEADER.replace(",", ";", 1), *LINES], ALL),
+        (["\x00" + HEADER[:-1], *LINES], ALL - {1}),
+        ([HEADER, LINES[0], '"' + LINES[1], *LINES[2:]], ALL - {2}),
+        ([HEADER, LINES[0].replace(",", ',"', 1), *LINES[1:]], ALL - {1}),
+        ([HEADER, *LINES[:2], *LINES[1:]], ALL),
+        ([HEADER, LINES[1], LINES[0], *LINES[2:]], ALL),
+        ([HEADER, *LINES[:1], *LINES[3:]], {1, 4, 5}),
+        ([HEADER, *LINES[:-1], LINES[-1][:-1]], ALL - {5}),
+        ([HEADER, *LINES[:-1], LINES[-1][:9]], ALL - {5}),
+        (
+            [HEADER, *LINES[:2], LINES[2].replace("3,180", "9,180"), *LINES[3:]],
+            ALL - {3},
+        ),
+        ([HEADER, *LINES[:2], LINES[2].replace("180", "18x"), *LINES[3:]], ALL - {3}),
+        (
+            [HEADER, *LINES[:2], LINES[2].replace("180", "18\xff"), *LINES[3:]],
+            ALL - {3},
+        ),
+        ([HEADER, *LINES[:2], LINES[2][:-1] + ",7\n", *LINES[3:]], ALL - {3}),
+        ([HEADER], set()),
+        (["\xff\x00"], set()),
+        ([], set()),
+    ],
+)
+def test_whole_rows_are_kept_and_others_named(lines, left, tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_bytes("".join(lines).encode("latin-1"))
+    rows = Run(tmp_path).rows()
+    assert [int(row["epoch"]) for row in rows] == sorted(left)
+    assert all(float(row["test_bound"]) == -int(row["epoch"]) for row in rows)
+    assert all(set(row) == set(COLUMNS) for row in rows)
+    if left == ALL:
+        assert Run(tmp_path).metrics(5) == rows
+    else:
+        with pytest.raises(UsageError, match="^run_dir: .* of 5 epochs, got none of "):
+            Run(tmp_path).metrics(5)
+    Run(tmp_path).write_rows(rows)
+    assert Run(tmp_path).rows() == rows
+
+
+def test_missing_epochs_are_named_in_ranges():
+    rows = parsed(lines_of_epochs(2, 3, 7))
+    assert lost_epochs(rows, 9) == "1, 4-6, 8-9"
+    assert lost_epochs(rows, 0) == lost_epochs(parsed(lines_of_epochs(1)), 1) == ""
+
+
+def test_rows_beside_the_newest_checkpoint_count(tmp_path):
+    """One value of the file is damaged so that it still is a number."""
+    checkpoints = tmp_path / "checkpoints"
+    checkpoints.mkdir()
+    for n in (2, 3):
+        kept = [line.strip() for line in [HEADER, *LINES[:n]]]
+        files.write_json(checkpoints / f"step-{60 * n:010}.json", {"metrics": kept})
+    path = tmp_path / "metrics.csv"
+    path.write_text("".join([HEADER, LINES[0], LINES[1].replace("-2", "-8"), LINES[3]]))
+    bounds = [row["test_bound"] for row in Run(tmp_path).rows()]
+    assert bounds == ["-1", "-2", "-3", "-4"]
+    assert [row["epoch"] for row in Run(tmp_path).rows(130)] == ["1", "2"]
+    (checkpoints / "step-0000000180.json").write_text("{")
+    bounds = [row["test_bound"] for row in Run(tmp_path).rows()]
+    assert bounds == ["-1", "-2", "-4"]
+    path.unlink()
+    assert len(Run(tmp_path).rows()) == 2

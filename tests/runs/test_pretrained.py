@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from iwae_tf import data
+from iwae_tf import data, files
 from iwae_tf.data import datasets
 from iwae_tf.errors import UsageError
 from iwae_tf.measures import likelihood as evaluation
@@ -53,7 +53,7 @@ def test_trained_model_has_the_weights_of_its_run(finished, added):
     run = experiment.load(finished[0] / "run")
     for got, want in zip(experiment.load("noise").weights, run.weights, strict=True):
         np.testing.assert_array_equal(got, want)
-    copied = json.loads((added / "report.json").read_text())
+    copied = files.read_json(added / "report.json")
     assert copied == json.loads(json.dumps(finished[1]))
 
 

@@ -25,7 +25,7 @@ REPORT = {
         "schedule": "burda",
         "seed": 123,
     },
-    "data": {"name": "mnist"},
+    "data": {"name": "mnist", "image_shape": [28, 28, 1]},
     "test": {
         "n_images": 10000,
         "log_likelihood": -88.1266,

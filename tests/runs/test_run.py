@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from small_runs import contents
 
+from iwae_tf import files
 from iwae_tf.errors import UsageError
 from iwae_tf.runs import run as run_module
 from iwae_tf.runs.config import Config
@@ -79,7 +80,7 @@ def test_other_configuration_is_refused_and_its_flag_named(tmp_path, name):
 def test_run_from_before_an_option_existed_has_its_default(tmp_path):
     claim(tmp_path, RECORD)
     path = tmp_path / "config.json"
-    record = json.loads(path.read_text())
+    record = files.read_json(path)
     del record["config"]["n_groups"], record["config"]["combination_beta"]
     path.write_text(json.dumps(record))
     claim(tmp_path, RECORD)
@@ -94,7 +95,7 @@ def test_run_from_before_schedules_had_defaults_has_what_they_were(tmp_path, rat
     record = RECORD | {"config": config.of_run()}
     claim(tmp_path, record)
     path = tmp_path / "config.json"
-    old = json.loads(path.read_text())
+    old = files.read_json(path)
     del old["config"]["optimizer"], old["config"]["grow_samples"]
     old["config"]["learning_rate"] = rate
     path.write_text(json.dumps(old))
@@ -116,7 +117,7 @@ def test_same_run_may_go_on_and_empty_directory_be_taken(tmp_path):
     before = contents(tmp_path)
     claim(tmp_path, RECORD)
     assert contents(tmp_path) == before
-    record = json.loads((tmp_path / "config.json").read_text())
+    record = files.read_json(tmp_path / "config.json")
     assert record == json.loads(json.dumps(RECORD))
 
 
@@ -156,7 +157,7 @@ def test_second_start_in_a_new_directory_is_refused_before_anything_is_written(
     monkeypatch.setattr(run_module, "write_json", start_another)
     claim(tmp_path / "run", RECORD)
     assert refused == [tmp_path / "run" / "config.json"]
-    record = json.loads(refused[0].read_text())
+    record = files.read_json(refused[0])
     assert record == json.loads(json.dumps(RECORD))
 
 

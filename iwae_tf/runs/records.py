@@ -1,0 +1,97 @@
+"""What `config.json` and `report.json` of a run hold."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from iwae_tf.files import read_json, unreadable
+from iwae_tf.runs.config import Config
+
+# Kinds, see `iwae_tf.files.fits`. Reports of older versions lack what has a question
+# mark.
+_NUMBER = (int, float)
+_INIT = {
+    "run": str,
+    "objective": str,
+    "n_samples": int,
+    "step": int,
+    "weights_sha256": str,
+}
+RECORD = {
+    "config": dict,
+    "data": {"name": str, "image_shape": [int], "classes?": list},
+    "init?": _INIT,
+}
+REPORT = RECORD | {
+    "test": {
+        "n_images": int,
+        "n_samples": int,
+        "chunk?": int,
+        "log_likelihood": _NUMBER,
+        "standard_error": _NUMBER,
+        "scoring_error?": (*_NUMBER, type(None)),
+        "elbo": _NUMBER,
+        "log_px_given_z": _NUMBER,
+        "kl": _NUMBER,
+        "bounds": {"*": _NUMBER},
+        "ess_median": _NUMBER,
+        "ess_min": _NUMBER,
+        "jackknife?": {"*": {"log_likelihood": _NUMBER, "standard_error": _NUMBER}},
+    },
+    "units?": [{"n_active": int, "activity": [_NUMBER]}],
+    "epochs": int,
+    "train_seconds": (*_NUMBER, type(None)),
+    "score_seconds": _NUMBER,
+    "commit": (str, type(None)),
+    "scores_sha256?": str,
+    "ais?": {
+        "n_images": int,
+        "log_likelihood": _NUMBER,
+        "standard_error": _NUMBER,
+        "difference": _NUMBER,
+        "difference_error": _NUMBER,
+        "ess_median": _NUMBER,
+        "acceptance": _NUMBER,
+        "certificate": {
+            "lower": _NUMBER,
+            "upper": _NUMBER,
+            "gap": _NUMBER,
+            "gap_error": _NUMBER,
+        },
+        "options": {"ais_chains": int, "ais_temperatures": int},
+    },
+}
+
+
+def read(path: Path, kind: Mapping, what: str, remedy: str) -> dict:
+    """Reads a record whose `config` must be options that this version knows.
+
+    Args:
+      path: the file.
+      kind: `RECORD` or `REPORT`.
+      what: see `iwae_tf.files.read_json`.
+      remedy: likewise.
+
+    Raises:
+      UsageError: if the file is missing or damaged, or holds something else.
+    """
+    record = read_json(path, kind, what, remedy)
+    try:
+        config_of(record)
+    except (AttributeError, TypeError, ValueError):
+        raise unreadable(path, what, remedy) from None
+    return record
+
+
+def of_run(record: Mapping) -> dict:
+    """The options in a record that its numbers depend on, as JSON has them."""
+    return json.loads(json.dumps(config_of(record).of_run()))
+
+
+def config_of(record: Mapping) -> Config:
+    """The options in a record; options newer than the record have their defaults."""
+    options = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in record["config"].items()
+    }
+    return Config(**options)
