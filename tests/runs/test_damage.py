@@ -152,7 +152,8 @@ def replace_by_a_folder(path, rng, _):
 
 
 def replace_by_another(path, rng, others):
-    alike = [other for other in others if other.suffix == path.suffix != ""]
+    others = [other for other in others if other != path]
+    alike = [other for other in others if other.suffix == path.suffix]
     shutil.copy(rng.choice(alike or others), path)
 
 
@@ -208,14 +209,13 @@ def test_random_damage_changes_no_number_in_silence(state_of, state, number, tmp
         shutil.copytree(state_of(state), copy)
         files = sorted(p for p in copy.rglob("*") if p.is_file() and p.stat().st_size)
         path, damage = rng.choice(files), rng.choice(DAMAGES)
-        what = f"{state}: {damage.__name__} {path.relative_to(copy)}"
-        print(what, end=": ", flush=True)
+        print(f"{state}: {damage.__name__} {path.relative_to(copy)}", flush=True)
         damage(path, rng, files)
         outcome = outcome_of(copy, truth)
-        print(outcome)
         table[outcome] += 1
+        print(f"{state}: {outcome}")
         shutil.rmtree(copy)
-    print(dict(table))
+    print(f"table of {state}: {json.dumps(table)}")
 
 
 @contextlib.contextmanager
