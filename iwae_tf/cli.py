@@ -193,7 +193,10 @@ def _checked(config):
 
 
 def _run(function, config):
-    """Calls a function with a `Config`; turns errors into messages and exit codes."""
+    """Calls a function with a `Config`; turns errors into messages and exit codes.
+
+    Errors of the system are left to `_command`, which meets them at its last flush too.
+    """
     logging.set_verbosity(logging.WARNING)
     # TensorFlow warns if a process with many models traces many functions.
     standard_logging.getLogger("tensorflow").setLevel("ERROR")
@@ -205,20 +208,8 @@ def _run(function, config):
     except Diverged as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        print(f"error: {_told(error)}", file=sys.stderr)
-        sys.exit(1)
     except KeyboardInterrupt as error:
         sys.exit(128 + getattr(error, "signum", signal.SIGINT))
-
-
-def _told(error):
-    """An error of the system in one line: the file, and what went wrong."""
-    file = error.filename or "the output"
-    why = error.strerror or str(error).split("\n")[0]
-    return f"{file}: {why}; the same command goes on once this is mended"
 
 
 _NOISE = re.compile(
@@ -268,7 +259,12 @@ def _command(function, description):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):  # the reader has ended, as `head` does
             sys.exit(128 + 13)
-        print(f"error: {_told(error)}", file=sys.stderr)
+        file = error.filename or "the output"
+        why = error.strerror or str(error).split("\n")[0]
+        print(
+            f"error: {file}: {why}; the same command goes on once this is mended",
+            file=sys.stderr,
+        )
         sys.exit(1)
 
 

@@ -127,12 +127,11 @@ class Run:
 
     def _check_kinds(self):
         for name in (*_FOLDERS, *_FILES):
-            path, wanted = self.directory / name, "file" if name in _FILES else "folder"
-            if path.exists() and path.is_dir() != (wanted == "folder"):
-                other = "folder" if path.is_dir() else "file"
+            path, kinds = self.directory / name, ("file", "folder")
+            if path.exists() and path.is_dir() != (name in _FOLDERS):
                 raise UsageError(
-                    f"run_dir: must have a {wanted} {name}, got a {other} at "
-                    f"{str(path)!r}; remove it"
+                    f"run_dir: must have a {kinds[name in _FOLDERS]} {name}, got a "
+                    f"{kinds[path.is_dir()]} at {str(path)!r}; remove it"
                 )
 
     def _check_same(self, record):
@@ -184,12 +183,11 @@ class Run:
         path, what = self.directory / "report.json", "a finished run"
         report = records.read(path, records.REPORT, what, _RESCORE)
         if (self.directory / "config.json").exists():
-            record = self.record
-            same = [
-                records.of_run(report) == records.of_run(record),
-                report["data"] == record["data"],
-            ]
-            if not all(same):
+            own, other = (
+                (records.of_run(record), record["data"])
+                for record in (self.record, report)
+            )
+            if own != other:
                 raise UsageError(
                     f"run_dir: must hold the report of the run of its config.json, got "
                     f"that of another run in {str(self)!r}; {_RESCORE}"

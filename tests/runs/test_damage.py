@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from eager import eagerly
 from matplotlib.figure import Figure
-from small_runs import images_of, small
+from small_runs import Stop, images_of, small
 
 from iwae_tf.errors import UsageError
 from iwae_tf.runs import experiment, scoring
@@ -38,10 +38,6 @@ CONFIG = small(
 )
 N_TRIALS = 15
 STATES = ("finished", "training", "scoring", "annealing")
-
-
-class Stop(BaseException):
-    """Ends work where it stands, as a kill does; nobody catches it."""
 
 
 @pytest.fixture(scope="module")

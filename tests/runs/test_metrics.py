@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_runs import Stop
 
 from iwae_tf import data, files
 from iwae_tf.errors import UsageError
@@ -14,10 +15,6 @@ from iwae_tf.runs.config import Config
 from iwae_tf.runs.metrics import Metrics
 from iwae_tf.runs.rows import COLUMNS, SCALARS, lines_of, lost_epochs, parsed
 from iwae_tf.runs.run import Run
-
-
-class Stop(BaseException):
-    """Ends work where it stands, as a kill does; nobody catches it."""
 
 
 @pytest.fixture
