@@ -43,8 +43,9 @@ def naming(path: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        error.filename = str(path)
-        raise
+        # Pillow's errors have a text, but neither a number nor a file.
+        why = error.strerror or str(error)
+        raise OSError(error.errno, why, str(path)) from error
 
 
 def read_arrays(

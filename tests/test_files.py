@@ -108,14 +108,25 @@ def test_json_is_made_once_and_again_if_it_is_damaged(tmp_path):
     assert len(made) == 3
 
 
-def test_error_of_the_system_names_the_file_and_leaves_the_old_one(tmp_path):
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "other.txt"),
+        OSError("No space left on the device"),
+    ],
+    ids=["number", "file", "text"],
+)
+def test_error_of_the_system_names_the_file_and_leaves_the_old_one(error, tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
     with pytest.raises(OSError, match="No space left") as info:
         with files.written_whole(path) as unfinished:
             unfinished.write_text("half")
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise error
     assert info.value.filename == str(path)
+    assert info.value.errno == error.errno
+    assert info.value.strerror == (error.strerror or str(error))
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
 
 
