@@ -50,6 +50,9 @@ class Checkpoints(keras.callbacks.Callback):
         """The paths of all checkpoints, oldest first."""
         return sorted(self.directory.glob("step-*.weights.h5"))
 
+    def _path_of(self, step):
+        return self.directory / f"step-{step:010}.weights.h5"
+
     def newest_step(self) -> int:
         """The step of the newest checkpoint, 0 if there is none."""
         return max(map(step_of, self.paths()), default=0)
@@ -79,11 +82,12 @@ class Checkpoints(keras.callbacks.Callback):
             )
         return 0
 
-    def restore_newest(self, model: IWAE) -> Path:
+    def restore_newest(self, model: IWAE, step: int | None = None) -> Path:
         """Loads the newest checkpoint and no other.
 
         Args:
           model: see `restore`.
+          step: the step that it must be of; by default that of the newest there is.
 
         Returns:
           path: the path of the checkpoint.
@@ -91,12 +95,13 @@ class Checkpoints(keras.callbacks.Callback):
         Raises:
           UsageError: if there is none, or it cannot be read.
         """
-        path = max(self.paths(), default=None)
-        if path is None:
+        paths = self.paths()
+        if not paths:
             raise UsageError(
                 "run_dir: must hold a run with a checkpoint, got "
                 f"{str(self.directory.parent)!r}"
             )
+        path = paths[-1] if step is None else self._path_of(step)
         if self._read(model, path) is not None:
             raise UsageError(
                 f"run_dir: the newest checkpoint must be readable, got {str(path)!r}; "
@@ -134,8 +139,7 @@ class Checkpoints(keras.callbacks.Callback):
         variables = [*self.model.weights, *self.model.optimizer.variables]
         if not all(np.isfinite(variable.numpy()).all() for variable in variables):
             return
-        step = steps_done(self.model)
-        path = self.directory / f"step-{step:010}.weights.h5"
+        path = self._path_of(steps_done(self.model))
         self._last = time.monotonic()
         if path == self._whole:
             return

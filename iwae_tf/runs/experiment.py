@@ -73,7 +73,7 @@ def run(
             say("finished earlier; --rescore scores it again")
             report = this.report
             if config.scorer == "ais" and not config.pretrained:
-                this.checkpoints().restore_newest(model)
+                this.restore(model)
         else:
             say(f"{device}, {'' if config.jit else 'not '}compiled by XLA")
             if config.pretrained:

@@ -40,6 +40,7 @@ REPORT = RECORD | {
     },
     "units?": [{"n_active": int, "activity": [_NUMBER]}],
     "epochs": int,
+    "steps": int,
     "train_seconds": (*_NUMBER, type(None)),
     "score_seconds": _NUMBER,
     "commit": (str, type(None)),

@@ -312,8 +312,20 @@ class Run:
             len(record["data"].get("classes", ())),
             **records.config_of(record).of_networks(),
         )
-        self.checkpoints().restore_newest(model)
+        self.restore(model)
         return model
+
+    def restore(self, model: IWAE) -> None:
+        """Gives a model the weights of the newest checkpoint.
+
+        Raises:
+          UsageError: if there is none, it cannot be read, or the run is finished and it
+            is not that of the last step.
+        """
+        step = None
+        with contextlib.suppress(UsageError):  # no report, or a damaged one
+            step = self.report["steps"]
+        self.checkpoints().restore_newest(model, step)
 
     def figure_seed(self, number: int) -> tf.Tensor:
         """The seed of the noise in one figure, the same for all runs with one seed."""

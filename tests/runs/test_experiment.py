@@ -708,6 +708,24 @@ def test_damaged_newest_checkpoint_of_a_finished_run_is_told_and_made_anew(
         np.testing.assert_array_equal(own, other)
 
 
+def test_finished_run_without_its_last_checkpoint_is_not_read_from_an_older_one(
+    whole, tmp_path
+):
+    copy, config = finished(whole, tmp_path)
+    weights = [w.numpy() for w in experiment.load(copy).weights]
+    for suffix in (".weights.h5", ".json"):
+        max(copy.glob(f"checkpoints/*{suffix}")).unlink()
+        for look in (
+            lambda: experiment.load(copy),
+            lambda: experiment.run(dataclasses.replace(config, **AIS)),
+        ):
+            with pytest.raises(UsageError, match=r"^run_dir: the newest .*-0000000846"):
+                look()
+    experiment.run(dataclasses.replace(config, rescore=True))
+    for own, other in zip(experiment.load(copy).weights, weights, strict=True):
+        np.testing.assert_array_equal(own, other)
+
+
 def test_scores_of_another_scoring_than_the_reports_are_not_annealed(whole, tmp_path):
     copy, config = finished(whole, tmp_path)
     with np.load(copy / "scores.npz") as scores:

@@ -40,6 +40,7 @@ REPORT = {
     },
     "units": [{"n_active": 2, "activity": [0.5, 0.001, 0.02]}],
     "epochs": 60,
+    "steps": 180_000,
     "train_seconds": 3661.2,
     "score_seconds": 59.0,
     "commit": "0123456789abcdef+",
