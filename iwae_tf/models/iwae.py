@@ -66,6 +66,9 @@ class IWAE(keras.Model):
     training step has been taken.
 
     Attributes:
+      checks_values: whether executions look for images that the generator cannot have.
+        With k = 1 that takes a few percent of a step; a caller who has checked all
+        images may set it to False.
       n_context: c, the size of a context; 0 for a model without contexts.
       train_samples: number of samples per image and group in a training step.
       first_bad_step: the first optimizer step, counted from 0, whose loss was not
@@ -80,6 +83,7 @@ class IWAE(keras.Model):
     n_samples = _Traced()
     train_samples = _Traced()
     warmup_steps = _Traced()
+    checks_values = _Traced()
 
     def __init__(self, posterior, generator, seed: int = 123, n_context: int = 0):
         """Builds the networks' variables.
@@ -100,6 +104,7 @@ class IWAE(keras.Model):
         self.posterior = posterior
         self.generator = generator
         self.seed = seed
+        self.checks_values = True
         self.n_context = n_context
         self._means = {
             name: keras.metrics.Mean(name=name)
@@ -114,8 +119,9 @@ class IWAE(keras.Model):
                 "log_qz",
             )
         }
-        # Whether images out of range were seen, and their least and greatest value.
-        self._out_of_range = tf.Variable([0.0, 0.0, 0.0], trainable=False)
+        # Of each pixel in all executions: the least and the greatest value, and 0, or
+        # NaN if a value was not finite.
+        self._seen = tf.Variable(self._nothing_seen(), trainable=False)
         x = tf.zeros([1, *generator.image_shape])
         self((x, tf.zeros([1, n_context])) if n_context else x)
 
@@ -243,13 +249,13 @@ class IWAE(keras.Model):
 
         def watched(iterator):
             outputs = function(iterator)
-            if self._limits is not None:
-                is_out, *ends = self._out_of_range.numpy()
-                if is_out:
-                    self._out_of_range.assign(tf.zeros(3))
-                    data.check_range(np.array(ends), self._limits)
-                    # Ends within the limits: the minimum has passed over a NaN.
-                    data.check_range(np.array([np.nan]), self._limits)
+            if self._is_watching and not self.run_eagerly:
+                *ends, zero = self._seen.numpy()
+                try:
+                    data.check_range(np.stack(ends) + zero, self._limits)
+                except UsageError:
+                    self._seen.assign(self._nothing_seen())
+                    raise
             return outputs
 
         return watched
@@ -509,12 +515,28 @@ class IWAE(keras.Model):
         if isinstance(x, tuple | list):  # images and contexts in `predict`
             x, context = x
         x = tf.cast(x, tf.float32)
-        if self._limits is not None and not tf.executing_eagerly():
-            least, greatest = self._limits
-            is_out = ~tf.reduce_all((x >= least) & (x <= greatest))
-            seen = tf.stack([1.0, tf.reduce_min(x), tf.reduce_max(x)])
-            self._out_of_range.assign(tf.where(is_out, seen, self._out_of_range))
+        if self._is_watching and not tf.executing_eagerly():
+            # XLA makes these reductions fast, and slow if they are over other axes or
+            # of something computed. Its minimum and maximum pass over a NaN.
+            least, greatest, zero = tf.unstack(self._seen)
+            self._seen.assign(
+                tf.stack(
+                    [
+                        tf.minimum(least, tf.reduce_min(x, axis=0)),
+                        tf.maximum(greatest, tf.reduce_max(x, axis=0)),
+                        zero + 0.0 * tf.reduce_sum(x, axis=0),
+                    ]
+                )
+            )
         return x if context is None else (x, context)
+
+    @property
+    def _is_watching(self):
+        return self.checks_values and self._limits is not None
+
+    def _nothing_seen(self):
+        zeros = tf.zeros(self.generator.image_shape)
+        return tf.stack([zeros + np.inf, zeros - np.inf, zeros])
 
     @property
     def _limits(self):

@@ -210,6 +210,7 @@ def fit(
         (first, end, n_steps, k), *others = spans
         rest = (first, first + 1, n_steps - n_done, k)
         spans = [rest, (first + 1, end, n_steps, k), *others]
+    model.checks_values = False  # `training_batches` and `sets_of` have checked them
     for first, last, n_steps, k in spans:
         if first == last:
             continue

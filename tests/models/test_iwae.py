@@ -619,6 +619,17 @@ def test_values_out_of_range_are_refused_at_every_door(tiny, binary, wrong, got,
     model.evaluate(x, verbose=0)
 
 
+def test_executions_do_not_look_at_values_that_a_caller_has_checked(tiny, binary):
+    model, x = tiny(), binary(4)
+    batches = tf.data.Dataset.from_tensor_slices(2 * x).batch(2)
+    model.compile("sgd", n_samples=3, jit_compile=False)
+    model.checks_values = False
+    model.fit(batches, shuffle=False, verbose=0)
+    model.checks_values = True
+    with pytest.raises(UsageError, match=r"^x: must be in 0\.\.1, got 0 to 2$"):
+        model.fit(batches, shuffle=False, verbose=0)
+
+
 def test_weights_of_images_are_refused(tiny, binary):
     model, x = tiny(), binary(4)
     model.compile("sgd", n_samples=3, **EAGER)
