@@ -11,7 +11,10 @@ from iwae_tf.errors import UsageError, check_at_least
 
 CONVOLUTIONAL = ("gated", "resnet")
 DEEP = ("dense", *CONVOLUTIONAL)
-MODELS = ("burda", "vae60", "tvae_affine", "tvae_tps", *DEEP)
+WARPED = ("tvae_affine", "tvae_tps")
+SPATIAL = ("vae60", *WARPED)
+SPATIAL_LATENTS = 60
+MODELS = ("burda", *SPATIAL, *DEEP)
 OBJECTIVES = (
     "vae_elbo",
     "vae_elbo_kl",
@@ -108,6 +111,19 @@ def check_flows(n_flows: int | None, stochastic_layers: int) -> None:
         raise UsageError(
             f"n_flows: goes with one stochastic layer only, got {n_flows} with "
             f"{stochastic_layers} layers"
+        )
+
+
+def check_bounded(n_bounded: int) -> None:
+    """Checks the number of bounded means of a network with 60 latents.
+
+    Raises:
+      UsageError: if it has fewer.
+    """
+    if not 0 <= n_bounded <= SPATIAL_LATENTS:
+        raise UsageError(
+            f"n_bounded: must be from 0 to {SPATIAL_LATENTS}, the number of latents, "
+            f"got {n_bounded}"
         )
 
 

@@ -54,6 +54,7 @@ def build(
     n_hidden: Sequence[int] | None = None,
     feature_maps: int | None = None,
     conditional_prior: bool = False,
+    n_bounded: int = 0,
     seed: int = 123,
     **flows,
 ) -> IWAE:
@@ -69,6 +70,7 @@ def build(
       n_hidden: see `burda` and `deep`.
       feature_maps: see `deep`.
       conditional_prior: see `burda`.
+      n_bounded: see `spatial`.
       seed: random seed for the initial weights and the model's noise.
       **flows: `n_flows` and its options, see `burda`.
 
@@ -81,7 +83,7 @@ def build(
     check_one_of(rules.MODELS, model=model)
     shape = tuple(image_shape)
     if model in SPATIAL:
-        return spatial(model, shape, seed, **flows)
+        return spatial(model, shape, seed, n_bounded, **flows)
     if model in rules.DEEP:
         return deep(model, shape, n_latent, n_hidden, feature_maps, seed, **flows)
     return burda(
@@ -181,32 +183,37 @@ def spatial(
     name: str,
     image_shape: tuple[int, int, int],
     seed: int = 123,
+    n_bounded: int = 0,
     **flows,
 ) -> IWAE:
     """A VAE with 60 latents, some of which may place the image: x-256-256-z-256-256-x.
 
     Hidden layers are rectified linear. `vae60` is a plain VAE. In `tvae_affine`, 6
     latents give an affine map. In `tvae_tps`, 18 latents give the control points of a
-    thin-plate spline. The posterior means of these latents go through tanh. The output
-    bias starts at 0: if it starts at the logits of MNIST's mean image, `vae60` with
-    k = 1 never leaves that image.
+    thin-plate spline. The output bias starts at 0: if it starts at the logits of
+    MNIST's mean image, `vae60` with k = 1 never leaves that image.
 
     Args:
       name: a key of `SPATIAL`.
       image_shape: height, width, channels.
       seed: random seed for the initial weights and the model's noise.
+      n_bounded: number of posterior means, counted from the last, that go through tanh.
       **flows: see `burda`.
 
     Returns:
       model: the model, not compiled.
+
+    Raises:
+      UsageError: if there are fewer latents than bounded means.
 
     Reference:
       Jaderberg et al. 2015, arXiv:1506.02025.
     """
     n_placing, warp = SPATIAL[name]
     keras.utils.set_random_seed(seed)
-    widths, n_latent = (256, 256), 60
-    posterior = _posterior(MLP(widths, "relu"), n_latent, n_placing, **flows)
+    widths, n_latent = (256, 256), rules.SPATIAL_LATENTS
+    rules.check_bounded(n_bounded)
+    posterior = _posterior(MLP(widths, "relu"), n_latent, n_bounded, **flows)
     if warp is None:
         generator = BernoulliChain(image_shape, [widths], [n_latent], activation="relu")
     else:

@@ -166,6 +166,15 @@ class Config:
         "With --conditional, learn the prior p(z|y) of the top layer in place of "
         "N(0, I).",
     )
+    n_bounded: int = _option(
+        "networks",
+        0,
+        "Number of posterior means, counted from the last, that go through tanh, with "
+        "--model vae60, tvae_affine and tvae_tps. The last 6 of tvae_affine and "
+        "the last 18 of tvae_tps place the image.",
+        minimum=0,
+        maximum=rules.SPATIAL_LATENTS,
+    )
     n_flows: int | None = _option(
         "networks",
         None,
@@ -437,7 +446,7 @@ class Config:
                 object.__setattr__(self, field.name, value)
         rules.check_device(self.device)
         self._check_model()
-        if self.model.startswith("tvae") and self.binarization == "none":
+        if self.model in rules.WARPED and self.binarization == "none":
             raise UsageError(
                 "binarization: must be dynamic or threshold for a spatial transformer, "
                 f"got none with model {self.model}"
@@ -490,6 +499,7 @@ class Config:
             ("n_hidden", ("burda", "dense")),
             ("n_latent", ("burda", *rules.DEEP)),
             ("feature_maps", rules.CONVOLUTIONAL),
+            ("n_bounded", rules.SPATIAL),
         ):
             value = getattr(self, name)
             if value != getattr(Config, name) and self.model not in models:

@@ -21,6 +21,8 @@ def run_name(config: Config) -> str:
     networks = f"{config.stochastic_layers}l"
     if config.model != "burda":
         networks = f"{config.model}{config.feature_maps or ''}"
+    if config.n_bounded:
+        networks += f"-t{config.n_bounded}"
     if config.n_flows:
         networks += f"-f{config.n_flows}"
     start = f"-from-{Path(config.init_from).name}" if config.init_from else ""
@@ -54,6 +56,8 @@ def networks(config: Config) -> str:
         text = config.model
     if config.feature_maps:
         text += f", {config.feature_maps} maps"
+    if config.n_bounded:
+        text += f", tanh on {config.n_bounded}"
     if config.n_flows:
         text += f", {flows(config.n_flows, config.flow_normalisation)}"
     return text

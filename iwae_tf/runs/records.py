@@ -10,6 +10,7 @@ from iwae_tf.runs.config import Config
 # Kinds, see `iwae_tf.files.fits`. Reports of older versions lack what has a question
 # mark.
 _NUMBER = (int, float)
+_BOUNDED = {"tvae_affine": 6, "tvae_tps": 18}
 _INIT = {
     "run": str,
     "objective": str,
@@ -90,9 +91,13 @@ def of_run(record: Mapping) -> dict:
 
 
 def config_of(record: Mapping) -> Config:
-    """The options in a record; options newer than the record have their defaults."""
+    """The options in a record; options newer than the record have their defaults.
+
+    Spatial transformers that are older than `n_bounded` have a tanh.
+    """
     options = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in record["config"].items()
     }
+    options = {"n_bounded": _BOUNDED.get(options.get("model"), 0)} | options
     return Config(**options)

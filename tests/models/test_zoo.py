@@ -235,5 +235,17 @@ def test_flow_goes_before_any_generator_of_one_layer(name):
     assert model.posterior.n_flows == 2 and len(model.posterior.flow.steps) == 2
     x = np.ones((3, 4, 4, 1), np.float32)
     assert model.draw(x, 5, seed_of(1)).zs[0].shape == (5, 3, d)
-    tanh = model.posterior.conditionals[0].n_bounded
-    assert tanh == {"burda": 0, "vae60": 0, "tvae_affine": 6}[name]
+
+
+def test_last_posterior_means_of_a_transformer_go_through_tanh_if_asked():
+    x = np.ones((3, 4, 4, 1), np.float32)
+
+    def means(**options):
+        model = zoo.build((4, 4, 1), model="tvae_affine", **options)
+        return model.posterior.mean(x)[0].numpy()
+
+    free, bounded = means(), means(n_bounded=6)
+    np.testing.assert_array_equal(bounded[..., :54], free[..., :54])
+    np.testing.assert_allclose(bounded[..., 54:], np.tanh(free[..., 54:]), 1e-5)
+    with pytest.raises(UsageError, match="^n_bounded: must be from 0 to 60, .* got 61"):
+        means(n_bounded=61)

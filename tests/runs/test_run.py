@@ -11,6 +11,7 @@ from small_runs import contents
 
 from iwae_tf import files
 from iwae_tf.errors import UsageError
+from iwae_tf.runs import records
 from iwae_tf.runs import run as run_module
 from iwae_tf.runs.config import Config
 from iwae_tf.runs.run import Run
@@ -87,6 +88,15 @@ def test_run_from_before_an_option_existed_has_its_default(tmp_path):
     other = RECORD | {"config": RECORD["config"] | {"n_groups": 2}}
     with pytest.raises(UsageError, match="^n_groups: must be 1 to continue "):
         claim(tmp_path, other)
+
+
+@pytest.mark.parametrize(("model", "n"), [("tvae_tps", 18), ("vae60", 0)])
+def test_transformer_from_before_the_option_has_its_tanh(model, n):
+    older = Config(model=model).of_run()
+    del older["n_bounded"]
+    assert records.config_of({"config": older}).n_bounded == n
+    newer = {"config": Config(model=model).of_run()}
+    assert records.config_of(newer).n_bounded == 0
 
 
 @pytest.mark.parametrize("rate", [None, 0.5])
