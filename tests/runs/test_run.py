@@ -56,6 +56,7 @@ OTHER = {
     "validation": 7,
     "model": "vae60",
     "feature_maps": 8,
+    "n_bounded": 3,
     "n_flows": 2,
     "flow_hidden": (4,),
     "flow_features": 3,
