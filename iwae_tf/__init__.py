@@ -6,10 +6,10 @@ Axes: the samples `k` come first, the batch `b` second and the event last. `log_
 [k, b], or [m k, b] if there are `m` groups. A function that reduces weights does so
 over axis 0 and returns [b].
 
-Units: nats per image, summed over pixels and latents.
+Units: nats per observation, summed over its entries and over latents.
 
-Names: `x` is an image, `z` one latent and `zs` the tuple of latents bottom-up: `zs[0]`
-is nearest to the pixels. `d` is the size of a latent, and `c` that of a context. Of
+Names: `x` is an observation, `z` one latent and `zs` the tuple of latents bottom-up:
+`zs[0]` is nearest to x. `d` is the size of a latent, and `c` that of a context. Of
 given latents, `log_px` is log p(x|z), `log_pz` is log p(z), `log_qz` is log q(z|x), and
 `log_w` is the log importance weight. `w_norm` are normalised weights, `bound` is the
 value of an objective, and `loss` is the scalar that is minimised.
@@ -36,7 +36,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "draws": ("Draws",),
         "measures": ("annealing", "gradients", "inspection", "units"),
         "measures.likelihood": ("log_likelihood",),
-        "models": ("generators", "likelihoods", "posteriors", "zoo"),
+        "models": ("generators", "likelihoods", "masks", "posteriors", "zoo"),
         "models.iwae": ("IWAE",),
         "objectives": ("Objective",),
         "runs.config": ("Config",),

@@ -27,6 +27,16 @@ OBJECTIVES = (
     "dreg",
     "rws_dreg",
 )
+LIKELIHOODS = (
+    "bernoulli",
+    "continuous_bernoulli",
+    "gaussian",
+    "student_t",
+    "discretized_logistic",
+    "categorical",
+)
+SCALED = ("gaussian", "student_t")  # likelihoods with a scale
+SCALES = ("entry", "feature", "shared")
 BINARIZATIONS = ("dynamic", "threshold", "none")
 # The default options of a posterior with flows.
 FLOWS = {"flow_hidden": (256, 256), "flow_features": 64, "flow_normalisation": "weight"}
@@ -112,6 +122,69 @@ def check_flows(n_flows: int | None, stochastic_layers: int) -> None:
             f"n_flows: goes with one stochastic layer only, got {n_flows} with "
             f"{stochastic_layers} layers"
         )
+
+
+def check_image(model: str, event_shape: tuple[int, ...], multiple: int = 1) -> None:
+    """Checks that a network for images gets images.
+
+    Args:
+      model: the name of the network.
+      event_shape: the shape of one x.
+      multiple: a number that must divide height and width.
+
+    Raises:
+      UsageError: if it gets something else.
+    """
+    if len(event_shape) != 3:
+        raise UsageError(
+            f"dataset: must have images for model {model}, got data of shape "
+            f"{list(event_shape)}"
+        )
+    height, width, _ = event_shape
+    if height % multiple or width % multiple:
+        raise UsageError(
+            f"dataset: must have images whose sides are multiples of {multiple} for "
+            f"model {model}, got {height}x{width}"
+        )
+
+
+def check_warped(model: str, likelihood: str) -> None:
+    """Checks that a network with 60 latents has a Bernoulli likelihood.
+
+    Raises:
+      UsageError: if it has another.
+    """
+    if model in SPATIAL and likelihood != "bernoulli":
+        raise UsageError(
+            f"likelihood: must be bernoulli for model {model}, got {likelihood}"
+        )
+
+
+def scale_of(likelihood: str, scale: str | float | None) -> str | float | None:
+    """The scale of a likelihood; a number in a text becomes a number.
+
+    Raises:
+      UsageError: if the likelihood has no scale, or the scale is neither positive nor
+        one of `SCALES`.
+    """
+    if scale is None or scale in SCALES:
+        number = scale
+    else:
+        try:
+            number = float(scale)
+        except ValueError:
+            number = math.nan
+        if not 0 < number < math.inf:
+            raise UsageError(
+                f"likelihood_scale: must be one of {', '.join(SCALES)} or a positive "
+                f"number, got {scale!r}"
+            )
+    if scale is not None and likelihood not in SCALED:
+        raise UsageError(
+            f"likelihood_scale: goes with likelihood {' or '.join(SCALED)} only, got "
+            f"{scale} with likelihood {likelihood}"
+        )
+    return number
 
 
 def check_bounded(n_bounded: int) -> None:

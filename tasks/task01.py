@@ -93,8 +93,8 @@ def look(run, x, number):
         snis_mean=snis,
         grid_mean=mean,
         image=x,
-        of_q=model.generator.mean_image((draws.zs[0][:N_PICTURES],)).numpy()[:, 0],
-        of_sir=model.generator.mean_image((resampled[:N_PICTURES],)).numpy()[:, 0],
+        of_q=model.generator.mean((draws.zs[0][:N_PICTURES],)).numpy()[:, 0],
+        of_sir=model.generator.mean((resampled[:N_PICTURES],)).numpy()[:, 0],
         title=f"{run.title} · test image {number}",
         caption=(
             f"effective sample size {ess:,.0f} of {N_DRAWS:,} · E[z|x] by SNIS "

@@ -70,7 +70,7 @@ def pictures(runs, latents_of):
         zs, generator = latents_of(run), run.model.generator
         if model != "vae60":
             rows[f"{model}, upright"] = generator.upright_image(zs).numpy()
-        rows[model] = generator.mean_image(zs).numpy()
+        rows[model] = generator.mean(zs).numpy()
     return rows
 
 

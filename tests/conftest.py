@@ -88,7 +88,7 @@ def loc_scale():
 
 @pytest.fixture
 def pixel_logits():
-    """The pixel network of a `BernoulliChain` again, in NumPy float64."""
+    """The pixel network of a `Chain` again, in NumPy float64."""
 
     def compute(generator, z):
         return dense(generator.pixel_logits, mlp(generator.pixels, z))

@@ -39,12 +39,12 @@ class LinearGaussian(keras.layers.Layer):
     a and log t of each layer, bottom-up. All are trainable.
     """
 
-    def __init__(self, image_shape=(2, 4, 1), n_latent=(3,), seed=0, dtype="float32"):
+    def __init__(self, event_shape=(2, 4, 1), n_latent=(3,), seed=0, dtype="float32"):
         super().__init__(dtype=dtype)
-        self.image_shape = tuple(image_shape)
+        self.event_shape = tuple(event_shape)
         self.n_latent = tuple(n_latent)
         rng = np.random.default_rng(seed)
-        sizes = (math.prod(image_shape), *n_latent)
+        sizes = (math.prod(event_shape), *n_latent)
         self.maps, self.shifts, self.log_scales = [], [], []
         for level, (d_out, d_in) in enumerate(zip(sizes, sizes[1:], strict=False)):
             # Columns of different lengths, so that no two latents are exchangeable.
@@ -97,9 +97,9 @@ class LinearGaussian(keras.layers.Layer):
             zs = (p.mean() + p.stddev() * noise, *zs)
         return zs
 
-    def mean_image(self, zs, context=None):
+    def mean(self, zs, context=None):
         mean = self._below(0, zs[0]).mean()
-        return tf.reshape(mean, tf.concat([tf.shape(mean)[:-1], self.image_shape], 0))
+        return tf.reshape(mean, tf.concat([tf.shape(mean)[:-1], self.event_shape], 0))
 
     # The oracle: NumPy, float64.
 
@@ -121,7 +121,7 @@ class LinearGaussian(keras.layers.Layer):
         """n images from p(x), float32 [n, height, width, channels]."""
         rng = np.random.default_rng(seed)
         x = rng.multivariate_normal(*self.moments(-1), size=n)
-        return x.reshape(n, *self.image_shape).astype(np.float32)
+        return x.reshape(n, *self.event_shape).astype(np.float32)
 
     def log_evidence(self, x):
         """log p(x), [n], nats."""

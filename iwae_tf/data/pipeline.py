@@ -14,6 +14,7 @@ from iwae_tf.errors import UsageError, check_one_of
 from iwae_tf.rules import BINARIZATIONS
 
 TEST_SEED = 20160509  # every run binarises the test images once, with this seed
+LEVEL_WIDTH = 1e-3  # how far from a level a value may be, in parts of their spacing
 _SLICE = 2**20  # number of values converted to float32 at once
 
 
@@ -98,20 +99,45 @@ def _white(x):
     return 1.0
 
 
-def check_range(x: np.ndarray, limits: tuple[float, float] | None) -> None:
-    """Checks the values of images.
+def check_range(
+    x: np.ndarray,
+    limits: tuple[float, float],
+    step: float | None = None,
+    missing: bool = False,
+) -> None:
+    """Checks the values of observations.
 
     Args:
-      x: images, any shape.
-      limits: the least and the greatest value, or None for any.
+      x: observations, any shape.
+      limits: the least and the greatest value; all values must be finite.
+      step: spacing of the levels from the least value on, if there are levels.
+      missing: whether NaN stands for a missing entry.
 
     Raises:
-      UsageError: if a value is out of range or NaN.
+      UsageError: if a value is out of range or between two levels, or if it is NaN and
+        not missing.
     """
-    if limits and x.size and not (x.min() >= limits[0] and x.max() <= limits[1]):
-        raise UsageError(
-            f"x: must be in {limits[0]}..{limits[1]}, got {x.min():g} to {x.max():g}"
-        )
+    if not x.size or (missing and np.all(np.isnan(x))):
+        return
+    low, high = (np.fmin, np.fmax) if missing else (np.minimum, np.maximum)
+    low, high = low.reduce(x, axis=None), high.reduce(x, axis=None)
+    least, greatest = limits
+    if not (low >= least and high <= greatest and np.isfinite(low + high)):
+        rule = {
+            (True, True): f"in {least:g}..{greatest:g}",
+            (True, False): f"finite and at least {least:g}",
+            (False, True): f"finite and at most {greatest:g}",
+            (False, False): "finite",
+        }[bool(np.isfinite(least)), bool(np.isfinite(greatest))]
+        raise UsageError(f"x: must be {rule}, got {low:g} to {high:g}")
+    if step is not None:
+        levels = (x - least) / step
+        is_between = np.abs(levels - np.rint(levels)) > LEVEL_WIDTH
+        if is_between.any():
+            raise UsageError(
+                f"x: must be one of the {round((greatest - least) / step) + 1} levels "
+                f"from {least:g} to {greatest:g}, got {x[is_between].flat[0]:g}"
+            )
 
 
 def mean_image(x: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ import tensorflow_probability as tfp
 from iwae_tf import randomness
 from iwae_tf.errors import UsageError, check_at_least, check_one_of
 from iwae_tf.measures import batches
-from iwae_tf.models.posteriors import GaussianChain, flatten
+from iwae_tf.models.posteriors import GaussianChain
 from iwae_tf.rules import AIS_SCHEDULES, AIS_STARTS
 from iwae_tf.weights import effective_sample_size, log_mean_exp
 
@@ -299,7 +299,7 @@ class Annealer:
         """A function from z [c, b, all latents] to log f_0 and log f_n - log f_0."""
         posterior, generator = self.model.posterior, self.model.generator
         # Computed once here, and not in `densities`, which every leapfrog step calls.
-        first = posterior.conditional(0, flatten(x), context)
+        first = posterior.conditional(0, posterior.entries(x), context)
         features = posterior.features_of(x, context) if self._through_flow else None
 
         def log_q(zs):
@@ -330,7 +330,7 @@ class Annealer:
     def _scale(self, x, context, beta):
         """Approximate standard deviations of latents under f_t, [b, all latents]."""
         posterior = self.model.posterior
-        below, scales = flatten(x), []
+        below, scales = posterior.entries(x), []
         for level in range(len(posterior.n_latent)):
             q = posterior.conditional(level, below, context)
             below = q.mean()

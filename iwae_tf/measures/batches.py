@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from iwae_tf.data import check_range
 from iwae_tf.errors import UsageError, check_at_least
 from iwae_tf.files import read_arrays, write_arrays
+from iwae_tf.models.generators import check_values
 
 _COMPILED: dict[int, dict[tuple, Callable]] = {}  # by the id of the model
 
@@ -133,8 +133,8 @@ def checked(
     """Checks images and their contexts, and returns them as arrays.
 
     Args:
-      model: if its generator has a `pixel_range`, images must be within it. If it has a
-        method `inputs`, this must accept the shapes; see `iwae_tf.IWAE`.
+      model: if its generator has a likelihood, this must have the values of x. If it
+        has a method `inputs`, this must accept the shapes; see `iwae_tf.IWAE`.
       x: images [n, height, width, channels].
       context: y of every image, [n, c], or None.
 
@@ -145,7 +145,7 @@ def checked(
     """
     x = numbers("x", x)
     check_at_least(1, **{"number of images": len(x)})
-    check_range(x, getattr(getattr(model, "generator", None), "pixel_range", None))
+    check_values(getattr(model, "generator", None), x)
     if context is not None:
         context = numbers("context", context)
         if len(context) != len(x):

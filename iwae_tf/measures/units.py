@@ -15,7 +15,7 @@ from iwae_tf import randomness
 from iwae_tf.draws import Draws
 from iwae_tf.errors import UsageError, check_at_least
 from iwae_tf.measures import batches
-from iwae_tf.models.posteriors import flatten, reparameterised
+from iwae_tf.models.posteriors import reparameterised
 
 ACTIVE_ABOVE = 0.01
 
@@ -203,7 +203,7 @@ class WithoutUnits:
         """Draws as `IWAE.draw` does, with the same noise."""
         posterior, generator = self.model.posterior, self.model.generator
         x, context = self.model.inputs(x, context)
-        below, zs, log_qz = flatten(x), (), 0.0
+        below, zs, log_qz = posterior.entries(x), (), 0.0
         for level, (kept, value) in enumerate(zip(self.kept, self.values, strict=True)):
             q = posterior.conditional(level, below, context).distribution
             z = reparameterised(q, k, randomness.seed_of(seed, level))

@@ -9,6 +9,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "generators",
         "iwae",
         "likelihoods",
+        "masks",
         "networks",
         "posteriors",
         "warps",

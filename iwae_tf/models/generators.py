@@ -1,13 +1,16 @@
 """Generators p(x, z), or p(x, z|y) of a conditional model.
 
 A generator has:
-  `image_shape`: height, width and channels of an image;
-  `log_px(x, zs, context)`: log p(x|z);
+  `event_shape`: the shape of one x;
+  `likelihood`: p(x|z) given parameters, see `iwae_tf.likelihoods`;
+  `missing`: whether entries of x may be missing, which is then NaN;
+  `log_px(x, zs, context)`: log p(x|z), over the entries of x that were observed;
   `factors(zs, context)`: the distribution of every latent given the one above it;
   `log_joint(x, zs, context) -> (log_px, log_pz)`: the two parts of log p(x, z);
   `prior(context)`: the distribution of the top latent;
   `sample_latents(n, seed, context) -> zs`: draws from p(z);
-  `mean_image(zs, context)`: E[x|z].
+  `mean(zs, context)`: E[x|z];
+  `sample(zs, seed, context) -> (samples, mean)`: draws from p(x|z), and E[x|z].
 The context is y, [b, c], or None.
 """
 
@@ -19,7 +22,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from iwae_tf import randomness
+from iwae_tf import data, randomness
+from iwae_tf.errors import UsageError
 from iwae_tf.models import likelihoods, warps
 from iwae_tf.models.networks import MLP, LocScale
 from iwae_tf.models.posteriors import beside, flatten
@@ -27,14 +31,11 @@ from iwae_tf.models.posteriors import beside, flatten
 tfd = tfp.distributions
 
 
-class BernoulliChain(keras.layers.Layer):
-    """A chain of Gaussian layers over Bernoulli pixels: p(zL) ... p(z1|z2) p(x|z1).
+class Chain(keras.layers.Layer):
+    """A chain of Gaussian layers under a likelihood: p(zL) ... p(z1|z2) p(x|z1).
 
     If there is a context, every layer sees it beside the layer above. The top layer
     sees it only if it has a network.
-
-    Attributes:
-      pixel_range: the least and the greatest value of a pixel.
 
     Reference:
       Burda et al. 2016, section 2 and appendix, arXiv:1509.00519; Sohn et al. 2015,
@@ -42,11 +43,9 @@ class BernoulliChain(keras.layers.Layer):
       models, NeurIPS.
     """
 
-    pixel_range = (0, 1)
-
     def __init__(
         self,
-        image_shape: tuple[int, int, int],
+        event_shape: tuple[int, ...],
         widths: Sequence[Sequence[int]],
         n_latent: Sequence[int],
         output_bias: str | keras.initializers.Initializer = "zeros",
@@ -54,29 +53,49 @@ class BernoulliChain(keras.layers.Layer):
         activation: str = "tanh",
         pixels: keras.layers.Layer | None = None,
         head: keras.layers.Layer | None = None,
+        likelihood: likelihoods.Likelihood | None = None,
+        missing: bool = False,
+        mask_model: keras.layers.Layer | None = None,
     ):
-        """Makes the pixel network and one network per conditional layer.
+        """Makes the network of the likelihood, and one for each conditional layer.
 
         Args:
-          image_shape: height, width, channels.
+          event_shape: the shape of one x, such as height, width and channels.
           widths: numbers of hidden units of each network, bottom-up: `widths[0]` is
-            for the pixel network.
+            for the network of the likelihood.
           n_latent: latent size of each layer, bottom-up.
-          output_bias: initial bias of the pixel logits.
+          output_bias: initial bias of the likelihood's parameters.
           prior_widths: numbers of hidden units of the network from the context to
             p(zL|y). If it is None, the top layer is standard normal.
           activation: nonlinearity after every hidden layer.
           pixels: network from z1 to features, in place of the one that `widths[0]`
             describes.
-          head: layer from those features to logits [..., n_pixels]; by default it is
-            linear.
+          head: layer from those features to the parameters of the likelihood,
+            [..., n_parameters * n] for n entries; by default it is linear.
+          likelihood: p(x|z) given these parameters; by default Bernoulli.
+          missing: whether entries of x may be NaN, which are those that are missing.
+          mask_model: p(s|x), which says what is observed if that depends on x, see
+            `iwae_tf.models.masks`. Missing entries are then drawn from p(x|z), and its
+            term is part of log p(x|z).
+
+        Raises:
+          UsageError: if there is a mask model and no entries are missing, or draws of
+            the likelihood have no gradient.
         """
         super().__init__()
-        self.image_shape = tuple(image_shape)
+        self.event_shape = tuple(event_shape)
         self.n_latent = tuple(n_latent)
+        self.likelihood = likelihood or likelihoods.Bernoulli()
+        self.missing = missing
+        n_entries = math.prod(event_shape)
+        self.likelihood.build((n_entries,))
+        self.mask_model = mask_model
+        if mask_model is not None:
+            _check_mask_model(missing, self.likelihood)
+            mask_model.build((n_entries,))
         self.pixels = pixels or MLP(widths[0], activation)
         self.pixel_logits = head or keras.layers.Dense(
-            math.prod(image_shape), bias_initializer=output_bias
+            self.likelihood.n_parameters * n_entries, bias_initializer=output_bias
         )
         self.conditionals = [
             LocScale(MLP(w, activation), d)
@@ -121,50 +140,98 @@ class BernoulliChain(keras.layers.Layer):
         ]
         return [*between, self.prior(context)]
 
-    def logits(
+    def parameters(
         self, zs: tuple[tf.Tensor, ...], context: tf.Tensor | None = None
-    ) -> tf.Tensor:
-        """Pixel logits [..., n_pixels] given latents [..., d]."""
-        return self.pixel_logits(self.pixels(beside(zs[0], context)))
+    ) -> tuple[tf.Tensor, ...]:
+        """Parameters of the likelihood, each [..., n], given latents [..., d]."""
+        outputs = self.pixel_logits(self.pixels(beside(zs[0], context)))
+        n = self.likelihood.n_parameters
+        return (outputs,) if n == 1 else tuple(tf.split(outputs, n, axis=-1))
 
     def log_px(
         self,
         x: tf.Tensor,
         zs: tuple[tf.Tensor, ...],
         context: tf.Tensor | None = None,
+        seed: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """The log-likelihood of images given latents: log p(x|z).
+        """The log-likelihood of x given latents: log p(x|z).
 
         Args:
-          x: binary images [b, height, width, channels].
+          x: observations [b, *event_shape]; NaN is missing if the generator has
+            `missing`.
           zs: tuple of latents, bottom-up, each [k, b, d].
+          context: [b, c].
+          seed: random seed of the missing entries, [2], if there is a mask model.
+
+        Returns:
+          log_px: [k, b], nats, summed over the entries that were observed; with a mask
+            model, plus log p(s|x).
+
+        Raises:
+          UsageError: if there is a mask model and no seed.
+        """
+        x, parameters = flatten(x), self.parameters(zs, context)
+        observed = ~tf.math.is_nan(x) if self.missing else None
+        log_px = self.likelihood.log_prob(x, parameters, observed)
+        if self.mask_model is not None:
+            complete = self._completed(x, parameters, seed)
+            log_px += self.mask_model.log_prob(observed, complete)
+        return log_px
+
+    def complete(
+        self,
+        x: tf.Tensor,
+        zs: tuple[tf.Tensor, ...],
+        seed: tf.Tensor,
+        context: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """Draws the missing entries from p(x|z).
+
+        Args:
+          x: observations [b, *event_shape] with NaN for missing entries.
+          zs: tuple of latents, bottom-up, each [k, b, d].
+          seed: random seed, [2].
           context: [b, c].
 
         Returns:
-          log_px: [k, b], nats, summed over pixels.
+          complete: [k, b, *event_shape], the same as x where it was observed.
         """
-        return likelihoods.bernoulli_log_prob(flatten(x), self.logits(zs, context))
+        flat = self._completed(flatten(x), self.parameters(zs, context), seed)
+        return _with_shape(flat, self.event_shape)
+
+    def _completed(self, x, parameters, seed):
+        if seed is None:
+            raise UsageError(
+                "mask_model: goes with draws from q(z|x) only, for which missing "
+                "entries are drawn too, got given latents; objectives that need none "
+                "are vae_elbo, iwae_elbo, iwae_eq14, miwae, piwae and combination"
+            )
+        drawn = self.likelihood.sample(parameters, seed)
+        return tf.where(tf.math.is_nan(x), drawn, x)
 
     def log_joint(
         self,
         x: tf.Tensor,
         zs: tuple[tf.Tensor, ...],
         context: tf.Tensor | None = None,
+        seed: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """The two parts of log p(x, z): log p(x|z) and log p(z).
 
         Args:
-          x: binary images [b, height, width, channels].
+          x: observations [b, *event_shape].
           zs: tuple of latents, bottom-up, each [k, b, d].
           context: [b, c].
+          seed: see `log_px`.
 
         Returns:
-          log_px: [k, b], nats, summed over pixels.
+          log_px: [k, b], nats, see `log_px`.
           log_pz: [k, b], nats, summed over latents and layers.
         """
         factors = self.factors(zs, context)
         log_pz = sum(p.log_prob(z) for p, z in zip(factors, zs, strict=True))
-        return self.log_px(x, zs, context), log_pz
+        return self.log_px(x, zs, context, seed), log_pz
 
     def sample_latents(
         self, n: int, seed: tf.Tensor, context: tf.Tensor | None = None
@@ -189,22 +256,45 @@ class BernoulliChain(keras.layers.Layer):
             zs = (p.mean() + p.stddev() * noise, *zs)
         return zs
 
-    def mean_image(
+    def mean(
         self, zs: tuple[tf.Tensor, ...], context: tf.Tensor | None = None
     ) -> tf.Tensor:
-        """The mean image given latents: E[x|z].
+        """The mean of x given latents: E[x|z].
 
         Args:
           zs: tuple of latents, bottom-up, each [..., b, d].
           context: [b, c].
 
         Returns:
-          mean: pixel probabilities [..., b, height, width, channels].
+          mean: [..., b, *event_shape].
         """
-        return _with_shape(tf.sigmoid(self.logits(zs, context)), self.image_shape)
+        mean = self.likelihood.mean(self.parameters(zs, context))
+        return _with_shape(mean, self.event_shape)
+
+    def sample(
+        self,
+        zs: tuple[tf.Tensor, ...],
+        seed: tf.Tensor,
+        context: tf.Tensor | None = None,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Draws x given latents.
+
+        Args:
+          zs: tuple of latents, bottom-up, each [..., b, d].
+          seed: random seed, [2].
+          context: [b, c].
+
+        Returns:
+          samples: one draw from p(x|z) for each z, [..., b, *event_shape].
+          mean: E[x|z], same shape.
+        """
+        parameters = self.parameters(zs, context)
+        samples = self.likelihood.sample(parameters, seed)
+        mean = self.likelihood.mean(parameters)
+        return tuple(_with_shape(part, self.event_shape) for part in (samples, mean))
 
 
-class WarpedBernoulli(BernoulliChain):
+class WarpedBernoulli(Chain):
     """An upright Bernoulli image given z, which a spatial transformer places by u.
 
     The latent [z, u] is standard normal. Its last part, u, gives the parameters of the
@@ -223,6 +313,7 @@ class WarpedBernoulli(BernoulliChain):
         n_placing: int,
         warp: str,
         activation: str = "tanh",
+        missing: bool = False,
     ):
         """Makes the pixel network and W.
 
@@ -233,8 +324,11 @@ class WarpedBernoulli(BernoulliChain):
           n_placing: size of u.
           warp: `affine` or `spline`, see `iwae_tf.models.warps`.
           activation: nonlinearity after every hidden layer.
+          missing: see `Chain`.
         """
-        super().__init__(image_shape, [widths], [n_latent], activation=activation)
+        super().__init__(
+            image_shape, [widths], [n_latent], activation=activation, missing=missing
+        )
         self.n_placing = n_placing
         self._grid, self._shape, identity = {
             "affine": (warps.affine_grid, (2, 3), np.eye(2, 3)),
@@ -246,50 +340,95 @@ class WarpedBernoulli(BernoulliChain):
             bias_initializer=keras.initializers.Constant(identity.ravel()),
         )
 
-    def logits(
+    def parameters(
         self, zs: tuple[tf.Tensor, ...], context: tf.Tensor | None = None
-    ) -> tf.Tensor:
-        """Logits of the upright pixels [..., n_pixels] given latents [..., d]."""
-        return super().logits((zs[0][..., : -self.n_placing],), context)
+    ) -> tuple[tf.Tensor, ...]:
+        """Logits of the upright pixels, ([..., n],), given latents [..., d]."""
+        return super().parameters((zs[0][..., : -self.n_placing],), context)
 
     def grid(self, zs: tuple[tf.Tensor, ...]) -> tf.Tensor:
         """Where pixels are read, [..., height, width, 2], given latents [..., d]."""
         theta = self.placing(zs[0][..., -self.n_placing :])
-        return self._grid(_with_shape(theta, self._shape), *self.image_shape[:2])
+        return self._grid(_with_shape(theta, self._shape), *self.event_shape[:2])
 
     def log_px(
         self,
         x: tf.Tensor,
         zs: tuple[tf.Tensor, ...],
         context: tf.Tensor | None = None,
+        seed: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """See `BernoulliChain.log_px`; NaN for images that are not binary.
+        """See `Chain.log_px`; NaN for images that are not binary.
 
         For a pixel that is on, four probabilities of being on are averaged; for one
         that is off, four of being off. So each pixel needs only one logarithm.
         """
-        places, weights = warps.corners(self.grid(zs), *self.image_shape[:2])
-        upright = _with_shape(self.logits(zs, context), self.image_shape)
+        places, weights = warps.corners(self.grid(zs), *self.event_shape[:2])
+        (logits,) = self.parameters(zs, context)
+        upright = _with_shape(logits, self.event_shape)
         sign = 2 * x - 1
+        if self.missing:
+            is_missing = tf.math.is_nan(x)
+            sign = tf.where(is_missing, 1.0, sign)
         log_px = likelihoods.log_average_sigmoid(
             tuple(w[..., tf.newaxis] for w in weights),
             tuple(sign * warps.at(upright, place) for place in places),
         )
         is_binary = tf.reduce_all(tf.abs(sign) == 1)
         log_px += tf.where(is_binary, 0.0, math.nan)
+        if self.missing:
+            log_px = tf.where(is_missing, 0.0, log_px)
         return tf.reduce_sum(log_px, axis=[-3, -2, -1])
 
-    def mean_image(
+    def mean(
         self, zs: tuple[tf.Tensor, ...], context: tf.Tensor | None = None
     ) -> tf.Tensor:
-        """See `BernoulliChain.mean_image`: the upright image, warped."""
+        """See `Chain.mean`: the upright image, warped."""
         return warps.bilinear_sample(self.upright_image(zs, context), self.grid(zs))
+
+    def sample(
+        self,
+        zs: tuple[tf.Tensor, ...],
+        seed: tf.Tensor,
+        context: tf.Tensor | None = None,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """See `Chain.sample`."""
+        mean = self.mean(zs, context)
+        noise = randomness.uniform(tf.shape(mean), seed)
+        return tf.cast(noise < mean, tf.float32), mean
 
     def upright_image(
         self, zs: tuple[tf.Tensor, ...], context: tf.Tensor | None = None
     ) -> tf.Tensor:
         """E[x|z] before the warp, [..., b, height, width, channels]."""
-        return super().mean_image(zs, context)
+        return super().mean(zs, context)
+
+
+def _check_mask_model(missing, likelihood):
+    if not missing:
+        raise UsageError("mask_model: goes with missing entries only, got none missing")
+    if not likelihood.is_reparameterised:
+        raise UsageError(
+            "mask_model: needs a likelihood whose draws have a gradient, got "
+            f"{type(likelihood).__name__}"
+        )
+
+
+def check_values(generator, x: np.ndarray) -> None:
+    """Checks that the likelihood of a generator can have the values of x.
+
+    Args:
+      generator: its `likelihood` and `missing` count, if it has them.
+      x: observations, any shape.
+
+    Raises:
+      UsageError: if a value is out of range or between two levels, or if it is NaN and
+        not missing.
+    """
+    likelihood = getattr(generator, "likelihood", None)
+    if likelihood is not None:
+        missing = getattr(generator, "missing", False)
+        data.check_range(x, likelihood.limits, likelihood.step, missing)
 
 
 def _with_shape(flat, shape):

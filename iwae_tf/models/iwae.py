@@ -8,7 +8,7 @@ import tensorflow_probability as tfp
 from iwae_tf import data, randomness
 from iwae_tf.draws import Draws
 from iwae_tf.errors import UsageError, check_at_least
-from iwae_tf.models.posteriors import flatten
+from iwae_tf.models.generators import check_values
 from iwae_tf.objectives import (
     Objective,
     iwae_elbo,
@@ -51,9 +51,10 @@ class _Traced:
 class IWAE(keras.Model):
     """An importance weighted autoencoder.
 
-    `fit`, `evaluate` and `predict` work as in Keras. `fit(x)` takes images
-    [n, height, width, channels] with values in {0, 1}. A conditional model is one of
-    log p(x|y); it takes `fit(x, y)` with contexts y [n, c], and `predict((x, y))`.
+    `fit`, `evaluate` and `predict` work as in Keras. `fit(x)` takes observations
+    [n, *event_shape] with values that the likelihood can have, and NaN for missing
+    entries if the generator has `missing`. A conditional model is one of log p(x|y); it
+    takes `fit(x, y)` with contexts y [n, c], and `predict((x, y))`.
 
     The layers of the networks are told when they train, and the losses that they add,
     such as those of regularisers, are added to the loss. All parts are float32.
@@ -61,16 +62,16 @@ class IWAE(keras.Model):
     The options of `compile` and the seed are attributes. A new value counts from the
     next step on; unless it is that of `beta`, the steps are compiled anew.
 
-    Images that the generator cannot have are refused: at once where they are an array
+    Values that the likelihood cannot have are refused: at once where they are an array
     or an eager tensor, and else after the execution that has seen them. By then a
     training step has been taken.
 
     Attributes:
-      checks_values: whether executions look for images that the generator cannot have.
+      checks_values: whether executions look for values that the likelihood cannot have.
         With k = 1 that takes a few percent of a step; a caller who has checked all
-        images may set it to False.
+        values may set it to False.
       n_context: c, the size of a context; 0 for a model without contexts.
-      train_samples: number of samples per image and group in a training step.
+      train_samples: number of samples per observation and group in a training step.
       first_bad_step: the first optimizer step, counted from 0, whose loss was not
         finite; -1 if there was none.
 
@@ -119,10 +120,11 @@ class IWAE(keras.Model):
                 "log_qz",
             )
         }
-        # Of each pixel in all executions: the least and the greatest value, and 0, or
-        # NaN if a value was not finite.
-        self._seen = tf.Variable(self._nothing_seen(), trainable=False)
-        x = tf.zeros([1, *generator.image_shape])
+        # Of each entry in all executions: the least and the greatest value, 0, or NaN
+        # if a value was not finite, and a value between two levels, if any.
+        if self._is_watching:
+            self._seen = tf.Variable(self._nothing_seen(), trainable=False)
+        x = tf.zeros([1, *generator.event_shape])
         self((x, tf.zeros([1, n_context])) if n_context else x)
 
     def build(self, input_shape):
@@ -133,7 +135,7 @@ class IWAE(keras.Model):
         Args:
           input_shape: shape of the images, or shapes of the images and the contexts.
         """
-        x = tf.zeros([1, *self.generator.image_shape])
+        x = tf.zeros([1, *self.generator.event_shape])
         context = tf.zeros([1, self.n_context]) if self.n_context else None
         self.draw(x, 1, randomness.seed_of(self.seed), context)
         self.posterior.build(input_shape)
@@ -156,13 +158,13 @@ class IWAE(keras.Model):
         Args:
           optimizer: a Keras optimizer.
           objective: a name in `iwae_tf.objectives.table`, or your own row.
-          n_samples: k, the number of samples per image; with groups, in each group.
+          n_samples: k, the number of samples per observation; with groups, in each.
           beta: weight of log p(z) - log q(z|x) in the loss; the bounds that are
             logged always have weight 1.
           warmup_steps: number of optimizer steps over which that weight rises from 0
             to beta.
           n_groups: m, the number of groups in `miwae` and `piwae`. They draw m k
-            samples per image.
+            samples per observation.
           combination_beta: weight of the ELBO in `combination`; the default is 0.5.
           jit_compile: whether XLA compiles the steps.
           **kwargs: arguments of `keras.Model.compile`, such as `steps_per_execution`,
@@ -189,6 +191,12 @@ class IWAE(keras.Model):
             raise UsageError(
                 "objective: must be a name if n_groups or combination_beta is given, "
                 f"got a row of {objective.n_groups} groups"
+            )
+        if objective.path_only and self._has_mask_model:
+            raise UsageError(
+                "objective: must not be path-only with a mask model, whose missing "
+                "entries are drawn with the latents; use vae_elbo, iwae_elbo, "
+                "iwae_eq14, miwae, piwae or combination"
             )
         check_at_least(1, n_samples=n_samples)
         check_at_least(0, warmup_steps=warmup_steps)
@@ -217,7 +225,7 @@ class IWAE(keras.Model):
           UsageError: for images with values out of range, or for sample weights.
         """
         if isinstance(x, np.ndarray | tf.Tensor):  # before a step is taken
-            data.check_range(np.asarray(x), self._limits)
+            check_values(self.generator, np.asarray(x))
         _check_unweighted(kwargs.get("sample_weight"))
         return super().fit(x, *args, **kwargs)
 
@@ -250,15 +258,20 @@ class IWAE(keras.Model):
         def watched(iterator):
             outputs = function(iterator)
             if self._is_watching and not self.run_eagerly:
-                *ends, zero = self._seen.numpy()
+                least, greatest, zero, between = self._seen.numpy()
                 try:
-                    data.check_range(np.stack(ends) + zero, self._limits)
+                    for values in (least + zero, greatest + zero, between):
+                        check_values(self.generator, values)
                 except UsageError:
                     self._seen.assign(self._nothing_seen())
                     raise
             return outputs
 
         return watched
+
+    @property
+    def _has_mask_model(self):
+        return getattr(self.generator, "mask_model", None) is not None
 
     def _row(self, name, n_groups, combination_beta):
         found = row(name, n_groups, combination_beta)
@@ -280,24 +293,27 @@ class IWAE(keras.Model):
         context: tf.Tensor | None = None,
         with_kl: bool = False,
     ) -> Draws:
-        """Draws k latents per image and computes their log-weights.
+        """Draws k latents per observation and computes their log-weights.
 
         Args:
-          x: images [b, height, width, channels].
-          k: number of samples per image.
+          x: observations [b, *event_shape].
+          k: number of samples per observation.
           seed: random seed, an integer or [2].
           context: [b, c], for a conditional model.
           with_kl: whether to fill in `kl`, for one stochastic layer only.
 
         Returns:
-          draws: k samples for each of b images.
+          draws: k samples for each of b observations.
 
         Raises:
-          UsageError: if the model needs images of another size, or another context.
+          UsageError: if the model needs x of another shape, or another context.
         """
         x, context = self.inputs(x, context)
         zs, log_qz = self.posterior.draw(x, k, seed, context)
-        log_px, log_pz = self.generator.log_joint(x, zs, context)
+        own = {}
+        if self._has_mask_model:
+            own["seed"] = seed_of_missing(seed)
+        log_px, log_pz = self.generator.log_joint(x, zs, context, **own)
         kl = None
         if with_kl:
             with keras.StatelessScope():  # the second use of q changes no layer's state
@@ -313,7 +329,7 @@ class IWAE(keras.Model):
         """Computes log p(x, z) of given latents.
 
         Args:
-          x: images [b, height, width, channels].
+          x: observations [b, *event_shape].
           zs: tuple of latents, bottom-up, each [k, b, d].
           context: [b, c], for a conditional model.
 
@@ -336,12 +352,12 @@ class IWAE(keras.Model):
         """Computes the log-weights of given latents.
 
         Args:
-          x: images [b, height, width, channels].
+          x: observations [b, *event_shape].
           zs: tuple of latents, bottom-up, each [k, b, d].
           context: [b, c], for a conditional model.
 
         Returns:
-          draws: k samples for each of b images.
+          draws: k samples for each of b observations.
 
         Raises:
           UsageError: see `draw`.
@@ -356,15 +372,15 @@ class IWAE(keras.Model):
         """Returns images and contexts as float32; see `draw`.
 
         Raises:
-          UsageError: if the model needs images of another size, or another context, or
+          UsageError: if the model needs x of another shape, or another context, or
             if an eager tensor has values out of range.
         """
         x = tf.cast(x, tf.float32)
-        size = self.generator.image_shape
+        size = self.generator.event_shape
         if not x.shape.is_compatible_with([None, *size]):
             raise UsageError(f"x: must be of shape {['b', *size]}, got {x.shape}")
         if tf.executing_eagerly():
-            data.check_range(x.numpy(), self._limits)
+            check_values(self.generator, x.numpy())
         return x, self._check_context(context, x.shape[0])
 
     def _check_context(self, context, n):
@@ -385,7 +401,7 @@ class IWAE(keras.Model):
         """Closed-form KL(q(z|x) || p(z)) of a model with one stochastic layer.
 
         Args:
-          x: images [b, height, width, channels].
+          x: observations [b, *event_shape].
           context: [b, c], for a conditional model.
 
         Returns:
@@ -401,14 +417,14 @@ class IWAE(keras.Model):
                 f"got {n_layers} layers, {n_flows} flows"
             )
         x, context = self.inputs(x, context)
-        q = self.posterior.conditional(0, flatten(x), context)
+        q = self.posterior.conditional(0, self.posterior.entries(x), context)
         return tfp.distributions.kl_divergence(q, self.generator.prior(context))
 
     def call(self, inputs, compute=None, training=None):
         """Reconstructs images: E[x|z] of the means z of q(z|x), without noise.
 
         Args:
-          inputs: images [b, height, width, channels], alone or in a pair with contexts
+          inputs: observations [b, *event_shape], alone or in a pair with contexts
             [b, c].
           compute: a function (x, context) to compute in place of the reconstruction.
             The steps of training and testing use it, because layers know only within
@@ -416,14 +432,14 @@ class IWAE(keras.Model):
           training: whether the layers train.
 
         Returns:
-          mean: pixel probabilities [b, height, width, channels], or what `compute`
+          mean: E[x|z], [b, *event_shape], or what `compute`
             returns.
         """
         x, context = inputs if isinstance(inputs, tuple | list) else (inputs, None)
         if compute is not None:
             return compute(x, context)
         x, context = self.inputs(x, context)
-        return self.generator.mean_image(self.posterior.mean(x, context), context)[0]
+        return self.generator.mean(self.posterior.mean(x, context), context)[0]
 
     def reconstruct(
         self, x: tf.Tensor, seed: int | tf.Tensor, context: tf.Tensor | None = None
@@ -431,38 +447,39 @@ class IWAE(keras.Model):
         """Computes E[x|z] for one z drawn from q(z|x).
 
         Args:
-          x: images [b, height, width, channels].
+          x: observations [b, *event_shape].
           seed: random seed, an integer or [2].
           context: [b, c], for a conditional model.
 
         Returns:
-          mean: pixel probabilities [b, height, width, channels].
+          mean: E[x|z], [b, *event_shape].
         """
         x, context = self.inputs(x, context)
         zs, _ = self.posterior.draw(x, 1, seed, context)
-        return self.generator.mean_image(zs, context)[0]
+        return self.generator.mean(zs, context)[0]
 
     def sample(
         self, n: int, seed: int | tf.Tensor, context: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Draws images from the model.
+        """Draws x from the model.
 
         Args:
-          n: number of images.
+          n: number of draws.
           seed: random seed, an integer or [2]. The same seed gives the same latent
             noise, whatever the weights of the model are.
           context: [n, c], for a conditional model.
 
         Returns:
-          samples: binary images drawn from p(x|z), [n, height, width, channels].
-          mean: pixel probabilities E[x|z] of the same latents, same shape.
+          samples: draws from p(x|z), [n, *event_shape].
+          mean: E[x|z] of the same latents, same shape.
         """
         context = self._check_context(context, n)
         zs = self.generator.sample_latents(n, seed, context)
         # With an axis of samples, as the layers know latents.
-        mean = self.generator.mean_image(tuple(z[tf.newaxis] for z in zs), context)[0]
-        threshold = randomness.uniform(tf.shape(mean), randomness.seed_of(seed, -1))
-        return tf.cast(threshold < mean, tf.float32), mean
+        zs = tuple(z[tf.newaxis] for z in zs)
+        own = randomness.seed_of(seed, -1)
+        samples, mean = self.generator.sample(zs, own, context)
+        return samples[0], mean[0]
 
     def train_step(self, data):
         """One optimizer step on a batch of images."""
@@ -516,32 +533,42 @@ class IWAE(keras.Model):
             x, context = x
         x = tf.cast(x, tf.float32)
         if self._is_watching and not tf.executing_eagerly():
-            # XLA makes these reductions fast, and slow if they are over other axes or
-            # of something computed. Its minimum and maximum pass over a NaN.
-            least, greatest, zero = tf.unstack(self._seen)
-            self._seen.assign(
-                tf.stack(
-                    [
-                        tf.minimum(least, tf.reduce_min(x, axis=0)),
-                        tf.maximum(greatest, tf.reduce_max(x, axis=0)),
-                        zero + 0.0 * tf.reduce_sum(x, axis=0),
-                    ]
-                )
-            )
+            self._seen.assign(self._seen_with(x))
         return x if context is None else (x, context)
 
     @property
     def _is_watching(self):
-        return self.checks_values and self._limits is not None
+        return self.checks_values and hasattr(self.generator, "likelihood")
 
     def _nothing_seen(self):
-        zeros = tf.zeros(self.generator.image_shape)
-        return tf.stack([zeros + np.inf, zeros - np.inf, zeros])
+        zeros = tf.zeros(self.generator.event_shape)
+        return tf.stack([zeros + np.inf, zeros - np.inf, zeros, zeros + self._usual])
+
+    def _seen_with(self, x):
+        least, greatest, zero, between = tf.unstack(self._seen)
+        likelihood = self.generator.likelihood
+        if self.generator.missing:
+            x = tf.where(tf.math.is_nan(x), self._usual, x)
+        if likelihood.step is not None:
+            levels = (x - likelihood.limits[0]) / likelihood.step
+            is_between = tf.abs(levels - tf.round(levels)) > data.LEVEL_WIDTH
+            off = tf.where(is_between, x, self._usual)
+            between = tf.maximum(between, tf.reduce_max(off, axis=0))
+        # XLA makes these reductions fast, and slow if they are over other axes or of
+        # something computed. Its minimum and maximum pass over a NaN.
+        return tf.stack(
+            [
+                tf.minimum(least, tf.reduce_min(x, axis=0)),
+                tf.maximum(greatest, tf.reduce_max(x, axis=0)),
+                zero + 0.0 * tf.reduce_sum(x, axis=0),
+                between,
+            ]
+        )
 
     @property
-    def _limits(self):
-        """The least and the greatest value that an image can have, or None."""
-        return getattr(self.generator, "pixel_range", None)
+    def _usual(self):
+        """A value that the likelihood can have: the least, or 0 if there is none."""
+        return self.generator.likelihood.usual
 
     def beta_at(self, step: tf.Tensor) -> tf.Tensor:
         """The weight of the latent part of the loss at an optimizer step."""
@@ -570,6 +597,11 @@ class IWAE(keras.Model):
         for name, value in of_batch.items():
             self._means[name].update_state(value, tf.shape(draws.log_px)[1])
         return {name: self._means[name].result() for name in (*of_batch, *values)}
+
+
+def seed_of_missing(seed: int | tf.Tensor) -> tf.Tensor:
+    """The seed of the missing entries among the draws of a seed, [2]."""
+    return randomness.seed_of(seed, -2)
 
 
 def _check_unweighted(sample_weight):

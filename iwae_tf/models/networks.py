@@ -28,6 +28,39 @@ class MLP(keras.layers.Layer):
         return inputs
 
 
+class Filled(keras.layers.Layer):
+    """x as rows, with its missing entries filled in, and the mask beside it if asked.
+
+    Reference:
+      Mattei and Frellsen 2019, section 3, arXiv:1812.02633.
+    """
+
+    def __init__(self, fill: np.ndarray | None = None, with_mask: bool = False):
+        """Takes the values to fill in.
+
+        Args:
+          fill: values for missing entries, of the shape of one x; by default 0.
+          with_mask: whether the last axis of x gets a mask beside its entries, which is
+            1 where an entry was observed.
+        """
+        super().__init__()
+        self.with_mask = with_mask
+        self.fill = None
+        if fill is not None:
+            self.fill = self.add_weight(
+                shape=np.shape(fill), initializer="zeros", trainable=False, name="fill"
+            )
+            self.fill.assign(fill)
+
+    def call(self, inputs):
+        """Maps [b, ..., c] with NaN for missing entries to rows [b, n] or [b, 2 n]."""
+        is_missing = tf.math.is_nan(inputs)
+        x = tf.where(is_missing, 0.0 if self.fill is None else self.fill, inputs)
+        if self.with_mask:
+            x = tf.concat([x, tf.cast(~is_missing, x.dtype)], axis=-1)
+        return tf.reshape(x, [tf.shape(x)[0], math.prod(x.shape[1:])])
+
+
 class DenseNet(MLP):
     """Fully connected layers, each of which also sees the input of the network."""
 
@@ -265,9 +298,22 @@ class ConvolutionalDecoder(keras.layers.Layer):
     """The mirror image of `ConvolutionalEncoder`, with transposed convolutions."""
 
     def __init__(
-        self, image_shape: tuple[int, int, int], kind: str, n_maps: int, n_features: int
+        self,
+        image_shape: tuple[int, int, int],
+        kind: str,
+        n_maps: int,
+        n_features: int,
+        n_parameters: int = 1,
     ):
-        """Makes the layers; see `ConvolutionalEncoder`."""
+        """Makes the layers; see `ConvolutionalEncoder`.
+
+        Args:
+          image_shape: height and width, which are multiples of 4, and channels.
+          kind: `resnet` or `gated`.
+          n_maps: number of feature maps.
+          n_features: number of units in the dense layer.
+          n_parameters: number of outputs for each entry of an image.
+        """
         super().__init__()
         self.image_shape = tuple(image_shape)
         height, width, channels = self.image_shape
@@ -275,15 +321,20 @@ class ConvolutionalDecoder(keras.layers.Layer):
         self.hidden = keras.layers.Dense(n_features, activation="elu")
         self.dense = keras.layers.Dense(math.prod(self.start))
         self.blocks = _blocks(kind, n_maps, keras.layers.Conv2DTranspose, -1)
-        self.last = keras.layers.Conv2D(channels, 3, padding="same", use_bias=False)
+        self.n_parameters = n_parameters
+        self.last = keras.layers.Conv2D(
+            n_parameters * channels, 3, padding="same", use_bias=False
+        )
 
     def call(self, inputs):
-        """Maps latents [..., d] to logits [..., n_pixels] that still lack a bias."""
+        """Maps latents [..., d] to [..., n_parameters n], which still lack a bias."""
         leading = tf.shape(inputs)[:-1]
         features = self.dense(self.hidden(tf.reshape(inputs, [-1, inputs.shape[-1]])))
         features = tf.reshape(features, [-1, *self.start])
         for block in self.blocks:
             features = block(features)
-        logits = self.last(tf.nn.elu(features))
-        n = math.prod(self.image_shape)
-        return tf.reshape(logits, tf.concat([leading, [n]], axis=0))
+        maps = self.last(tf.nn.elu(features))
+        # All entries of the first parameter come first.
+        maps = tf.concat(tf.split(maps, self.n_parameters, axis=-1), axis=1)
+        n = self.n_parameters * math.prod(self.image_shape)
+        return tf.reshape(maps, tf.concat([leading, [n]], axis=0))

@@ -1,12 +1,14 @@
 """Approximate posteriors q(z|x), or q(z|x, y) of a conditional model.
 
-A posterior has `n_latent`, `n_flows`, `draw(x, k, seed, context) -> (zs, log_qz)` and
-`mean(x, context) -> zs`, which needs no noise.
+A posterior has `n_latent`, `n_flows`, `entries(x)`, which are the rows that its
+networks see, `draw(x, k, seed, context) -> (zs, log_qz)` and `mean(x, context) -> zs`,
+which needs no noise.
 Without flows it also has `factors(zs, x, context)`, which is the distribution of every
 latent given the one below it, and `log_prob(zs, x, context) -> log_qz`. The context is
 y, [b, c], or None.
 """
 
+import math
 from collections.abc import Sequence
 
 import keras
@@ -41,6 +43,7 @@ class GaussianChain(keras.layers.Layer):
         activation: str = "tanh",
         n_bounded: int = 0,
         networks: Sequence[keras.layers.Layer] | None = None,
+        inputs: keras.layers.Layer | None = None,
     ):
         """Makes one network per stochastic layer, bottom-up.
 
@@ -52,8 +55,11 @@ class GaussianChain(keras.layers.Layer):
             through tanh.
           networks: one network per layer, from its flat input to features, in place of
             those that widths and activation describe.
+          inputs: layer from x [b, ...] to the rows [b, n] that the first network sees,
+            such as `iwae_tf.models.networks.Filled`; by default x is flattened.
         """
         super().__init__()
+        self.inputs = inputs
         networks = networks or (MLP(w, activation) for w in widths)
         self.conditionals = [
             LocScale(network, d, n_bounded)
@@ -62,6 +68,10 @@ class GaussianChain(keras.layers.Layer):
         self.n_latent = tuple(n_latent)
         self.n_flows = 0
 
+    def entries(self, x: tf.Tensor) -> tf.Tensor:
+        """The rows [b, n] of x [b, ...] that the first network sees."""
+        return flatten(x) if self.inputs is None else self.inputs(x)
+
     def conditional(
         self, level: int, below: tf.Tensor, context: tf.Tensor | None = None
     ) -> tfd.Distribution:
@@ -69,8 +79,7 @@ class GaussianChain(keras.layers.Layer):
 
         Args:
           level: 0 is the layer nearest to the pixels.
-          below: flattened images [b, n_pixels] for level 0, else z of the layer
-            below [k, b, d].
+          below: `entries` [b, n] of x for level 0, else z of the layer below [k, b, d].
           context: [b, c].
         """
         loc, scale = self.conditionals[level](beside(below, context))
@@ -83,11 +92,11 @@ class GaussianChain(keras.layers.Layer):
         seed: tf.Tensor,
         context: tf.Tensor | None = None,
     ) -> tuple[tuple[tf.Tensor, ...], tf.Tensor]:
-        """Draws k reparameterised samples per image.
+        """Draws k reparameterised samples per observation.
 
         Args:
-          x: images [b, height, width, channels].
-          k: number of samples per image.
+          x: observations [b, ...].
+          k: number of samples per observation.
           seed: random seed, [2].
           context: [b, c].
 
@@ -95,7 +104,7 @@ class GaussianChain(keras.layers.Layer):
           zs: tuple of latents, bottom-up, each [k, b, d].
           log_qz: [k, b], nats.
         """
-        below, zs, log_qz = flatten(x), (), 0.0
+        below, zs, log_qz = self.entries(x), (), 0.0
         for level in range(len(self.n_latent)):
             q = self.conditional(level, below, context)
             z = reparameterised(q, k, randomness.seed_of(seed, level))
@@ -110,13 +119,13 @@ class GaussianChain(keras.layers.Layer):
         """The mean of each layer, given the mean of the layer below.
 
         Args:
-          x: images [b, height, width, channels].
+          x: observations [b, ...].
           context: [b, c].
 
         Returns:
           zs: tuple of latents, bottom-up, each [1, b, d], like one sample.
         """
-        below, zs = flatten(x), ()
+        below, zs = self.entries(x), ()
         for level, d in enumerate(self.n_latent):
             mean = self.conditional(level, below, context).mean()
             below = tf.reshape(mean, [1, tf.shape(x)[0], d])
@@ -133,13 +142,13 @@ class GaussianChain(keras.layers.Layer):
 
         Args:
           zs: tuple of latents, bottom-up, each [k, b, d]; the last is not used.
-          x: images [b, height, width, channels].
+          x: observations [b, ...].
           context: [b, c].
 
         Returns:
           factors: distributions of event [d]; batch [b] for the first, else [k, b].
         """
-        belows = (flatten(x), *zs[:-1])
+        belows = (self.entries(x), *zs[:-1])
         return [
             self.conditional(level, below, context)
             for level, below in enumerate(belows)
@@ -155,7 +164,7 @@ class GaussianChain(keras.layers.Layer):
 
         Args:
           zs: tuple of latents, bottom-up, each [k, b, d].
-          x: images [b, height, width, channels].
+          x: observations [b, ...].
           context: [b, c].
 
         Returns:
@@ -187,11 +196,12 @@ class FlowPosterior(GaussianChain):
         n_features: int,
         normalisation: str = "none",
         n_bounded: int = 0,
+        inputs: keras.layers.Layer | None = None,
     ):
         """Makes the flow.
 
         Args:
-          network: network from flattened images [b, n_pixels] to features.
+          network: network from `entries` [b, n] of x to features.
           d: latent size.
           n_flows: number of flow steps.
           widths: numbers of hidden units of each step's network.
@@ -199,8 +209,11 @@ class FlowPosterior(GaussianChain):
           normalisation: see `iwae_tf.models.networks.MaskedDense`.
           n_bounded: number of means of q(z0|x), counted from the last, that go through
             tanh.
+          inputs: see `GaussianChain`.
         """
-        super().__init__((), [d], n_bounded=n_bounded, networks=[network])
+        super().__init__(
+            (), [d], n_bounded=n_bounded, networks=[network], inputs=inputs
+        )
         self.n_flows = n_flows
         self.features = keras.layers.Dense(n_features, activation="elu")
         self.flow = InverseAutoregressiveFlow(
@@ -233,14 +246,14 @@ class FlowPosterior(GaussianChain):
             part.build(input_shape)
 
     def features_of(self, x: tf.Tensor, context: tf.Tensor | None = None) -> tf.Tensor:
-        """Features [b, n] of images [b, height, width, channels] that the flow sees."""
+        """Features [b, n] of observations [b, ...] that the flow sees."""
         (head,) = self.conditionals
-        return self.features(head.mlp(beside(flatten(x), context)))
+        return self.features(head.mlp(beside(self.entries(x), context)))
 
     def _head(self, x, context):
         """The mean and scale of q(z0|x), and the features that the flow sees."""
         (head,) = self.conditionals
-        features = head.mlp(beside(flatten(x), context))
+        features = head.mlp(beside(self.entries(x), context))
         return *head.of_features(features), self.features(features)
 
     def _base(self, x, k, seed, context):
@@ -255,7 +268,7 @@ class FlowPosterior(GaussianChain):
         """Initialises weight-normalised layers of the flow by a batch.
 
         Args:
-          x: images [b, height, width, channels].
+          x: observations [b, ...].
           seed: random seed, [2].
           context: [b, c].
         """
@@ -291,7 +304,7 @@ def reparameterised(q: tfd.Distribution, k: int, seed: tf.Tensor) -> tf.Tensor:
 
     Args:
       q: Gaussian with means [b, d] or [k, b, d].
-      k: number of draws per image.
+      k: number of draws per observation.
       seed: random seed, [2].
     """
     mean = q.mean()
@@ -309,5 +322,5 @@ def beside(features: tf.Tensor, context: tf.Tensor | None) -> tf.Tensor:
 
 
 def flatten(x: tf.Tensor) -> tf.Tensor:
-    """Images [b, height, width, channels] as rows [b, n_pixels]."""
-    return tf.reshape(x, [tf.shape(x)[0], x.shape[1] * x.shape[2] * x.shape[3]])
+    """Observations [b, ...] as rows [b, n]."""
+    return tf.reshape(x, [tf.shape(x)[0], math.prod(x.shape[1:])])

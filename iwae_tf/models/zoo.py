@@ -11,7 +11,8 @@ from keras.src.backend.common import global_state
 
 from iwae_tf import rules
 from iwae_tf.errors import UsageError, check_one_of
-from iwae_tf.models.generators import BernoulliChain, WarpedBernoulli
+from iwae_tf.models import likelihoods
+from iwae_tf.models.generators import Chain, WarpedBernoulli
 from iwae_tf.models.iwae import IWAE
 from iwae_tf.models.networks import (
     MLP,
@@ -19,6 +20,7 @@ from iwae_tf.models.networks import (
     ConvolutionalDecoder,
     ConvolutionalEncoder,
     DenseNet,
+    Filled,
 )
 from iwae_tf.models.posteriors import FlowPosterior, GaussianChain
 
@@ -44,9 +46,10 @@ def _first_names() -> Iterator[None]:
 
 
 def build(
-    image_shape: tuple[int, int, int],
+    event_shape: tuple[int, ...],
     n_context: int = 0,
-    mean_image: np.ndarray | None = None,
+    mean: np.ndarray | None = None,
+    n_levels: int | None = None,
     *,
     model: str = "burda",
     stochastic_layers: int = 1,
@@ -55,15 +58,21 @@ def build(
     feature_maps: int | None = None,
     conditional_prior: bool = False,
     n_bounded: int = 0,
+    likelihood: str | None = None,
+    likelihood_scale: str | float | None = None,
+    missing: bool = False,
+    mask_input: bool = False,
     seed: int = 123,
     **flows,
 ) -> IWAE:
     """Builds a model by name; the arguments have the names of the fields of `Config`.
 
     Args:
-      image_shape: height, width, channels.
+      event_shape: the shape of one x, such as height, width and channels.
       n_context: size of the contexts; 0 for no contexts.
-      mean_image: see `burda`; other networks do not use it.
+      mean: see `burda`; other networks do not use it.
+      n_levels: number of levels or classes of the data, for the likelihoods
+        `discretized_logistic` and `categorical`.
       model: `burda`, a key of `SPATIAL`, `dense`, `gated` or `resnet`.
       stochastic_layers: see `burda`.
       n_latent: see `burda` and `deep`.
@@ -71,6 +80,10 @@ def build(
       feature_maps: see `deep`.
       conditional_prior: see `burda`.
       n_bounded: see `spatial`.
+      likelihood: a name in `likelihoods.NAMES`; by default `bernoulli`.
+      likelihood_scale: see `likelihoods.by_name`.
+      missing: see `burda`.
+      mask_input: see `burda`.
       seed: random seed for the initial weights and the model's noise.
       **flows: `n_flows` and its options, see `burda`.
 
@@ -81,9 +94,12 @@ def build(
       UsageError: for an unknown name; see `burda` and `deep` too.
     """
     check_one_of(rules.MODELS, model=model)
-    shape = tuple(image_shape)
+    shape = tuple(event_shape)
+    flows |= {"missing": missing, "mask_input": mask_input}
     if model in SPATIAL:
+        rules.check_warped(model, likelihood or "bernoulli")
         return spatial(model, shape, seed, n_bounded, **flows)
+    flows["likelihood"] = likelihoods.by_name(likelihood, likelihood_scale, n_levels)
     if model in rules.DEEP:
         return deep(model, shape, n_latent, n_hidden, feature_maps, seed, **flows)
     return burda(
@@ -91,7 +107,7 @@ def build(
         stochastic_layers,
         n_latent,
         n_hidden,
-        mean_image,
+        mean,
         seed,
         n_context,
         conditional_prior,
@@ -99,10 +115,22 @@ def build(
     )
 
 
-def _posterior(network, d, n_bounded=0, *, n_flows=0, **flows):
+def _inputs(missing, mask_input, fill):
+    """The layer that fills in missing entries, or None if none are missing."""
+    if missing:
+        return Filled(fill, mask_input)
+    if mask_input or fill is not None:
+        name = "mask_input" if mask_input else "fill"
+        raise UsageError(f"{name}: goes with missing entries only, got none missing")
+    return None
+
+
+def _posterior(network, d, n_bounded=0, inputs=None, *, n_flows=0, **flows):
     """A posterior of one layer, with or without flows; options are as in `Config`."""
     if not n_flows:
-        return GaussianChain((), [d], n_bounded=n_bounded, networks=[network])
+        return GaussianChain(
+            (), [d], n_bounded=n_bounded, networks=[network], inputs=inputs
+        )
     given = {name: value for name, value in flows.items() if value is not None}
     chosen = rules.FLOWS | given
     return FlowPosterior(
@@ -113,18 +141,23 @@ def _posterior(network, d, n_bounded=0, *, n_flows=0, **flows):
         chosen["flow_features"],
         chosen["flow_normalisation"],
         n_bounded,
+        inputs,
     )
 
 
 @_first_names()
 def deep(
     name: str,
-    image_shape: tuple[int, int, int],
+    event_shape: tuple[int, ...],
     n_latent: Sequence[int] | None = None,
     n_hidden: Sequence[int] | None = None,
     feature_maps: int | None = None,
     seed: int = 123,
     n_flows: int = 8,
+    likelihood: likelihoods.Likelihood | None = None,
+    missing: bool = False,
+    mask_input: bool = False,
+    fill: np.ndarray | None = None,
     **flows,
 ) -> IWAE:
     """Deep networks with one stochastic layer and inverse autoregressive flow.
@@ -137,12 +170,16 @@ def deep(
 
     Args:
       name: `dense`, `gated` or `resnet`.
-      image_shape: height, width, channels.
+      event_shape: the shape of one x; height, width and channels for convolutions.
       n_latent: latent size; the default is 64.
       n_hidden: number of hidden units in a layer of `dense`; the default is 300.
       feature_maps: number of feature maps of the convolutions; the default is 64.
       seed: random seed for the initial weights and the model's noise.
       n_flows: number of flow steps; 0 for a Gaussian.
+      likelihood: see `burda`.
+      missing: see `burda`.
+      mask_input: see `burda`.
+      fill: see `burda`.
       **flows: `flow_hidden`, `flow_features` and `flow_normalisation`, see `Config`.
 
     Returns:
@@ -154,26 +191,33 @@ def deep(
     Reference:
       Kingma et al. 2016, arXiv:1606.04934; van den Berg et al. 2018, arXiv:1803.05649.
     """
-    height, width, _ = image_shape
-    if name in rules.CONVOLUTIONAL and (height % 4 or width % 4):
-        raise UsageError(
-            "dataset: must have images whose sides are multiples of 4 for model "
-            f"{name}, got {height}x{width}"
-        )
+    if name in rules.CONVOLUTIONAL:
+        rules.check_image(name, event_shape, multiple=4)
+    inputs = _inputs(missing, mask_input, fill)
+    likelihood = likelihood or likelihoods.Bernoulli()
     keras.utils.set_random_seed(seed)
     (d,), (hidden,) = n_latent or (64,), n_hidden or (300,)
     if name == "dense":
         encoder, decoder = (DenseNet((hidden, hidden), "elu") for _ in range(2))
         head = None
     else:
-        options = (image_shape, name, feature_maps or 64)
-        n_features = {"resnet": 450, "gated": 256}[name]
-        encoder = ConvolutionalEncoder(*options, n_features)
-        decoder = ConvolutionalDecoder(*options, n_features)
-        head = Bias(math.prod(image_shape))
+        *size, channels = event_shape
+        options = (name, feature_maps or 64, {"resnet": 450, "gated": 256}[name])
+        n_maps = {"in": channels * (1 + mask_input), "out": likelihood.n_parameters}
+        encoder = ConvolutionalEncoder((*size, n_maps["in"]), *options)
+        decoder = ConvolutionalDecoder(event_shape, *options, n_maps["out"])
+        head = Bias(n_maps["out"] * math.prod(event_shape))
     return IWAE(
-        _posterior(encoder, d, n_flows=n_flows, **flows),
-        BernoulliChain(image_shape, [()], [d], pixels=decoder, head=head),
+        _posterior(encoder, d, inputs=inputs, n_flows=n_flows, **flows),
+        Chain(
+            event_shape,
+            [()],
+            [d],
+            pixels=decoder,
+            head=head,
+            likelihood=likelihood,
+            missing=missing,
+        ),
         seed,
     )
 
@@ -184,6 +228,9 @@ def spatial(
     image_shape: tuple[int, int, int],
     seed: int = 123,
     n_bounded: int = 0,
+    missing: bool = False,
+    mask_input: bool = False,
+    fill: np.ndarray | None = None,
     **flows,
 ) -> IWAE:
     """A VAE with 60 latents, some of which may place the image: x-256-256-z-256-256-x.
@@ -198,6 +245,9 @@ def spatial(
       image_shape: height, width, channels.
       seed: random seed for the initial weights and the model's noise.
       n_bounded: number of posterior means, counted from the last, that go through tanh.
+      missing: see `burda`.
+      mask_input: see `burda`.
+      fill: see `burda`.
       **flows: see `burda`.
 
     Returns:
@@ -213,27 +263,36 @@ def spatial(
     keras.utils.set_random_seed(seed)
     widths, n_latent = (256, 256), rules.SPATIAL_LATENTS
     rules.check_bounded(n_bounded)
-    posterior = _posterior(MLP(widths, "relu"), n_latent, n_bounded, **flows)
+    rules.check_image(name, image_shape)
+    inputs = _inputs(missing, mask_input, fill)
+    posterior = _posterior(MLP(widths, "relu"), n_latent, n_bounded, inputs, **flows)
     if warp is None:
-        generator = BernoulliChain(image_shape, [widths], [n_latent], activation="relu")
+        generator = Chain(
+            image_shape, [widths], [n_latent], activation="relu", missing=missing
+        )
     else:
         generator = WarpedBernoulli(
-            image_shape, widths, n_latent, n_placing, warp, "relu"
+            image_shape, widths, n_latent, n_placing, warp, "relu", missing
         )
     return IWAE(posterior, generator, seed)
 
 
 @_first_names()
 def burda(
-    image_shape: tuple[int, int, int],
+    event_shape: tuple[int, ...],
     stochastic_layers: int = 1,
     n_latent: Sequence[int] | None = None,
     n_hidden: Sequence[int] | None = None,
-    mean_image: np.ndarray | None = None,
+    mean: np.ndarray | None = None,
     seed: int = 123,
     n_context: int = 0,
     conditional_prior: bool = False,
     n_flows: int = 0,
+    likelihood: likelihoods.Likelihood | None = None,
+    missing: bool = False,
+    mask_input: bool = False,
+    fill: np.ndarray | None = None,
+    mask_model: keras.layers.Layer | None = None,
     **flows,
 ) -> IWAE:
     """The networks of Burda et al. 2016: two tanh layers per stochastic layer.
@@ -243,17 +302,26 @@ def burda(
     log p(x|y) (Sohn et al. 2015): y is appended to the input of every network.
 
     Args:
-      image_shape: height, width, channels.
+      event_shape: the shape of one x, such as height, width and channels, or the number
+        of features of a vector.
       stochastic_layers: L, the number of stochastic layers.
       n_latent: latent size of each layer, bottom-up.
       n_hidden: number of hidden units beside each layer, bottom-up.
-      mean_image: mean of the training images, 0..1; its logits are the initial output
-        bias.
+      mean: mean of the training data, to which the initial output bias fits, see
+        `likelihoods.Likelihood.initial_bias`.
       seed: random seed for the initial weights and the model's noise.
       n_context: size of the contexts; 0 for no contexts.
       conditional_prior: whether p(zL|y) is a Gaussian from its own network, as wide as
         the one below it, in place of a standard normal.
       n_flows: number of steps of inverse autoregressive flow in q, for one layer only.
+      likelihood: p(x|z) given the parameters of every entry; by default Bernoulli.
+      missing: whether entries of x may be NaN, which are missing: the log-likelihood is
+        summed over the others (Mattei and Frellsen 2019, arXiv:1812.02633).
+      mask_input: whether q(z|x) also sees which entries were observed.
+      fill: what q(z|x) sees in place of missing entries, of the shape of one x; by
+        default 0.
+      mask_model: p(s|x) for entries that are missing not at random, see
+        `iwae_tf.models.masks`.
       **flows: `flow_hidden`, `flow_features` and `flow_normalisation`, see `Config`.
 
     Returns:
@@ -261,7 +329,8 @@ def burda(
 
     Raises:
       UsageError: if the sizes do not fit the number of layers, if a conditional prior
-        has no contexts, or if there are flows and more than one layer.
+        has no contexts, if there are flows and more than one layer, or if a mask or
+        values to fill in are given and no entries are missing.
     """
     if conditional_prior and not n_context:
         raise UsageError("n_context: must be at least 1 for a conditional prior, got 0")
@@ -270,22 +339,29 @@ def burda(
     rules.check_sizes("n_latent", n_latent, stochastic_layers)
     rules.check_sizes("n_hidden", n_hidden, stochastic_layers)
     rules.check_flows(n_flows, stochastic_layers)
+    inputs = _inputs(missing, mask_input, fill)
     keras.utils.set_random_seed(seed)
     widths = [(n, n) for n in n_hidden]
-    bias = "zeros" if mean_image is None else constant_logit(mean_image)
+    likelihood = likelihood or likelihoods.Bernoulli()
+    bias = "zeros"
+    if mean is not None:
+        bias = keras.initializers.Constant(likelihood.initial_bias(np.ravel(mean)))
     posterior = (
-        _posterior(MLP(widths[0]), n_latent[0], n_flows=n_flows, **flows)
+        _posterior(MLP(widths[0]), n_latent[0], 0, inputs, n_flows=n_flows, **flows)
         if n_flows
-        else GaussianChain(widths, n_latent)
+        else GaussianChain(widths, n_latent, inputs=inputs)
     )
     return IWAE(
         posterior,
-        BernoulliChain(
-            image_shape,
+        Chain(
+            event_shape,
             widths,
             n_latent,
             output_bias=bias,
             prior_widths=widths[-1] if conditional_prior else None,
+            likelihood=likelihood,
+            missing=missing,
+            mask_model=mask_model,
         ),
         seed=seed,
         n_context=n_context,
@@ -302,9 +378,3 @@ def default_latents(stochastic_layers: int) -> tuple[int, ...]:
 def default_hidden(stochastic_layers: int) -> tuple[int, ...]:
     """The paper's hidden widths: 200, then 100; each further layer has half."""
     return tuple(max(1, 200 >> level) for level in range(stochastic_layers))
-
-
-def constant_logit(mean_image: np.ndarray) -> keras.initializers.Initializer:
-    """An initializer with the logits of a mean image, clipped to 0.001..0.999."""
-    mean = np.clip(np.ravel(mean_image).astype(np.float64), 0.001, 0.999)
-    return keras.initializers.Constant(np.log(mean / (1 - mean)))

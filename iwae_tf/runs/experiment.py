@@ -248,7 +248,7 @@ def _take_weights(model, source, argument, run):
 
 def _size(model):
     return (
-        f"latents {model.posterior.n_latent}, images {model.generator.image_shape}, "
+        f"latents {model.posterior.n_latent}, images {model.generator.event_shape}, "
         f"{model.count_params():,} parameters"
     )
 

@@ -59,7 +59,7 @@ def linear_gaussian(n_latent=(3,), shift=0.3, stretch=1.2):
 def joint_draws(generator, n):
     """Latents from the prior, and images from p(x|z)."""
     zs = generator.sample_latents(n, randomness.seed_of(SEED, 2))
-    mean, scale = generator.mean_image(zs), np.exp(generator.log_scales[0])
+    mean, scale = generator.mean(zs), np.exp(generator.log_scales[0])
     noise = randomness.normal(mean.shape, randomness.seed_of(SEED, 3))
     return (mean + scale * noise).numpy(), zs
 
@@ -92,7 +92,7 @@ def test_linear_temperatures_are_even_and_sigmoidal_ones_slow_at_both_ends():
 class Unnormalised:
     """log_px is that of a Gaussian in z without its normaliser; log_pz is N(0, I)'s."""
 
-    image_shape = (1, 1, 1)
+    event_shape = (1, 1, 1)
 
     def __init__(self, mean, scale):
         self.mean, self.scale = (np.asarray(v, np.float32) for v in (mean, scale))

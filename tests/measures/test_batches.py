@@ -126,7 +126,7 @@ def test_damaged_batch_is_computed_again(damage, tmp_path):
 def test_images_out_of_range_and_contexts_of_others_are_refused(
     look, value, n_contexts, rule, tiny
 ):
-    x = np.zeros([3, *tiny().generator.image_shape])
+    x = np.zeros([3, *tiny().generator.event_shape])
     x[2, 0, 0, 0] = value
     with pytest.raises(UsageError, match=f"^{rule}$"):
         look(tiny(), x, context=np.zeros([n_contexts, 2]))

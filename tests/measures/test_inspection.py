@@ -313,7 +313,7 @@ def tilted(scale=0.8):
 
 def image_at(generator, z):
     """The mean image of latents, [height, width, channels]."""
-    return generator.mean_image((tf.constant([z], tf.float32),))[0].numpy()
+    return generator.mean((tf.constant([z], tf.float32),))[0].numpy()
 
 
 def box(mean, covariance, widths):

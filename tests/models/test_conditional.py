@@ -508,7 +508,7 @@ def test_general_vectors_go_through_fit_evaluate_and_predict(
 
     predicted = model.predict((x, y), batch_size=12, verbose=0)
     loc = model.posterior.conditional(0, x.reshape(12, -1), y).mean()
-    mean = model.generator.mean_image((loc,), y)
+    mean = model.generator.mean((loc,), y)
     np.testing.assert_allclose(predicted, mean, rtol=1e-5)
 
     history = model.fit(x, y, batch_size=12, verbose=0, shuffle=False)

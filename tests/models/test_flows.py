@@ -14,7 +14,7 @@ from iwae_tf import objectives, randomness, rules
 from iwae_tf.errors import UsageError
 from iwae_tf.measures import units
 from iwae_tf.models.flows import MADE, InverseAutoregressiveFlow
-from iwae_tf.models.generators import BernoulliChain
+from iwae_tf.models.generators import Chain
 from iwae_tf.models.iwae import IWAE
 from iwae_tf.models.networks import MLP, MaskedDense
 from iwae_tf.models.posteriors import FlowPosterior, GaussianChain
@@ -211,7 +211,7 @@ def _built(normalisation, n_bounded, n_flows, number):
     posterior = FlowPosterior(
         MLP((12,)), 4, n_flows, (9, 8), 5, normalisation, n_bounded
     )
-    model = IWAE(posterior, BernoulliChain((4, 3, 1), [(7,)], [4]))
+    model = IWAE(posterior, Chain((4, 3, 1), [(7,)], [4]))
     return model, model.get_weights()
 
 

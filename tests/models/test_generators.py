@@ -8,7 +8,7 @@ import tensorflow as tf
 from linear_gaussian import LinearGaussian
 
 from iwae_tf import randomness
-from iwae_tf.models.generators import BernoulliChain
+from iwae_tf.models.generators import Chain
 
 SEED = randomness.seed_of(7)
 
@@ -44,7 +44,7 @@ def test_log_joint_equals_scipy(
 
 @pytest.mark.parametrize("logit", [40.0, -40.0, 400.0, -400.0])
 def test_log_joint_at_large_logits_is_finite_with_finite_gradient(logit):
-    p = BernoulliChain((2, 1, 1), [()], (1,))
+    p = Chain((2, 1, 1), [()], (1,))
     zs = (tf.ones([1, 2, 1]),)
     x = np.array([[0, 0], [1, 1]], np.float32).reshape(2, 2, 1, 1)
     p.log_joint(x, zs)
@@ -95,7 +95,7 @@ def test_mean_image_is_the_sigmoid_in_the_order_of_pixels(
 ):
     p = tiny(2, image_shape).generator
     zs = draw_latents(p, (5, 4))
-    mean = p.mean_image(zs)
+    mean = p.mean(zs)
     want = scipy.special.expit(pixel_logits(p, zs[0])).reshape(5, 4, *image_shape)
     np.testing.assert_allclose(mean, want, rtol=1e-5)
     # The same order as images have in log p(x|z): the likeliest image is the mode.
@@ -113,7 +113,7 @@ def test_linear_gaussian_images_have_the_moments_of_the_oracle(n_latent):
     generator, n = LinearGaussian(n_latent=n_latent), 20000
     zs = generator.sample_latents(n, SEED)
     rng = np.random.default_rng(0)
-    mean = generator.mean_image(zs).numpy().reshape(n, -1)
+    mean = generator.mean(zs).numpy().reshape(n, -1)
     x = mean + np.exp(generator.log_scales[0].numpy()) * rng.normal(size=mean.shape)
     want, covariance = generator.moments(-1)
     variance = np.diag(covariance)

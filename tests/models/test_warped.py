@@ -13,7 +13,7 @@ from iwae_tf import objectives, randomness
 from iwae_tf.data import datasets
 from iwae_tf.errors import UsageError
 from iwae_tf.models import warps, zoo
-from iwae_tf.models.generators import BernoulliChain, WarpedBernoulli
+from iwae_tf.models.generators import Chain, WarpedBernoulli
 from iwae_tf.models.posteriors import flatten
 from iwae_tf.runs.config import Config
 
@@ -49,9 +49,11 @@ def images(b, shape=SHAPE, seed=1):
 def test_log_px_equals_scipys_warp_of_the_probabilities(generator):
     x, zs = images(4), latents(3, 4)
     got = generator.log_px(x, zs).numpy()
-    logits = tf.reshape(generator.logits(zs), [3, 4, *SHAPE]).numpy().astype(float)
+    logits = (
+        tf.reshape(generator.parameters(zs)[0], [3, 4, *SHAPE]).numpy().astype(float)
+    )
     grid = generator.grid(zs).numpy().astype(float)
-    mean = generator.mean_image(zs).numpy()
+    mean = generator.mean(zs).numpy()
     for i, j in np.ndindex(3, 4):
         p = scipy_warp(scipy.special.expit(logits[i, j]), grid[i, j])
         want = x[j] * np.log(p) + (1 - x[j]) * np.log1p(-p)
@@ -86,7 +88,7 @@ def test_probabilities_of_all_images_sum_to_one(generator):
 def test_new_generator_does_not_warp(warp):
     n_placing = WARPS[warp]
     made = WarpedBernoulli(SHAPE, [7], 3 + n_placing, n_placing, warp)
-    plain = BernoulliChain(SHAPE, [[7]], [3])
+    plain = Chain(SHAPE, [[7]], [3])
     x, zs = images(4), latents(3, 4, 3 + n_placing)
     upright = (zs[0][..., :3],)
     for part in (made, plain):
@@ -97,8 +99,8 @@ def test_new_generator_does_not_warp(warp):
         own.assign(other + 0.3 * tf.range(tf.size(other), dtype=tf.float32)[0])
         other.assign(own)
     np.testing.assert_allclose(made.log_px(x, zs), plain.log_px(x, upright), rtol=1e-5)
-    np.testing.assert_array_equal(made.mean_image(zs), plain.mean_image(upright))
-    np.testing.assert_array_equal(made.upright_image(zs), plain.mean_image(upright))
+    np.testing.assert_array_equal(made.mean(zs), plain.mean(upright))
+    np.testing.assert_array_equal(made.upright_image(zs), plain.mean(upright))
 
 
 @pytest.mark.parametrize("warp", WARPS)
@@ -185,7 +187,7 @@ def test_plain_model_leaves_the_mean_image():
     mean = np.pad(np.kron(digits, np.ones((3, 3))), ((0, 0), (2, 2), (2, 2)))[..., None]
     x = (np.random.default_rng(0).random(mean.shape) < mean).astype(np.float32)
     options = Config(model="vae60").of_networks()
-    model = zoo.build(x.shape[1:], mean_image=mean.mean(axis=0), **options)
+    model = zoo.build(x.shape[1:], mean=mean.mean(axis=0), **options)
     model.compile(keras.optimizers.Adam(1e-3), "vae_elbo", n_samples=1)
     model.fit(x, batch_size=128, epochs=12, verbose=0)
     assert np.mean(model.kl(x[:500])) > 0.5

@@ -99,7 +99,7 @@ def test_output_bias_gives_the_training_mean():
     rng = np.random.default_rng(0)
     mean = rng.random((4, 3, 1))
     mean[0, 0, 0], mean[1, 1, 0] = 0.0, 1.0  # pixels that are always off or on
-    model = zoo.burda((4, 3, 1), n_latent=(2,), n_hidden=(5,), mean_image=mean)
+    model = zoo.burda((4, 3, 1), n_latent=(2,), n_hidden=(5,), mean=mean)
     model.generator.pixel_logits.kernel.assign(np.zeros((5, 12)))
     _, got = model.sample(3, seed_of(0))
     want = np.clip(mean, 0.001, 0.999)
@@ -110,7 +110,7 @@ def test_output_bias_gives_the_training_mean():
 def test_other_networks_do_not_start_from_the_training_mean(name):
     mean_image = np.full((4, 4, 1), 0.1)
     maps = {"feature_maps": 4} if name in ("gated", "resnet") else {}
-    model = zoo.build((4, 4, 1), mean_image=mean_image, model=name, n_flows=0, **maps)
+    model = zoo.build((4, 4, 1), mean=mean_image, model=name, n_flows=0, **maps)
     np.testing.assert_array_equal(model.generator.pixel_logits.bias, np.zeros(16))
 
 
@@ -212,9 +212,9 @@ def test_convolutions_have_every_pixel_of_every_sample_in_its_place(name):
     draws = model.draw(x, 4, seed_of(1))
     assert draws.log_w().shape == (4, 3)
     (z,) = draws.zs
-    means = model.generator.mean_image((z,)).numpy()
+    means = model.generator.mean((z,)).numpy()
     assert means.shape == (4, 3, 12, 8, 2)
-    alone = model.generator.mean_image((z[2:3, 1:2],)).numpy()
+    alone = model.generator.mean((z[2:3, 1:2],)).numpy()
     np.testing.assert_allclose(means[2, 1], alone[0, 0], rtol=1e-5)
     q = model.posterior.conditional(0, x.reshape(3, -1)).mean()
     one = model.posterior.conditional(0, x[1:2].reshape(1, -1)).mean()
