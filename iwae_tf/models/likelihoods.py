@@ -1,8 +1,8 @@
 """Log-likelihoods of observations, with gradients that stay finite.
 
 A `Likelihood` is the distribution of x given what a network makes of z. In float32 and
-float64 its log-likelihoods and their gradients are finite for all parameters that a
-network can reach.
+float64 the log-likelihoods of this module and their gradients are finite far beyond the
+parameters that fit any data: at logits of 1e4 and log-scales of 80, for example.
 """
 
 import functools
@@ -202,8 +202,8 @@ class Likelihood(keras.layers.Layer):
         """The log-likelihood of the entries that are observed: log p(x|z).
 
         An entry that is not observed can have any value, NaN too: it is replaced by one
-        that the likelihood can have. Its term is 0, and so is the gradient by x and the
-        parameters there.
+        that the likelihood can have, `limits[0]` or, if that is infinite, 0. Its term
+        is 0, and so is the gradient by x and the parameters there.
 
         Args:
           x: values of the entries, [..., n] or [b, n].
