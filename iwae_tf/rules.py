@@ -148,7 +148,7 @@ def check_image(model: str, event_shape: tuple[int, ...], multiple: int = 1) -> 
         )
 
 
-def check_warped(model: str, likelihood: str) -> None:
+def check_likelihood_of(model: str, likelihood: str) -> None:
     """Checks that a network with 60 latents has a Bernoulli likelihood.
 
     Raises:

@@ -333,8 +333,14 @@ def test_every_flag_arrives_in_its_option(elsewhere):
     given = {
         "dataset": "digits",
         "binarization": "none",
+        "standardize": True,
         "validation": 6,
         "model": "burda",  # the others have no layers to choose, below
+        "n_bounded": 0,
+        "likelihood": "student_t",
+        "likelihood_scale": "shared",
+        "missing": True,
+        "mask_input": True,
         "stochastic_layers": 2,
         "n_latent": [5, 3],
         "n_hidden": [7, 6],
@@ -381,6 +387,7 @@ def test_every_flag_arrives_in_its_option(elsewhere):
     assert set(given) == set(defaults)
     assert [n for n in given if given[n] == defaults[n]] == [
         "model",
+        "n_bounded",
         *flows,
         "combination_beta",
         "pretrained",
@@ -402,8 +409,9 @@ def test_every_flag_arrives_in_its_option(elsewhere):
     mixture = {"objective": "combination", "combination_beta": 0.25}
     arguments = [f"--{name}={value}" for name, value in mixture.items()]
     assert options(arguments, elsewhere) == defaults | mixture
-    model = {"model": "tvae_affine"}
-    assert options(["--model=tvae_affine"], elsewhere) == defaults | model
+    model = {"model": "tvae_affine", "n_bounded": 6}
+    arguments = ["--model=tvae_affine", "--n_bounded=6"]
+    assert options(arguments, elsewhere) == defaults | model
     deep = {
         "model": "resnet",
         "feature_maps": 16,

@@ -16,7 +16,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "check_range",
             "contexts_of",
             "grey",
-            "mean_image",
+            "mean_of",
             "sets_of",
             "sha256",
             "sha256_of_labels",

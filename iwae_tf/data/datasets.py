@@ -49,8 +49,9 @@ class Images(NamedTuple):
 
     Attributes:
       name: letters, digits, `-` and `_` only, fit for a directory name.
-      x_train: `[n, height, width, channels]`, uint8 0..255 or float32 0..1.
-      x_test: `[m, height, width, channels]`, same type as `x_train`.
+      x_train: images `[n, height, width, channels]`, uint8 0..255 or float32, or
+          others `[n, ...]`, float32; NaN where an entry is missing.
+      x_test: `[m, ...]`, same type as `x_train`.
       y_train: `[n]` int64 labels, or None.
       y_test: `[m]` int64 labels, or None.
     """
@@ -62,8 +63,8 @@ class Images(NamedTuple):
     y_test: np.ndarray | None
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """`(height, width, channels)` of one image."""
+    def image_shape(self) -> tuple[int, ...]:
+        """The shape of one observation: `(height, width, channels)` of an image."""
         return self.x_train.shape[1:]
 
 
@@ -440,35 +441,38 @@ def aligned_copy(x: np.ndarray, dtype: np.dtype | type) -> np.ndarray:
 
 
 def _check_images(where: str, x: np.ndarray) -> np.ndarray:
-    """Returns `x` as `[n, h, w, c]`, uint8 0..255 or float32 0..1, or raises."""
+    """Returns images as `[n, h, w, c]` and others as they are, or raises.
+
+    Integers of images are uint8 0..255. All else becomes float32, and must be finite or
+    NaN, which is for missing entries.
+    """
     _check_shape(where, x.shape)
     if x.dtype.kind not in "biuf":
         raise UsageError(f"{where} must be integer, float or bool, got {x.dtype}")
-    low, high = x.min(), x.max()  # NaN if any value is
-    if not (np.isfinite(low) and np.isfinite(high)):
-        count = x.size - np.count_nonzero(np.isfinite(x))
-        raise UsageError(f"{where} must be finite, got {count} NaN or inf of {x.size}")
-    integer = x.dtype.kind in "iu"
-    limit = 255 if integer else 1
-    if low < 0 or high > limit:
-        rule = f"must lie in 0..{limit} for {x.dtype}"
+    low, high = np.fmin.reduce(x, axis=None), np.fmax.reduce(x, axis=None)
+    if not np.isfinite(low + high) and np.isinf([low, high]).any():
+        count = np.count_nonzero(np.isinf(x))
+        raise UsageError(f"{where} must be finite or NaN, got {count} inf of {x.size}")
+    is_grey = x.dtype.kind in "iu" and x.ndim > 2
+    if is_grey and (low < 0 or high > 255):
+        rule = f"must lie in 0..255 for {x.dtype}"
         raise UsageError(f"{where} {rule}, got values {low}..{high}")
-    if integer and high <= 1:
+    if is_grey and high <= 1:
         logging.warning(
             "%s has only values 0 and 1 of 0..255; save binary images as bool", where
         )
     x = x[..., np.newaxis] if x.ndim == 3 else x
-    dtype = np.uint8 if integer else np.float32
+    dtype = np.uint8 if is_grey else np.float32
     return x if x.dtype == dtype else aligned_copy(x, dtype)
 
 
 def _check_shape(where: str, shape: tuple[int, ...]) -> None:
-    """Raises if an array cannot hold images."""
-    if len(shape) not in (3, 4):
-        rule = "must have rank 3 [n, h, w] or 4 [n, h, w, c]"
+    """Raises if an array cannot hold observations."""
+    if len(shape) < 2:
+        rule = "must have rank 2 [n, d] or more, such as images [n, h, w, c]"
         raise UsageError(f"{where} {rule}, got shape {shape}")
     if 0 in shape:
-        rule = "must hold at least one image of at least one pixel"
+        rule = "must hold at least one observation of at least one entry"
         raise UsageError(f"{where} {rule}, got shape {shape}")
 
 

@@ -1,4 +1,4 @@
-"""Binarisation, and the input pipeline, whose only state is the step."""
+"""Data as a likelihood needs them, and the pipeline, whose only state is the step."""
 
 import hashlib
 import math
@@ -19,24 +19,41 @@ _SLICE = 2**20  # number of values converted to float32 at once
 
 
 class Sets(NamedTuple):
-    """The images that a model is trained on, and those that it is scored on.
+    """The data that a model is trained on, and those that it is scored on.
 
     Attributes:
-      x_train: grey images [n, height, width, channels].
-      x_test: binary images [m, height, width, channels].
+      x_train: grey images or other observations [n, *event_shape].
+      x_test: what the likelihood can have, such as binary images [m, *event_shape].
       context_train: y of a conditional model, float32 [n, c], or None.
       context_test: the same, [m, c].
+      n_levels: number of levels or classes, if the likelihood needs it.
+      mean: what was subtracted to standardise the data, float32 event_shape, or None.
+      scale: what they were then divided by, same shape, or None.
     """
 
     x_train: np.ndarray
     x_test: np.ndarray
     context_train: np.ndarray | None = None
     context_test: np.ndarray | None = None
+    n_levels: int | None = None
+    mean: np.ndarray | None = None
+    scale: np.ndarray | None = None
 
     @property
     def n_context(self) -> int:
         """Size of the contexts; 0 if there are none."""
         return 0 if self.context_train is None else self.context_train.shape[1]
+
+    def log_jacobian(self, x: np.ndarray) -> np.ndarray:
+        """The log-density of x as it was minus that of standardised x, [n], nats.
+
+        Args:
+          x: observations [n, *event_shape]; NaN is missing.
+        """
+        if self.scale is None:
+            return np.zeros(len(x))
+        of_entries = np.where(np.isnan(x), 0.0, np.log(self.scale.astype(np.float64)))
+        return -of_entries.reshape(len(x), -1).sum(axis=1)
 
 
 def sets_of(
@@ -44,6 +61,9 @@ def sets_of(
     binarization: str,
     conditional: bool = False,
     validation: int = 0,
+    likelihood: str | None = None,
+    standardize: bool = False,
+    missing: bool = False,
 ) -> Sets:
     """Prepares the sets of a run; test images are binarised alike in every run.
 
@@ -53,18 +73,100 @@ def sets_of(
       conditional: whether the labels become contexts.
       validation: number of training images to hold out, the last ones. They replace the
         test images.
+      likelihood: the name of p(x|z), by default Bernoulli.
+      standardize: whether to bring every feature to mean 0 and variance 1.
+      missing: whether NaN stands for missing entries.
 
     Raises:
-      UsageError: if no training image is left, or there are fewer than two test images;
-        see `contexts_of` too.
+      UsageError: if no training image is left, there are fewer than two test images, or
+        the likelihood cannot have the values; see `contexts_of` too.
     """
     if validation:
         images = _with_validation(images, validation)
     if len(images.x_test) < 2:
         raise UsageError(f"x_test: must be at least 2 images, got {len(images.x_test)}")
-    x_test = _binarize_in_slices(images.x_test, binarization, TEST_SEED)
+    for name, x in (("x_train", images.x_train), ("x_test", images.x_test)):
+        _check_for(likelihood, name, x, missing)
     contexts = contexts_of(images.y_train, images.y_test) if conditional else ()
-    return Sets(images.x_train, x_test, *contexts)
+    sets = Sets(images.x_train, images.x_test, *contexts)
+    if standardize:
+        sets = _standardised(sets)
+    if likelihood in ("discretized_logistic", "categorical"):
+        sets = sets._replace(n_levels=_levels_of(likelihood, sets))
+    x_test = _binarize_in_slices(sets.x_test, binarization, TEST_SEED)
+    return sets._replace(x_test=x_test)
+
+
+def _check_for(likelihood, name, x, missing):
+    """Checks that a likelihood can have the values of an array, once made binary."""
+    if x.dtype == np.uint8:
+        if likelihood == "categorical":
+            raise UsageError(
+                "likelihood: categorical must have whole numbers from 0 that are not "
+                f"uint8, got {name} of uint8, which are levels of grey"
+            )
+        return
+    if not missing and np.isnan(np.min(x)):
+        raise UsageError(
+            f"missing: must be given for data with NaN, got {np.isnan(x).sum()} NaN of "
+            f"{x.size} in {name}"
+        )
+    low, high = np.fmin.reduce(x, axis=None), np.fmax.reduce(x, axis=None)
+    is_unit = not (low < 0 or high > 1)
+    if likelihood in (None, "bernoulli") and not is_unit:
+        raise UsageError(
+            "likelihood: must be chosen for data that are not in 0..1, such as "
+            f"gaussian, got {likelihood or 'none'} for {name} from {low:g} to {high:g}"
+        )
+    is_vector = x.ndim != 4
+    if likelihood is None and is_vector and not np.isin(x[~np.isnan(x)], (0, 1)).all():
+        raise UsageError(
+            "likelihood: must be chosen for vectors that are not binary, got none for "
+            f"{name} from {low:g} to {high:g}"
+        )
+    if likelihood in ("continuous_bernoulli", "discretized_logistic") and not is_unit:
+        raise UsageError(
+            f"likelihood: {likelihood} must have data in 0..1, got {name} from {low:g} "
+            f"to {high:g}"
+        )
+
+
+def _standardised(sets):
+    """Brings every feature to mean 0 and variance 1 by the training data."""
+    x = sets.x_train
+    if x.ndim != 2:
+        raise UsageError(
+            f"standardize: goes with vectors [n, d] only, got data of shape {x.shape}"
+        )
+    mean = mean_of(x)
+    is_known = ~np.isnan(x)
+    square = np.where(is_known, np.square(x - mean), 0.0).sum(axis=0)
+    scale = np.sqrt(square / np.maximum(is_known.sum(axis=0), 1))
+    scale[scale == 0] = 1.0
+    mean, scale = mean.astype(np.float32), scale.astype(np.float32)
+    x_train, x_test = ((x - mean) / scale for x in (sets.x_train, sets.x_test))
+    return sets._replace(x_train=x_train, x_test=x_test, mean=mean, scale=scale)
+
+
+def _levels_of(likelihood, sets):
+    """The number of levels, or of classes."""
+    if sets.x_train.dtype == np.uint8:
+        return 256
+    values = np.unique(np.concatenate([np.unique(x) for x in sets[:2]]))
+    values = values[~np.isnan(values)].astype(np.float64)
+    spacing = 1.0 if likelihood == "categorical" else np.min(np.diff(values), initial=1)
+    places = values / spacing
+    if values.min() < 0 or np.abs(places - np.rint(places)).max() > LEVEL_WIDTH:
+        rule = "levels in 0..1 with equal spacing"
+        if likelihood == "categorical":
+            rule = "whole numbers from 0"
+        raise UsageError(
+            f"likelihood: {likelihood} must have {rule}, got {len(values)} values from "
+            f"{values.min():g} to {values.max():g}"
+        )
+    if likelihood == "categorical":
+        return max(2, int(values.max()) + 1)
+    return round(1 / spacing) + 1
 
 
 def _with_validation(images, n):
@@ -83,20 +185,26 @@ def grey(x: np.ndarray | tf.Tensor) -> tf.Tensor:
     """Returns images as float32 in 0..1; uint8 is divided by 255.
 
     Raises:
-      UsageError: for an array of another type with values that are not in 0..1.
+      UsageError: for an array of another type with values that are not in 0..1; NaN is
+        missing.
     """
-    return tf.cast(x, tf.float32) / _white(x)
+    _check_unit(x)
+    return _floats(x)
 
 
-def _white(x):
-    if x.dtype == np.uint8:
-        return 255.0
-    if isinstance(x, np.ndarray) and x.size and not 0 <= x.min() <= x.max() <= 1:
+def _floats(x):
+    return tf.cast(x, tf.float32) / (255.0 if x.dtype == np.uint8 else 1.0)
+
+
+def _check_unit(x):
+    if x.dtype == np.uint8 or not isinstance(x, np.ndarray) or not x.size:
+        return
+    low, high = np.fmin.reduce(x, axis=None), np.fmax.reduce(x, axis=None)
+    if low < 0 or high > 1:
         raise UsageError(
-            f"x: must be uint8 in 0..255 or in 0..1, got {x.dtype} from {x.min():g} to "
-            f"{x.max():g}"
+            f"x: must be uint8 in 0..255 or in 0..1, got {x.dtype} from {low:g} to "
+            f"{high:g}"
         )
-    return 1.0
 
 
 def check_range(
@@ -140,25 +248,30 @@ def check_range(
             )
 
 
-def mean_image(x: np.ndarray) -> np.ndarray:
-    """The mean of images [n, ...] in 0..1, computed without a float copy of them.
+def mean_of(x: np.ndarray) -> np.ndarray:
+    """The mean of observations [n, ...], without a float copy of images.
 
-    Raises:
-      UsageError: see `grey`.
+    uint8 is divided by 255. Missing entries do not count; an entry that is missing
+    everywhere has a mean of 0.
     """
-    return np.mean(x, axis=0) / _white(x)
+    if x.dtype == np.uint8:
+        return np.mean(x, axis=0) / 255.0
+    n = len(x) - np.isnan(x).sum(axis=0)
+    if np.all(n == len(x)):
+        return np.mean(x, axis=0)
+    return np.nansum(x, axis=0, dtype=np.float64) / np.maximum(n, 1)
 
 
 def binarize(
     x: np.ndarray | tf.Tensor, mode: str = "dynamic", seed: int | tf.Tensor = 0
 ) -> tf.Tensor:
-    """Makes images binary.
+    """Makes images binary; NaN, which is missing, stays NaN.
 
     Args:
-      x: images, uint8 0..255 or float 0..1, any shape.
+      x: images, uint8 0..255 or float 0..1, any shape; any floats for the mode `none`.
       mode: `dynamic` draws each pixel from a Bernoulli with the grey value as its
         mean, `threshold` gives 1 for grey values of at least 0.5, and `none` keeps the
-        grey values.
+        values.
       seed: random seed of the mode `dynamic`, an integer or [2].
 
     Returns:
@@ -167,23 +280,28 @@ def binarize(
     Raises:
       UsageError: for an unknown mode.
     """
+    check_one_of(BINARIZATIONS, binarization=mode)
+    if mode != "none":
+        _check_unit(x)
     return _binarize(x, mode, seed, first=0)
 
 
 def _binarize(x, mode, seed, first):
-    check_one_of(BINARIZATIONS, binarization=mode)
-    x = grey(x)
+    grey = _floats(x)
+    if mode == "none":
+        return grey
     if mode == "dynamic":
-        noise = randomness.uniform(tf.shape(x), randomness.seed_of(seed), first)
-        return tf.cast(noise < x, tf.float32)
-    if mode == "threshold":
-        return tf.cast(x >= 0.5, tf.float32)
-    return x
+        threshold = randomness.uniform(tf.shape(x), randomness.seed_of(seed), first)
+        binary = tf.cast(threshold < grey, tf.float32)
+    else:
+        binary = tf.cast(grey >= 0.5, tf.float32)
+    if x.dtype == np.uint8:
+        return binary
+    return tf.where(tf.math.is_nan(grey), grey, binary)
 
 
 def _binarize_in_slices(x, mode, seed):
     """The values of `binarize` as an array; only a slice of `x` becomes a tensor."""
-    _white(x)
     binary = np.empty(x.shape, np.float32)
     with tf.device("CPU"):  # they would come back from a GPU
         for rows in _slices(x):
@@ -286,8 +404,8 @@ def training_batches(
     `steps_of_epoch`) are left out of that epoch.
 
     Args:
-      x: images [n, height, width, channels], uint8 0..255 or float 0..1. They are used
-        in place if `datasets.is_aligned`, so they must not change.
+      x: images, uint8 0..255 or float 0..1, or other floats, [n, ...]. They are used in
+        place if `datasets.is_aligned`, so they must not change.
       batch_size: b, the number of images in a batch.
       seed: random seed for the order and the binarisation.
       first_step: the step of the first batch, counted from 0 at the start of the
@@ -296,8 +414,7 @@ def training_batches(
       context: y of every image, [n, c], for a conditional model.
 
     Returns:
-      batches: each float32 [b, height, width, channels], with its context [b, c] if
-        there is one.
+      batches: each float32 [b, ...], with its context [b, c] if there is one.
 
     Raises:
       UsageError: if there are fewer images than a batch, or for an unknown mode; see
@@ -305,7 +422,8 @@ def training_batches(
     """
     # Checked here, because TensorFlow would wrap errors that are raised inside `map`.
     check_one_of(BINARIZATIONS, binarization=binarization)
-    _white(x)
+    if binarization != "none":
+        _check_unit(x)
     steps_per_epoch, _ = steps_of_epoch(len(x), batch_size)
     first_epoch, n_skipped = divmod(first_step, steps_per_epoch)
     images = _in_place(x)
@@ -322,10 +440,11 @@ def training_batches(
         )
 
     def batch(step, indices):
-        binary = binarize(
+        binary = _binarize(
             tf.gather(images, indices),
             binarization,
             randomness.seed_of(seed, randomness.BINARIZE, step),
+            first=0,
         )
         return binary if contexts is None else (binary, tf.gather(contexts, indices))
 

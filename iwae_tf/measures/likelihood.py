@@ -36,6 +36,19 @@ class Likelihood(NamedTuple):
     bounds: dict[int, np.ndarray]
     jackknife: dict[int, np.ndarray]
 
+    def shifted(self, shift: np.ndarray) -> "Likelihood":
+        """The results for other units of x, whose log-densities differ by [n], nats."""
+
+        def moved(values):
+            return {name: part + shift for name, part in values.items()}
+
+        return self._replace(
+            log_px=self.log_px + shift,
+            log_px_given_z=self.log_px_given_z + shift,
+            bounds=moved(self.bounds),
+            jackknife=moved(self.jackknife),
+        )
+
     @property
     def mean(self) -> float:
         """Mean of `log_px` over the images, nats per image."""

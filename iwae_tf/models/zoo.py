@@ -97,7 +97,7 @@ def build(
     shape = tuple(event_shape)
     flows |= {"missing": missing, "mask_input": mask_input}
     if model in SPATIAL:
-        rules.check_warped(model, likelihood or "bernoulli")
+        rules.check_likelihood_of(model, likelihood or "bernoulli")
         return spatial(model, shape, seed, n_bounded, **flows)
     flows["likelihood"] = likelihoods.by_name(likelihood, likelihood_scale, n_levels)
     if model in rules.DEEP:

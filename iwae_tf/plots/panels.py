@@ -65,6 +65,7 @@ class Histogram(NamedTuple):
       threshold: a value to mark, or None.
       log: whether the x axis is logarithmic; its leftmost bin then also counts the
         values of zero and below.
+      ylabel: what is counted.
     """
 
     title: str
@@ -72,6 +73,7 @@ class Histogram(NamedTuple):
     groups: Mapping[str, Sequence[float]]
     threshold: float | None = None
     log: bool = True
+    ylabel: str = "units"
 
 
 @literal_text
@@ -165,7 +167,7 @@ def histogram_sheet(rows: Sequence[Sequence[Histogram]], title: str) -> Figure:
         below = sum((values <= 0).sum() for values in groups.values())
         if panel.log and below:
             xlabel += f"\n(leftmost bin: {below} values ≤ 0, too)"
-        _name(axes, (panel.title, xlabel, "units"), n_columns)
+        _name(axes, (panel.title, xlabel, panel.ylabel), n_columns)
         highest = 1
         for name, values in groups.items():
             counts, _ = np.histogram(values.clip(edges[0], edges[-1]), edges)

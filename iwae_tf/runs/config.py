@@ -98,16 +98,23 @@ class Config:
         "data",
         "auto",
         "Data set: mnist, digits, fashion_mnist, omniglot, or the path of an .npz file "
-        "with the arrays x_train and x_test. auto is mnist if it is prepared or can be "
-        "downloaded, and digits otherwise.",
+        "with the arrays x_train and x_test, images or vectors. auto is mnist if it is "
+        "prepared or can be downloaded, and digits otherwise.",
         is_path=True,
     )
-    binarization: str = _option(
+    binarization: str | None = _option(
         "data",
-        "dynamic",
+        None,
         "How grey training images become binary: drawn anew each time an image is "
         "seen, cut at one half, or not at all.",
+        unset="dynamic with --likelihood bernoulli, and none otherwise",
         choices=rules.BINARIZATIONS,
+    )
+    standardize: bool = _option(
+        "data",
+        False,
+        "Bring every feature of vectors to mean 0 and variance 1, by the training "
+        "data. Scores are those of the data as they were.",
     )
     validation: int = _option(
         "data",
@@ -154,6 +161,31 @@ class Config:
         "upwards, such as 200,100.",
         unset="the paper's, and 300 with --model dense",
         maximum=WIDEST,
+    )
+    likelihood: str | None = _option(
+        "networks",
+        None,
+        "p(x|z). bernoulli is for binary data, continuous_bernoulli for values in "
+        "0..1, gaussian and student_t for real ones, discretized_logistic for uint8 "
+        "images and others with levels, categorical for whole numbers from 0 that are "
+        "classes.",
+        unset="bernoulli for grey images, which are made binary, and for binary "
+        "vectors; other data need a choice",
+        choices=rules.LIKELIHOODS,
+    )
+    likelihood_scale: str | None = _option(
+        "networks",
+        None,
+        "Scale of --likelihood gaussian and student_t: entry is an output of the "
+        "network, feature is trained for each feature, shared is one for all, and a "
+        "number is fixed.",
+        unset="entry",
+    )
+    missing: bool = _option("networks", False, "Take NaN for entries that are missing.")
+    mask_input: bool = _option(
+        "networks",
+        False,
+        "With --missing, q(z|x) also sees which entries were observed.",
     )
     conditional: bool = _option(
         "networks",
@@ -446,6 +478,7 @@ class Config:
                 object.__setattr__(self, field.name, value)
         rules.check_device(self.device)
         self._check_model()
+        self._check_likelihood()
         if self.model in rules.WARPED and self.binarization == "none":
             raise UsageError(
                 "binarization: must be dynamic or threshold for a spatial transformer, "
@@ -490,6 +523,26 @@ class Config:
             )
         self._fill_in(SCHEDULES[self.schedule])
         self.check_elements()
+
+    def _check_likelihood(self):
+        """Checks the options of p(x|z), and fills in how data are brought to it."""
+        likelihood = self.likelihood or "bernoulli"
+        rules.check_likelihood_of(self.model, likelihood)
+        rules.scale_of(likelihood, self.likelihood_scale)
+        is_binary = likelihood == "bernoulli"
+        self._fill_in({"binarization": "dynamic" if is_binary else "none"})
+        if not is_binary and self.binarization != "none":
+            raise UsageError(
+                f"binarization: must be none with likelihood {likelihood}, got "
+                f"{self.binarization}"
+            )
+        if self.standardize and likelihood not in rules.SCALED:
+            raise UsageError(
+                f"standardize: goes with likelihood {' or '.join(rules.SCALED)} only, "
+                f"got likelihood {likelihood}"
+            )
+        if self.mask_input and not self.missing:
+            raise UsageError("mask_input: goes with missing only, got none missing")
 
     def _check_model(self):
         """Checks the options of networks and flows, and fills in their defaults."""
@@ -551,6 +604,20 @@ class Config:
     def of_run(self) -> dict:
         """The fields that determine the numbers of a run."""
         return self._fields_with("of_run", True)
+
+    def of_sets(self) -> dict:
+        """The arguments of `iwae_tf.data.sets_of` that do not depend on the data."""
+        return {
+            name: getattr(self, name)
+            for name in (
+                "binarization",
+                "conditional",
+                "validation",
+                "likelihood",
+                "standardize",
+                "missing",
+            )
+        }
 
     def of_networks(self) -> dict:
         """The arguments of `iwae_tf.zoo.build` that do not depend on the data."""

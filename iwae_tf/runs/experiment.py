@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,9 +55,7 @@ def run(
     if images is None:
         images = datasets.load(config.dataset, config.data_dir, config.offline)
     config = dataclasses.replace(config, dataset=images.name)
-    sets = data.sets_of(
-        images, config.binarization, config.conditional, config.validation
-    )
+    sets = data.sets_of(images, **config.of_sets())
     model = build(config, sets)
     record = {"config": config.of_run(), "data": describe(images, sets)}
     if config.pretrained:
@@ -107,6 +106,10 @@ def describe(images: datasets.Images, sets: data.Sets) -> dict:
             "classes": np.unique(images.y_train).tolist(),
             "labels_sha256": data.sha256_of_labels(images.y_train, images.y_test),
         }
+    if sets.n_levels:
+        facts["n_levels"] = sets.n_levels
+    if sets.scale is not None:
+        facts["mean"], facts["scale"] = sets.mean.tolist(), sets.scale.tolist()
     return facts
 
 
@@ -119,11 +122,12 @@ def build(config: Config, sets: data.Sets) -> IWAE:
     steps_per_epoch, steps_per_execution = data.steps_of_epoch(
         len(sets.x_train), config.batch_size
     )
-    _check_size(config, sets.x_train.shape[1:])
+    _check_size(config, sets)
     model = zoo.build(
         sets.x_train.shape[1:],
         sets.n_context,
-        data.mean_image(sets.x_train),
+        data.mean_of(sets.x_train),
+        sets.n_levels,
         **config.of_networks(),
     )
     if config.n_flows:
@@ -145,16 +149,17 @@ def build(config: Config, sets: data.Sets) -> IWAE:
     return model
 
 
-def _check_size(config, image_shape):
+def _check_size(config, sets):
     """Checks that no tensor becomes too large for TensorFlow to count its elements."""
-    height, width, channels = image_shape
-    n_pixels = height * width * channels
+    shape = sets.x_train.shape[1:]
+    n_parameters = {"categorical": sets.n_levels}.get(config.likelihood, 1)
+    n_outputs = math.prod(shape) * n_parameters
     given = (config.n_latent, config.n_hidden, config.flow_hidden)
     units = [_WIDEST_DEFAULT, *itertools.chain(*filter(None, given))]
-    maps = height * width * (config.feature_maps or 0)
-    config.check_elements(max(n_pixels, maps, *units))
+    maps = math.prod(shape[:2]) * (config.feature_maps or 0)
+    config.check_elements(max(n_outputs, maps, *units))
     if config.n_hidden:
-        rules.check_elements(n_pixels, n_hidden=max(config.n_hidden))
+        rules.check_elements(n_outputs, n_hidden=max(config.n_hidden))
 
 
 def load(run: str | Path) -> IWAE:
@@ -248,7 +253,7 @@ def _take_weights(model, source, argument, run):
 
 def _size(model):
     return (
-        f"latents {model.posterior.n_latent}, images {model.generator.event_shape}, "
+        f"latents {model.posterior.n_latent}, data {model.generator.event_shape}, "
         f"{model.count_params():,} parameters"
     )
 

@@ -13,6 +13,8 @@ from iwae_tf.runs.run import Run
 
 N_SAMPLES_SHOWN = 100
 N_RECONSTRUCTIONS_SHOWN = 50
+N_FEATURES_SHOWN = 12
+N_DRAWN = 1000  # number of vectors, at most, whose marginals are shown
 N_WATCHED = 500  # number of test images, at most, for statistics during training
 
 
@@ -20,6 +22,8 @@ def painter(
     this: Run, model: IWAE, config: Config, sets: data.Sets, metrics: Metrics
 ) -> Callable[[int], None]:
     """Makes a function that draws samples and reconstructions after an epoch.
+
+    The samples of data that are no images are shown by histograms of their features.
 
     Args:
       this: the run; gets one page of samples in `figures/` at each call.
@@ -33,43 +37,82 @@ def painter(
     """
     seed = randomness.seed_of(config.seed, randomness.FIGURES)
     digits = len(str(config.epochs))
+    is_of_images = sets.x_test.ndim == 4
+    n = N_SAMPLES_SHOWN if is_of_images else min(N_DRAWN, len(sets.x_test))
     context = None
     if sets.n_context:  # every class, one after another
-        place = np.arange(N_SAMPLES_SHOWN) * sets.n_context // N_SAMPLES_SHOWN
+        place = np.arange(n) * sets.n_context // n
         context = np.eye(sets.n_context, dtype=np.float32)[place]
     directory = this.directory / "figures"
     directory.mkdir(exist_ok=True)
 
     def paint(epoch):
-        samples, means = (
-            part.numpy() for part in model.sample(N_SAMPLES_SHOWN, seed, context)
-        )
-        sheet = plots.sample_sheet(
-            samples,
-            means,
-            f"{names.caption(config)} · epoch {epoch} of {config.epochs}",
-        )
+        samples, means = (part.numpy() for part in model.sample(n, seed, context))
+        title = f"{names.caption(config)} · epoch {epoch} of {config.epochs}"
+        if is_of_images:
+            sheet = plots.sample_sheet(samples, means, title)
+            metrics.write_images("samples", plots.montage(samples, 10))
+            metrics.write_images("means", plots.montage(means, 10))
+            pairs = np.stack(reconstructions(model, config, sets), axis=1)
+            pairs = pairs.reshape(-1, *pairs.shape[2:])
+            metrics.write_images("reconstructions", plots.montage(pairs, 10))
+        else:
+            sheet = _marginals(samples, sets.x_test, title)
         plots.save(sheet, directory / f"samples-{epoch:0{digits}}.png")
-        metrics.write_images("samples", plots.montage(samples, 10))
-        metrics.write_images("means", plots.montage(means, 10))
-        pairs = np.stack(reconstructions(model, config, sets), axis=1)
-        pairs = pairs.reshape(-1, *pairs.shape[2:])
-        metrics.write_images("reconstructions", plots.montage(pairs, 10))
         metrics.write_units(scoring.unit_statistics(model, config, sets, N_WATCHED))
 
     return paint
 
 
+def _marginals(samples, x_test, title):
+    """Histograms of some features of samples and of as many test data."""
+    chosen = data.spread(len(x_test), len(samples))
+    of_test, of_samples = (x.reshape(len(x), -1) for x in (x_test[chosen], samples))
+    panels = [
+        plots.Histogram(
+            f"feature {feature + 1}",
+            "",
+            {"test data": of_test[:, feature], "samples": of_samples[:, feature]},
+            log=False,
+            ylabel="observations",
+        )
+        for feature in data.spread(of_test.shape[1], N_FEATURES_SHOWN)
+    ]
+    return plots.histogram_sheet(_in_rows(panels), title)
+
+
+def _scatters(x, means, title):
+    """E[x|z] of some features against x; missing entries are left out."""
+    x, means = (part.reshape(len(part), -1) for part in (x, means))
+    panels = [
+        plots.Scatter(
+            f"feature {feature + 1}",
+            "x",
+            "E[x|z]",
+            np.stack([x[:, feature], means[:, feature]], axis=1),
+        )
+        for feature in data.spread(x.shape[1], N_FEATURES_SHOWN)
+    ]
+    n_columns = len(_in_rows(panels)[0])
+    while len(panels) % n_columns:  # every row of this sheet is full
+        n_columns -= 1
+    return plots.scatter_sheet(_in_rows(panels, n_columns), title)
+
+
+def _in_rows(panels, n_columns=4):
+    return [panels[i : i + n_columns] for i in range(0, len(panels), n_columns)]
+
+
 def reconstructions(
-    model: IWAE, config: Config, sets: data.Sets
+    model: IWAE, config: Config, sets: data.Sets, n: int = N_RECONSTRUCTIONS_SHOWN
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Evenly spaced test images, and E[x|z] for one z ~ q(z|x) of each.
+    """Evenly spaced test data, and E[x|z] for one z ~ q(z|x) of each.
 
     Returns:
-      x: [n, height, width, channels].
+      x: [n, *event_shape].
       means: E[x|z], of the same shape.
     """
-    chosen = data.spread(len(sets.x_test), N_RECONSTRUCTIONS_SHOWN)
+    chosen = data.spread(len(sets.x_test), n)
     x = sets.x_test[chosen]
     context = sets.context_test[chosen] if sets.n_context else None
     seed = randomness.seed_of(config.seed, randomness.FIGURES, 1)
@@ -86,7 +129,11 @@ def draw(this: Run, model: IWAE, config: Config, sets: data.Sets) -> None:
       sets: holds the test images.
     """
     title = f"{names.caption(config)} · {names.epochs(config.epochs)}"
-    sheet = plots.reconstruction_sheet(*reconstructions(model, config, sets), title)
+    if sets.x_test.ndim == 4:
+        pair = reconstructions(model, config, sets)
+        sheet = plots.reconstruction_sheet(*pair, title)
+    else:
+        sheet = _scatters(*reconstructions(model, config, sets, N_DRAWN), title)
     plots.save(sheet, this.directory / "reconstructions.png")
     rows = this.rows()
     if rows:

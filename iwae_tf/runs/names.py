@@ -25,6 +25,7 @@ def run_name(config: Config) -> str:
         networks += f"-t{config.n_bounded}"
     if config.n_flows:
         networks += f"-f{config.n_flows}"
+    networks += "".join(f"-{part}" for part in _of_data(config))
     start = f"-from-{Path(config.init_from).name}" if config.init_from else ""
     return (
         f"{config.dataset}-{config.objective}-{networks}{given}"
@@ -41,11 +42,28 @@ def caption(config: Config) -> str:
         networks(config),
         f"m = {config.n_groups}" if config.n_groups > 1 else "",
         f"ELBO × {config.combination_beta:g}" if mixed else "",
+        *(part.replace("_", " ") for part in _of_data(config)),
         "validation" if config.validation else "",
         f"k = {config.n_samples}",
         schedule(config),
         f"seed {config.seed}",
     )
+
+
+def _of_data(config):
+    """The likelihood and what is done to the data, where they are not the default."""
+    scale = config.likelihood_scale
+    return [
+        part
+        for part, is_given in (
+            (config.likelihood, config.likelihood not in (None, "bernoulli")),
+            (f"scale_{scale}", scale is not None),
+            ("standardized", config.standardize),
+            ("missing", config.missing and not config.mask_input),
+            ("missing_with_mask", config.mask_input),
+        )
+        if is_given
+    ]
 
 
 def networks(config: Config) -> str:

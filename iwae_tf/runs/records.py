@@ -20,7 +20,7 @@ _INIT = {
 }
 RECORD = {
     "config": dict,
-    "data": {"name": str, "image_shape": [int], "classes?": list},
+    "data": {"name": str, "image_shape": [int], "classes?": list, "n_levels?": int},
     "init?": _INIT,
 }
 REPORT = RECORD | {
@@ -37,6 +37,8 @@ REPORT = RECORD | {
         "bounds": {"*": _NUMBER},
         "ess_median": _NUMBER,
         "ess_min": _NUMBER,
+        "is_density?": bool,
+        "bits_per_dimension?": _NUMBER,
         "jackknife?": {"*": {"log_likelihood": _NUMBER, "standard_error": _NUMBER}},
     },
     "units?": [{"n_active": int, "activity": [_NUMBER]}],

@@ -80,6 +80,8 @@ def _is_other_model(config):
         or config.get("validation")
         or config.get("model", "burda") != "burda"
         or config.get("n_flows")
+        or config.get("likelihood") not in (None, "bernoulli")
+        or config.get("missing")
     )
 
 
@@ -102,7 +104,7 @@ def summary(report: dict) -> str:
     test = report["test"]
     bounds = "  ".join(f"{k}: {value:.2f}" for k, value in test["bounds"].items())
     lines = [
-        f"{_set(report)} log p(x) = {estimate(report)} nats "
+        f"{_set(report)} log {_what(report)} = {estimate(report)} nats "
         f"({test['n_samples']} samples, {test['n_images']} images), "
         f"{epochs(report['epochs'])}",
         f"bound at k = {bounds}",
@@ -118,6 +120,8 @@ def summary(report: dict) -> str:
             for order, part in test["jackknife"].items()
         )
         lines.insert(1, f"log p(x) by the jackknife of order {estimates}")
+    if "bits_per_dimension" in test:
+        lines.insert(1, f"{test['bits_per_dimension']:.4f} bits per dimension")
     if "ais" in report:
         lines[-1:-1] = _of_annealing(report["ais"])
     if "units" in report:
@@ -128,14 +132,32 @@ def summary(report: dict) -> str:
     return "\n".join(lines)
 
 
+def _what(report):
+    """What is estimated: a probability, or a density, which has units of x."""
+    return "density p(x)" if report["test"].get("is_density") else "p(x)"
+
+
 def _set(report):
     return "validation" if report["config"].get("validation") else "test"
 
 
 def table(reports: list[dict]) -> str:
-    """Reports as a Markdown table, sorted by data set, model and training."""
+    """Reports as Markdown, sorted by data set, model and training.
+
+    Densities of continuous data have a table of their own, because they cannot be
+    compared with log-probabilities.
+    """
+    densities = [r for r in reports if r["test"].get("is_density")]
+    others = [r for r in reports if not r["test"].get("is_density")]
+    tables = [_table(others, "test log p(x)")] if others else []
+    if densities:
+        tables.append(_table(densities, "test log density p(x)"))
+    return "\n\n".join(tables)
+
+
+def _table(reports, score):
     header = (
-        "data | objective | layers | k | epochs | schedule | seed | test log p(x) | "
+        f"data | objective | layers | k | epochs | schedule | seed | {score} | "
         "paper | active units | training | scoring | commit"
     )
     rows = [_row(report) for report in sorted(reports, key=_key)]
@@ -309,6 +331,12 @@ def _objective(config):
         text += f", {config['feature_maps']} maps"
     if config.get("n_flows"):
         text += f", {flows(config['n_flows'], config.get('flow_normalisation'))}"
+    if config.get("n_bounded"):
+        text += f", tanh on {config['n_bounded']}"
+    for name in ("likelihood", "standardize", "missing", "mask_input"):
+        value = config.get(name)
+        if value and value != "bernoulli":
+            text += f" {name if value is True else value}"
     if config.get("validation"):
         text += " validation"
     if config["n_latent"]:
@@ -348,13 +376,19 @@ def _row(report):
         report["epochs"],
         _schedule(config),
         config["seed"],
-        f"{estimate(report)} (k = {test['n_samples']}, {test['n_images']:,} images)",
+        f"{estimate(report)} (k = {test['n_samples']}, {test['n_images']:,} images)"
+        + _bits(test),
         "—" if paper is None else f"{paper:.2f}",
         active_units(report),
         clock(report["train_seconds"]),
         clock(report["score_seconds"]),
         _commit(report),
     )
+
+
+def _bits(test):
+    bits = test.get("bits_per_dimension")
+    return "" if bits is None else f", {bits:.3f} bits per dimension"
 
 
 def _commit(report):

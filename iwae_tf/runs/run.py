@@ -310,6 +310,7 @@ class Run:
         model = zoo.build(
             record["data"]["image_shape"],
             len(record["data"].get("classes", ())),
+            n_levels=record["data"].get("n_levels"),
             **records.config_of(record).of_networks(),
         )
         self.restore(model)

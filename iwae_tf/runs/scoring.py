@@ -53,6 +53,8 @@ def score(run: Run, model: IWAE, config: Config, sets: data.Sets) -> dict:
             context=sets.context_test[places] if sets.n_context else None,
             directory=directory,
         )
+    log_jacobian = sets.log_jacobian(sets.x_test[places])
+    likelihood = likelihood.shifted(log_jacobian)
     layers = unit_statistics(model, config, sets)
     path = run.directory / "scores.npz"
     write_arrays(
@@ -66,7 +68,8 @@ def score(run: Run, model: IWAE, config: Config, sets: data.Sets) -> dict:
     )
     report = {
         "test": summarise(likelihood)
-        | {"n_samples": config.eval_samples, "chunk": config.eval_chunk},
+        | {"n_samples": config.eval_samples, "chunk": config.eval_chunk}
+        | _unit_of(model, likelihood.mean, config),
         "units": [describe_units(layer) for layer in layers],
         "scores_sha256": sha256_of_file(path),
         "score_seconds": round(time.monotonic() - start, 3),
@@ -132,21 +135,34 @@ def anneal(run: Run, model: IWAE, config: Config, sets: data.Sets) -> dict:
             **shared,
         )
     forward, reverse = certificate.forward, certificate.reverse
+    annealed_log_px = annealed.lower + sets.log_jacobian(sets.x_test[places])
+    of_simulated = sets.log_jacobian(np.zeros((1, *sets.x_test.shape[1:])))
     return {
         "n_images": n_images,
-        **_mean("log_likelihood", annealed.lower),
+        **_mean("log_likelihood", annealed_log_px),
         **_mean("importance", by_importance),
-        **_mean("difference", annealed.lower - by_importance),
+        **_mean("difference", annealed_log_px - by_importance),
         "ess_median": round(float(np.median(annealed.ess)), 2),
         "ess_min": round(float(annealed.ess.min()), 2),
         "acceptance": round(float(annealed.acceptance.mean()), 4),
         "certificate": {
-            **_mean("lower", forward.lower),
-            **_mean("upper", reverse.upper),
+            **_mean("lower", forward.lower + of_simulated),
+            **_mean("upper", reverse.upper + of_simulated),
             **_mean("gap", certificate.gap),
         },
         "options": options,
     }
+
+
+def _unit_of(model, mean, config):
+    """What the scores are, if they are not log-probabilities of binary data."""
+    likelihood = model.generator.likelihood
+    if likelihood.is_density:
+        return {"is_density": True}
+    if config.likelihood == "discretized_logistic" and not config.missing:
+        n_entries = math.prod(model.generator.event_shape)
+        return {"bits_per_dimension": round(-mean / n_entries / math.log(2), 4)}
+    return {}
 
 
 @contextlib.contextmanager

@@ -65,12 +65,13 @@ class Task:
     @functools.cached_property
     def x_test(self) -> np.ndarray:
         """The binary test images, [m, height, width, channels]."""
-        return data.sets_of(self.images, self.config.binarization).x_test
+        return data.sets_of(self.images, **self.config.of_sets()).x_test
 
     def run(
         self,
         watch: experiment.Watch | None = None,
         label: str = "",
+        images: datasets.Images | None = None,
         **options,
     ) -> Run:
         """Trains and scores one run, in a directory that another start finds again.
@@ -79,12 +80,14 @@ class Task:
           watch: see `iwae_tf.run`.
           label: the end of the directory's name, for runs whose names would otherwise
             be the same.
+          images: a data set in place of that of the task.
           **options: fields of `Config` that replace those of the task.
         """
-        config = dataclasses.replace(self.config, **options)
+        images = images or self.images
+        config = dataclasses.replace(self.config, dataset=images.name, **options)
         run_dir = self.directory / f"{names.run_name(config)}-e{config.epochs}{label}"
         config = dataclasses.replace(config, run_dir=str(run_dir))
-        experiment.run(config, self.images, watch)
+        experiment.run(config, images, watch)
         return Run(run_dir)
 
     def only_given(self) -> Run | None:

@@ -689,7 +689,7 @@ def test_npz_tells_its_number_of_training_images_from_its_head(good, tmp_path):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 10**6
-    for shape, says in (((6,), "rank 3"), ((0, 3, 3), "at least one image")):
+    for shape, says in (((6,), "rank 2"), ((0, 3, 3), "at least one")):
         path = save(tmp_path / "b.npz", good | {"x_train": np.zeros(shape)})
         with pytest.raises(UsageError, match=f"x_train must .*{says}") as found:
             datasets.n_train(path)
@@ -733,27 +733,22 @@ BAD = {
     "x_test absent": ({"x_test": None}, "x_test", "must be present"),
     "y_test absent": ({"y_test": None}, "y_train and y_test", "only y_train"),
     "y_train absent": ({"y_train": None}, "y_train and y_test", "only y_test"),
-    "nan": ({"x_train": with_value(np.nan)}, "x_train", "finite, got 1 "),
-    "inf": ({"x_train": with_value(np.inf)}, "x_train", "finite"),
+    "inf": ({"x_train": with_value(np.inf)}, "x_train", "got 1 inf of"),
     "-inf": ({"x_train": with_value(-np.inf)}, "x_train", "finite"),
-    "nan in test": ({"x_test": with_value(np.nan)}, "x_test", "finite"),
-    "float > 1": ({"x_train": with_value(1.01)}, "x_train", "0..1 for float64"),
-    "float 255": ({"x_test": with_value(255.0)}, "x_test", "255.0"),
-    "float < 0": ({"x_train": with_value(-0.01)}, "x_train", "-0.01"),
     "int > 255": ({"x_train": ZEROS((6, 4, 5), int) + 256}, "x_train", "0..255"),
     "int < 0": ({"x_train": ZEROS((6, 4, 5), int) - 1}, "x_train", "got values -1"),
-    "rank 1": ({"x_train": ZEROS(6)}, "x_train", "rank 3"),
-    "rank 2": ({"x_train": ZEROS((6, 20))}, "x_train", "(6, 20)"),
-    "rank 5": ({"x_test": ZEROS((6, 4, 5, 1, 1))}, "x_test", "rank 3"),
-    "rank 0": ({"x_train": ZEROS(())}, "x_train", "rank 3"),
+    "rank 1": ({"x_train": ZEROS(6)}, "x_train", "rank 2"),
+    "rank 2": ({"x_train": ZEROS((6, 20))}, "x_train", "(20,)"),
+    "rank 5": ({"x_test": ZEROS((6, 4, 5, 1, 1))}, "x_test", "(4, 5, 1, 1)"),
+    "rank 0": ({"x_train": ZEROS(())}, "x_train", "rank 2"),
     "shapes": ({"x_test": ZEROS((3, 5, 4), np.uint8)}, "x_test", "(5, 4, 1)"),
     "channels": ({"x_test": ZEROS((3, 4, 5, 3), np.uint8)}, "x_test", "(4, 5, 3)"),
     "types": ({"x_test": ZEROS((3, 4, 5))}, "x_test", "uint8 and"),
-    "no train": ({"x_train": ZEROS((0, 4, 5))}, "x_train", "at least one image"),
-    "no test": ({"x_test": ZEROS((0, 4, 5))}, "x_test", "at least one image"),
-    "no height": ({"x_train": ZEROS((6, 0, 5))}, "x_train", "one pixel"),
-    "no width": ({"x_train": ZEROS((6, 4, 0))}, "x_train", "one pixel"),
-    "no channel": ({"x_train": ZEROS((6, 4, 5, 0))}, "x_train", "one pixel"),
+    "no train": ({"x_train": ZEROS((0, 4, 5))}, "x_train", "at least one observation"),
+    "no test": ({"x_test": ZEROS((0, 4, 5))}, "x_test", "at least one observation"),
+    "no height": ({"x_train": ZEROS((6, 0, 5))}, "x_train", "one entry"),
+    "no width": ({"x_train": ZEROS((6, 4, 0))}, "x_train", "one entry"),
+    "no channel": ({"x_train": ZEROS((6, 4, 5, 0))}, "x_train", "one entry"),
     "complex": ({"x_train": ZEROS((6, 4, 5), complex)}, "x_train", "complex128"),
     "text": ({"x_train": ZEROS((6, 4, 5), "U2")}, "x_train", "<U2"),
     "time": ({"x_train": ZEROS((6, 4, 5), "m8[s]")}, "x_train", "timedelta"),

@@ -125,7 +125,7 @@ def test_linear_gaussian_images_have_the_moments_of_the_oracle(n_latent):
 
 def test_linear_gaussian_evidence_equals_the_integral_over_z():
     # One latent: quadrature is a third route to log p(x).
-    generator = LinearGaussian(image_shape=(1, 2, 1), n_latent=(1,), dtype="float64")
+    generator = LinearGaussian(event_shape=(1, 2, 1), n_latent=(1,), dtype="float64")
     x = generator.images(3).astype(np.float64)
     z = np.linspace(-12, 12, 4001)
     zs = (tf.constant(np.repeat(z[:, None, None], 3, axis=1)),)

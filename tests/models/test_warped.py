@@ -194,8 +194,8 @@ def test_plain_model_leaves_the_mean_image():
 
 
 @pytest.mark.parametrize(("name", "n_placing"), [("tvae_affine", 6), ("tvae_tps", 18)])
-def test_posterior_means_of_the_placing_are_within_one(name, n_placing):
-    model = zoo.spatial(name, (4, 4, 1))
+def test_posterior_means_of_the_placing_are_within_one_if_asked(name, n_placing):
+    model = zoo.spatial(name, (4, 4, 1), n_bounded=n_placing)
     (head,) = model.posterior.conditionals
     rng = np.random.default_rng(0)
     head.loc.kernel.assign(20 * rng.normal(size=head.loc.kernel.shape))
@@ -206,6 +206,8 @@ def test_posterior_means_of_the_placing_are_within_one(name, n_placing):
     want = np.tanh(free[:, -n_placing:])
     np.testing.assert_allclose(mean[:, -n_placing:], want, rtol=1e-4, atol=1e-6)
     assert abs(free[:, -n_placing:]).max() > 1
+    (head,) = zoo.spatial(name, (4, 4, 1)).posterior.conditionals
+    assert head.n_bounded == 0
 
 
 @pytest.fixture(scope="module")

@@ -1273,7 +1273,7 @@ def test_start_from_what_does_not_fit_is_refused(tmp_path, noise, undisturbed):
         (
             {"init_from": str(undisturbed), "n_latent": (3,)},
             r"init_from: must be a run with the same networks .* with latents \(2,\), "
-            r"images \(3, 4, 1\), [\d,]+ parameters for latents \(3,\), ",
+            r"data \(3, 4, 1\), [\d,]+ parameters for latents \(3,\), ",
         ),
     ):
         config = dataclasses.replace(tiny(tmp_path / "run"), **options)
