@@ -39,10 +39,16 @@ def test_python_example_runs(readme, tmp_path, monkeypatch):
     for long, short in (("5000", "50"), ("n_draws=100", "n_draws=3")):
         assert long in code
         code = code.replace(long, short)
-    exec(code, names := {})
-    assert names["samples"].shape == (100, 5, 4, 1)
-    assert names["score"].log_px.shape == (7,)
+    rng = np.random.default_rng(1)
+    table = rng.normal(size=(200, 2)) @ rng.normal(size=(2, 6))
+    table[rng.random(table.shape) < 0.3] = np.nan
+    names = {"x": table.astype(np.float32)}
+    exec(code.replace("epochs=12", "epochs=2"), names)
+    assert names["binary"].shape == (7, 5, 4, 1)
     assert names["of_encoder"].signal_to_noise >= 0
+    assert names["score"].log_px.shape == names["imputed"].ess.shape == (200,)
+    assert names["draws"].shape == (10, 200, 6)
+    assert len(np.unique(names["samples"])) == 3000  # real-valued
 
 
 def test_table_of_the_paper_is_that_of_the_results(readme):

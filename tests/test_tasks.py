@@ -74,13 +74,51 @@ ROWS["task12"] = [
     )
 ]
 ROWS["task08"] = [
-    rf"\| `{model}` \| {objective} \| {k} \| {BOUND} \| {BOUND} \| {SCORE} \| — \|"
+    rf"\| `{model}` \| {tanh} \| {objective} \| {k} \| {BOUND} \| {BOUND} \| "
+    rf"{SCORE} \| — \|"
     for objective, k in (
         ("`vae_elbo`, `iwae_elbo`", 1),
-        ("`vae_elbo`", 3),
         ("`iwae_elbo`", 3),
+        ("`vae_elbo`", 3),
     )
-    for model in ("vae60", "tvae_affine", "tvae_tps")
+    for model, tanh in (
+        ("vae60", "—"),
+        ("tvae_affine", "—"),
+        ("tvae_tps", "—"),
+        ("tvae_affine", "on 6"),
+        ("tvae_tps", "on 18"),
+    )
+]
+ROWS["task13"] = [
+    rf"\| {pattern} \| {method} \| {score} \| 0\.\d{{3}} \| 0\.\d{{3}} \| {ess} \|"
+    for pattern in ("half", "quarter")
+    for method, score, ess in (
+        ("mean image", r"— \| —", "—"),
+        ("5 nearest images", r"— \| —", "—"),
+        ("IWAE", r"1 \| -[12]\d\.\d\d ± 0\.\d\d", r"\d+"),
+        ("IWAE", r"3 \| -[12]\d\.\d\d ± 0\.\d\d", r"\d+"),
+    )
+]
+ROWS["task14"] = [
+    rf"\| {pattern} \| {method} \| [01]\.\d{{3}} ± 0\.\d{{3}} \|"
+    for pattern, masks in (
+        ("at random", ("",)),
+        ("above the mean", ("", ", p.s given x.", ", p.s given x. of known sign")),
+    )
+    for method in (
+        "mean",
+        "KNNImputer",
+        "IterativeImputer",
+        *(f"IWAE, {x}{mask}" for x in ("Gaussian", "Student t") for mask in masks),
+    )
+]
+ROWS["task15"] = [
+    rf"\| {name} \| {model} \| -\d+\.\d\d ± \d+\.\d\d \| [2-7]\.\d{{3}} \|"
+    for name in ("digits", "patches")
+    for model in (
+        r"independent \| — \| —",
+        *(rf"IWAE \| {layers} \| {k}" for layers, k in ((1, 1), (1, 3), (2, 3))),
+    )
 ]
 ROWS["task09"] = [
     rf"\| {posterior} \| -[34]\d\.\d\d \| {BOUND} \| {SCORE} \| {BOUND} \| "
@@ -97,6 +135,7 @@ FIGURES = {  # beside, or in place of, the one that has the task's name
         "task03.png",
     ],
     "task09": ["task09-images.png", "task09.png"],
+    "task14": [],
     "task08": ["task08-tvae_affine.png", "task08-tvae_tps.png", "task08.png"],
 }
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 import tensorflow as tf
 
 from iwae_tf import data, rules
@@ -430,3 +431,132 @@ def test_images_are_in_memory_once_from_their_file_to_the_first_batch(tmp_path):
     take(data.training_batches(sets.x_train, 2, 1), 1)
     peak = memory_in_use("VmHWM") - before
     assert images.x_train.nbytes <= peak < 1.7 * images.x_train.nbytes
+
+
+# Data that are not grey images -------------------------------------------------------
+
+
+def vectors(x_train, x_test=None):
+    x_test = x_train if x_test is None else x_test
+    arrays = (np.asarray(x, np.float32) for x in (x_train, x_test))
+    return datasets.Images("vectors", *arrays, None, None)
+
+
+@pytest.mark.parametrize("mode", ["dynamic", "threshold", "none"])
+def test_missing_entries_stay_missing_and_change_no_other(mode):
+    rng = np.random.default_rng(0)
+    x = rng.random((12, 3, 2, 1)).astype(np.float32)
+    part = np.where(rng.random(x.shape) < 0.4, np.float32(np.nan), x)
+    whole, binary = (data.binarize(a, mode, seed=3).numpy() for a in (x, part))
+    is_missing = np.isnan(part)
+    np.testing.assert_array_equal(np.isnan(binary), is_missing)
+    np.testing.assert_array_equal(binary[~is_missing], whole[~is_missing])
+    a, b = (next(iter(data.training_batches(i, 12, 1, 0, mode))) for i in (x, part))
+    kept = ~np.isnan(b)
+    assert 0 < kept.sum() == (~is_missing).sum()
+    np.testing.assert_array_equal(b.numpy()[kept], a.numpy()[kept])
+
+
+def test_mean_is_that_of_what_was_observed():
+    x = np.array([[1, np.nan, np.nan], [3, 2, np.nan]], np.float32)
+    np.testing.assert_array_equal(data.mean_of(x), [2, 2, 0])
+
+
+def test_standardised_features_have_mean_0_and_variance_1_where_observed():
+    rng = np.random.default_rng(0)
+    x = 5 + 3 * rng.normal(size=(200, 3)) * [1, 10, 0]
+    x[rng.random(x.shape) < 0.3] = np.nan
+    x_test = rng.normal(size=(4, 3))
+    x_test[0, 0] = np.nan
+    images = vectors(x, x_test)
+    sets = data.sets_of(
+        images, "none", likelihood="gaussian", standardize=True, missing=True
+    )
+    np.testing.assert_allclose(np.nanmean(sets.x_train, 0), 0, atol=1e-5)
+    np.testing.assert_allclose(np.nanstd(sets.x_train, 0), [1, 1, 0], rtol=1e-5)
+    assert sets.scale[2] == 1  # a constant stays one
+    # A density of standardised data, and the same density of the data as they were.
+    own = scipy.stats.norm.logpdf(sets.x_test)
+    of_data = scipy.stats.norm.logpdf(images.x_test, sets.mean, sets.scale)
+    np.testing.assert_allclose(
+        np.nansum(own, 1) + sets.log_jacobian(sets.x_test), np.nansum(of_data, 1), 1e-5
+    )
+    assert (
+        not data.sets_of(vectors(x_test), "none", likelihood="gaussian", missing=True)
+        .log_jacobian(x_test)
+        .any()
+    )
+
+
+def test_levels_are_counted_in_the_data():
+    def levels(likelihood, x):
+        images = x if isinstance(x, datasets.Images) else vectors(x)
+        return data.sets_of(images, "none", likelihood=likelihood).n_levels
+
+    assert levels("discretized_logistic", datasets.load("digits")) == 17
+    grey = np.zeros((2, 3, 2, 1), np.uint8)
+    assert (
+        levels("discretized_logistic", datasets.Images("a", grey, grey, None, None))
+        == 256
+    )
+    assert levels("categorical", [[0, 3], [1, 0]]) == 4
+    assert levels("gaussian", [[0, 3], [1, 0]]) is None
+
+
+REAL, UNIT = [[-1.5, 2], [0, 1]], [[0.25, 0.4], [0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("x", "options", "line"),
+    [
+        (
+            REAL,
+            {},
+            "likelihood: must be chosen .*, got none for x_train from -1.5 to 2",
+        ),
+        (
+            REAL,
+            {"likelihood": "bernoulli"},
+            "likelihood: must be chosen .*, got bernoulli for x_train from -1.5 to 2",
+        ),
+        (
+            UNIT,
+            {},
+            "likelihood: must be chosen for vectors that are not binary, got none",
+        ),
+        (
+            REAL,
+            {"likelihood": "continuous_bernoulli"},
+            "likelihood: continuous_bernoulli must have data in 0..1, got x_train from",
+        ),
+        (
+            UNIT,
+            {"likelihood": "discretized_logistic"},
+            "likelihood: discretized_logistic must have levels in 0..1 with equal",
+        ),
+        (
+            UNIT,
+            {"likelihood": "categorical"},
+            "likelihood: categorical must have whole numbers from 0, got 4 values",
+        ),
+        (
+            [[np.nan, 1], [0, 1]],
+            {},
+            "missing: must be given for data with NaN, got 1 NaN of 4 in x_train",
+        ),
+        (
+            np.zeros((2, 2, 2, 1)),
+            {"likelihood": "gaussian", "standardize": True},
+            "standardize: goes with vectors .* only, got data of shape",
+        ),
+    ],
+)
+def test_data_that_a_likelihood_cannot_have_are_refused_in_one_line(x, options, line):
+    with pytest.raises(UsageError, match=f"^{line}") as info:
+        data.sets_of(vectors(x), "none", **options)
+    assert "\n" not in str(info.value)
+
+
+def test_binary_vectors_need_no_choice():
+    sets = data.sets_of(vectors([[0, 1], [1, 1]]), "dynamic")
+    np.testing.assert_array_equal(sets.x_test, [[0, 1], [1, 1]])

@@ -413,3 +413,54 @@ def test_options_are_had_without_tensorflow():
 def test_trained_model_and_another_start_are_refused():
     with pytest.raises(UsageError, match="^init_from: must not be given with pre"):
         Config(pretrained="mnist_iwae_1l_k50", init_from="runs/a")
+
+
+def test_likelihood_chooses_how_data_are_brought_to_it():
+    assert Config().binarization == "dynamic"
+    assert Config(likelihood="bernoulli").binarization == "dynamic"
+    real = Config(likelihood="gaussian", likelihood_scale="0.5", standardize=True)
+    assert real.binarization == "none"
+    assert Config(missing=True, mask_input=True, model="tvae_tps").missing
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (
+            {"likelihood": "gaussian", "binarization": "dynamic"},
+            "binarization: must be none with likelihood gaussian, got dynamic",
+        ),
+        (
+            {"likelihood_scale": "shared"},
+            "likelihood_scale: goes with likelihood gaussian or student_t only, got "
+            "shared with likelihood bernoulli",
+        ),
+        *(
+            (
+                {"likelihood": "student_t", "likelihood_scale": scale},
+                "likelihood_scale: must be one of entry, feature, shared or a positive "
+                f"number, got {scale!r}",
+            )
+            for scale in ("0", "-1", "nan", "inf", "all")
+        ),
+        (
+            {"standardize": True},
+            "standardize: goes with likelihood gaussian or student_t only, got "
+            "likelihood bernoulli",
+        ),
+        ({"mask_input": True}, "mask_input: goes with missing only, got none missing"),
+        (
+            {"model": "tvae_affine", "likelihood": "gaussian"},
+            "likelihood: must be bernoulli for model tvae_affine, got gaussian",
+        ),
+        (
+            {"n_bounded": 6},
+            "n_bounded: goes with model vae60 or tvae_affine or tvae_tps only, got 6 "
+            "with model burda",
+        ),
+    ],
+)
+def test_options_of_data_that_do_not_go_together_are_refused(options, line):
+    with pytest.raises(UsageError) as info:
+        Config(**options)
+    assert str(info.value) == line

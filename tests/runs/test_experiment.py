@@ -1362,3 +1362,37 @@ def test_mnist_is_learnt_within_an_epoch(tmp_path):
     assert report["test"]["n_images"] == 10_000
     # 206.8 nats are what the mean image alone gives with independent pixels.
     assert -206.8 < report["test"]["log_likelihood"] < -82.9
+
+
+# Vectors with missing entries --------------------------------------------------------
+
+
+def test_run_of_vectors_with_missing_entries_scores_the_data_as_they_were(tmp_path):
+    rng = np.random.default_rng(0)
+    x = (100 + 10 * rng.normal(size=(70, 3))).astype(np.float32)
+    x[rng.random(x.shape) < 0.3] = np.nan
+    vectors = datasets.Images("vectors", x[:60], x[60:], None, None)
+    options = {
+        "likelihood": "gaussian",
+        "standardize": True,
+        "missing": True,
+        "mask_input": True,
+        "scorer": "ais",
+        "ais_images": 2,
+        "ais_chains": 2,
+        "ais_temperatures": 3,
+        "ais_leapfrog": 1,
+    }
+    config = tiny(tmp_path / "run", **options)
+    report = experiment.run(config, vectors)
+    assert report["test"]["is_density"]
+    run = Run(tmp_path / "run")
+    sets = data.sets_of(vectors, **config.of_sets())
+    own = log_likelihood(run.model, sets.x_test, 7, seed=123, jit_compile=False)
+    want = own.log_px - np.sum(~np.isnan(x[60:]) * np.log(sets.scale), axis=1)
+    np.testing.assert_allclose(run.scores["log_px"], want, rtol=1e-5)
+    assert report["ais"]["difference"] < 10  # both are of the data as they were
+    for name in ("reconstructions.png", "samples.gif", "curves.png"):
+        assert (tmp_path / "run" / name).exists()
+    with pytest.raises(UsageError, match="^mask_input: must be True to continue "):
+        experiment.run(dataclasses.replace(config, mask_input=False), vectors)

@@ -171,6 +171,24 @@ def test_table_by_hand():
     assert "active" not in results.summary(before)
 
 
+def test_densities_are_labelled_and_stand_apart():
+    density = report(dataset="mine", likelihood="gaussian")
+    density["test"] = density["test"] | {"is_density": True}
+    binary, real = results.table([density, report()]).split("\n\n")
+    assert binary == f"{HEAD}\n{ROW}"
+    assert " | test log density p(x) | " in real.splitlines()[0]
+    assert real.splitlines()[2].startswith("| mine | `iwae_elbo` gaussian | 1 | 5 |")
+    assert results.summary(density).startswith("test log density p(x) = -88.13 ± 0.23")
+    assert results.table([density]) == real
+
+
+def test_bits_per_dimension_are_told():
+    levels = report(dataset="mine", likelihood="discretized_logistic")
+    levels["test"] = levels["test"] | {"bits_per_dimension": 2.0921}
+    assert "\n2.0921 bits per dimension\n" in results.summary(levels)
+    assert "10,000 images), 2.092 bits per dimension | — |" in results.table([levels])
+
+
 def test_table_tells_latents_labels_and_starts_apart():
     init = {"objective": "vae_elbo", "n_samples": 1}
     for said, one in (
