@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "datasets": ("Images", "load"),
         "pipeline": (
             "BINARIZATIONS",
+            "LEVEL_WIDTH",
             "TEST_SEED",
             "Sets",
             "binarize",

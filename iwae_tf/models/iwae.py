@@ -120,8 +120,8 @@ class IWAE(keras.Model):
                 "log_qz",
             )
         }
-        # Of each entry in all executions: the least and the greatest value, 0, or NaN
-        # if a value was not finite, and a value between two levels, if any.
+        # Of each entry in all executions: the least and the greatest value; 0, or NaN
+        # if a value was not finite and none are missing; a value between two levels.
         if self._is_watching:
             self._seen = tf.Variable(self._nothing_seen(), trainable=False)
         x = tf.zeros([1, *generator.event_shape])
@@ -549,18 +549,20 @@ class IWAE(keras.Model):
         likelihood = self.generator.likelihood
         if self.generator.missing:
             x = tf.where(tf.math.is_nan(x), self._usual, x)
+        else:
+            zero += 0.0 * tf.reduce_sum(x, axis=0)
         if likelihood.step is not None:
             levels = (x - likelihood.limits[0]) / likelihood.step
             is_between = tf.abs(levels - tf.round(levels)) > data.LEVEL_WIDTH
             off = tf.where(is_between, x, self._usual)
             between = tf.maximum(between, tf.reduce_max(off, axis=0))
         # XLA makes these reductions fast, and slow if they are over other axes or of
-        # something computed. Its minimum and maximum pass over a NaN.
+        # something computed. Its minimum and maximum pass over a NaN; `zero` does not.
         return tf.stack(
             [
                 tf.minimum(least, tf.reduce_min(x, axis=0)),
                 tf.maximum(greatest, tf.reduce_max(x, axis=0)),
-                zero + 0.0 * tf.reduce_sum(x, axis=0),
+                zero,
                 between,
             ]
         )
