@@ -216,6 +216,20 @@ def row(
     return rows[name]
 
 
+def check_mask_model(objective: Objective, generator) -> None:
+    """Checks that an objective needs no density of given latents if x is also drawn.
+
+    Raises:
+      UsageError: for a path-only row and a generator with a mask model.
+    """
+    if objective.path_only and getattr(generator, "mask_model", None) is not None:
+        raise UsageError(
+            "objective: must not be path-only with a mask model, whose missing "
+            "entries are drawn with the latents; use vae_elbo, iwae_elbo, "
+            "iwae_eq14, miwae, piwae or combination"
+        )
+
+
 # Gradients ---------------------------------------------------------------------------
 
 

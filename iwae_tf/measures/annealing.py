@@ -142,9 +142,14 @@ class Annealer:
           jit_compile: whether XLA compiles a transition.
 
         Raises:
-          UsageError: for a value that breaks a rule.
+          UsageError: for a value that breaks a rule, or a model with a mask model.
         """
         check_one_of(AIS_STARTS, start=start)
+        if getattr(model.generator, "mask_model", None) is not None:
+            raise UsageError(
+                "model: must be without a mask model, whose missing entries are drawn "
+                "with the latents, for annealing; use iwae_tf.log_likelihood"
+            )
         check_at_least(1, n_chains=n_chains, n_leapfrog=n_leapfrog)
         if not 0 < acceptance < 1:
             raise UsageError(f"acceptance: must be between 0 and 1, got {acceptance}")

@@ -11,7 +11,7 @@ import tensorflow as tf
 from iwae_tf import randomness
 from iwae_tf.errors import check_at_least
 from iwae_tf.measures import batches
-from iwae_tf.objectives import Objective, row, value_and_gradients
+from iwae_tf.objectives import Objective, check_mask_model, row, value_and_gradients
 
 
 class GradientMoments(NamedTuple):
@@ -80,13 +80,13 @@ def gradient_statistics(
         variables in their order, flattened.
 
     Raises:
-      UsageError: for an unknown objective or a number out of range; see
-        `batches.checked` too.
+      UsageError: for an unknown objective, one that a mask model cannot have, or a
+        number out of range; see `batches.checked` too.
 
     Reference:
       Rainforth et al. 2018, arXiv:1802.04537; Tucker et al. 2018, arXiv:1810.04152.
     """
-    _row_of(objective)  # refuses an unknown name
+    check_mask_model(_row_of(objective), model.generator)
     check_at_least(1, n_samples=n_samples)
     check_at_least(2, n_draws=n_draws)
     x, context = batches.checked(model, x, context)

@@ -15,6 +15,7 @@ from iwae_tf import randomness
 from iwae_tf.draws import Draws
 from iwae_tf.errors import UsageError, check_at_least
 from iwae_tf.measures import batches
+from iwae_tf.models.iwae import noise_of_missing
 from iwae_tf.models.posteriors import reparameterised
 
 ACTIVE_ABOVE = 0.01
@@ -216,7 +217,8 @@ class WithoutUnits:
                 zip(generator.factors(zs, context), zs, strict=True)
             )
         )
-        return Draws(zs, generator.log_px(x, zs, context), log_pz, log_qz)
+        own = noise_of_missing(generator, seed)
+        return Draws(zs, generator.log_px(x, zs, context, **own), log_pz, log_qz)
 
     def _sum(self, level, log_density):
         return tf.reduce_sum(tf.where(self.kept[level], log_density, 0.0), axis=-1)

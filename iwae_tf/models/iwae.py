@@ -11,6 +11,7 @@ from iwae_tf.errors import UsageError, check_at_least
 from iwae_tf.models.generators import check_values
 from iwae_tf.objectives import (
     Objective,
+    check_mask_model,
     iwae_elbo,
     row,
     vae_elbo,
@@ -192,12 +193,7 @@ class IWAE(keras.Model):
                 "objective: must be a name if n_groups or combination_beta is given, "
                 f"got a row of {objective.n_groups} groups"
             )
-        if objective.path_only and self._has_mask_model:
-            raise UsageError(
-                "objective: must not be path-only with a mask model, whose missing "
-                "entries are drawn with the latents; use vae_elbo, iwae_elbo, "
-                "iwae_eq14, miwae, piwae or combination"
-            )
+        check_mask_model(objective, self.generator)
         check_at_least(1, n_samples=n_samples)
         check_at_least(0, warmup_steps=warmup_steps)
         _check_one_replica()
@@ -269,10 +265,6 @@ class IWAE(keras.Model):
 
         return watched
 
-    @property
-    def _has_mask_model(self):
-        return getattr(self.generator, "mask_model", None) is not None
-
     def _row(self, name, n_groups, combination_beta):
         found = row(name, n_groups, combination_beta)
         n_layers = len(self.posterior.n_latent)
@@ -310,9 +302,7 @@ class IWAE(keras.Model):
         """
         x, context = self.inputs(x, context)
         zs, log_qz = self.posterior.draw(x, k, seed, context)
-        own = {}
-        if self._has_mask_model:
-            own["seed"] = seed_of_missing(seed)
+        own = noise_of_missing(self.generator, seed)
         log_px, log_pz = self.generator.log_joint(x, zs, context, **own)
         kl = None
         if with_kl:
@@ -604,6 +594,13 @@ class IWAE(keras.Model):
 def seed_of_missing(seed: int | tf.Tensor) -> tf.Tensor:
     """The seed of the missing entries among the draws of a seed, [2]."""
     return randomness.seed_of(seed, -2)
+
+
+def noise_of_missing(generator, seed: int | tf.Tensor) -> dict[str, tf.Tensor]:
+    """The argument of `log_px` of draws of a seed, if missing entries are drawn too."""
+    if getattr(generator, "mask_model", None) is None:
+        return {}
+    return {"seed": seed_of_missing(seed)}
 
 
 def _check_unweighted(sample_weight):
