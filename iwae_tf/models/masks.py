@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from iwae_tf.errors import UsageError
 from iwae_tf.models.likelihoods import bernoulli_log_prob
 from iwae_tf.models.networks import MLP
 
@@ -51,8 +52,13 @@ class SelfMasking(MaskModel):
           sign: 1 if large values are observed more often, -1 if they are missing more
             often, 0 if that is not known.
           **kwargs: arguments of a Keras layer.
+
+        Raises:
+          UsageError: for another sign.
         """
         super().__init__(**kwargs)
+        if sign not in (-1, 0, 1):
+            raise UsageError(f"sign: must be -1, 0 or 1, got {sign!r}")
         self.sign = sign
 
     def build(self, input_shape):

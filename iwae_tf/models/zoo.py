@@ -80,7 +80,7 @@ def build(
       feature_maps: see `deep`.
       conditional_prior: see `burda`.
       n_bounded: see `spatial`.
-      likelihood: a name in `likelihoods.NAMES`; by default `bernoulli`.
+      likelihood: a name in `rules.LIKELIHOODS`; by default `bernoulli`.
       likelihood_scale: see `likelihoods.by_name`.
       missing: see `burda`.
       mask_input: see `burda`.
@@ -115,14 +115,26 @@ def build(
     )
 
 
-def _inputs(missing, mask_input, fill):
+def _inputs(missing, mask_input, fill, event_shape):
     """The layer that fills in missing entries, or None if none are missing."""
     if missing:
+        shape = tuple(event_shape)
+        if fill is not None and np.shape(fill) != shape:
+            raise UsageError(f"fill: must be of shape {shape}, got {np.shape(fill)}")
+        _check_finite(fill=fill)
         return Filled(fill, mask_input)
     if mask_input or fill is not None:
         name = "mask_input" if mask_input else "fill"
         raise UsageError(f"{name}: goes with missing entries only, got none missing")
     return None
+
+
+def _check_finite(**values):
+    for name, value in values.items():
+        if value is not None and not np.all(np.isfinite(value)):
+            raise UsageError(
+                f"{name}: must be finite, got {np.min(value):g} to {np.max(value):g}"
+            )
 
 
 def _posterior(network, d, n_bounded=0, inputs=None, *, n_flows=0, **flows):
@@ -193,7 +205,7 @@ def deep(
     """
     if name in rules.CONVOLUTIONAL:
         rules.check_image(name, event_shape, multiple=4)
-    inputs = _inputs(missing, mask_input, fill)
+    inputs = _inputs(missing, mask_input, fill, event_shape)
     likelihood = likelihood or likelihoods.Bernoulli()
     keras.utils.set_random_seed(seed)
     (d,), (hidden,) = n_latent or (64,), n_hidden or (300,)
@@ -264,7 +276,7 @@ def spatial(
     widths, n_latent = (256, 256), rules.SPATIAL_LATENTS
     rules.check_bounded(n_bounded)
     rules.check_image(name, image_shape)
-    inputs = _inputs(missing, mask_input, fill)
+    inputs = _inputs(missing, mask_input, fill, image_shape)
     posterior = _posterior(MLP(widths, "relu"), n_latent, n_bounded, inputs, **flows)
     if warp is None:
         generator = Chain(
@@ -329,8 +341,9 @@ def burda(
 
     Raises:
       UsageError: if the sizes do not fit the number of layers, if a conditional prior
-        has no contexts, if there are flows and more than one layer, or if a mask or
-        values to fill in are given and no entries are missing.
+        has no contexts, if there are flows and more than one layer, if a mask or values
+        to fill in are given and no entries are missing, or if these values or the mean
+        are not finite or of another shape.
     """
     if conditional_prior and not n_context:
         raise UsageError("n_context: must be at least 1 for a conditional prior, got 0")
@@ -339,11 +352,12 @@ def burda(
     rules.check_sizes("n_latent", n_latent, stochastic_layers)
     rules.check_sizes("n_hidden", n_hidden, stochastic_layers)
     rules.check_flows(n_flows, stochastic_layers)
-    inputs = _inputs(missing, mask_input, fill)
+    inputs = _inputs(missing, mask_input, fill, event_shape)
     keras.utils.set_random_seed(seed)
     widths = [(n, n) for n in n_hidden]
     likelihood = likelihood or likelihoods.Bernoulli()
     bias = "zeros"
+    _check_finite(mean=mean)
     if mean is not None:
         bias = keras.initializers.Constant(likelihood.initial_bias(np.ravel(mean)))
     posterior = (
