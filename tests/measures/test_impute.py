@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
-import tensorflow as tf
 from eager import eagerly
 from factor_analysis import FactorAnalysis
 
@@ -169,7 +168,7 @@ def test_compiled_imputations_are_those_of_the_graph():
     # XLA has other categorical numbers, so these are other draws.
     draws = inspection.impute_samples(model.model, x, k, k, batch_size=2)
     error = np.hypot(graph.standard_error, np.std(draws, axis=0) / k**0.5)
-    assert np.all(np.abs(draws.mean(axis=0) - graph.mean) <= 5 * error + 1e-5)
+    assert np.all(np.abs(draws.mean(axis=0) - graph.mean) <= 5 * error + 1e-4)
 
 
 @eagerly()

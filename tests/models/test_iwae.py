@@ -10,7 +10,7 @@ from iwae_tf import randomness
 from iwae_tf.errors import UsageError
 from iwae_tf.measures import annealing, gradients, inspection, units
 from iwae_tf.measures.likelihood import log_likelihood
-from iwae_tf.models import zoo
+from iwae_tf.models import likelihoods, zoo
 from iwae_tf.models.generators import Chain
 from iwae_tf.models.iwae import IWAE
 from iwae_tf.models.posteriors import GaussianChain
@@ -25,6 +25,7 @@ LOGS = {"loss", "bound", "vae_elbo", "iwae_elbo", "log_px", "log_pz", "log_qz"}
 # A graph takes longer to trace than to run twice, and Adam's eager updates longer than
 # the gradient: where nothing else is said, fit in eager mode by SGD.
 EAGER = {"jit_compile": False, "run_eagerly": True}
+GRAPH = {"jit_compile": False, "run_eagerly": False}
 XLA = {"jit_compile": True, "run_eagerly": False}
 
 
@@ -619,6 +620,61 @@ def test_values_out_of_range_are_refused_at_every_door(tiny, binary, wrong, got,
     batches = tf.data.Dataset.from_tensor_slices(x).batch(2)
     model.fit(batches, shuffle=False, verbose=0)
     model.evaluate(x, verbose=0)
+
+
+class Counts(likelihoods.Likelihood):
+    """Poisson counts, which have no greatest value."""
+
+    limits = (0, np.inf)
+    step = 1.0
+
+    def entry_log_prob(self, x, parameters):
+        return x * parameters[0] - tf.exp(parameters[0]) - tf.math.lgamma(x + 1.0)
+
+    def mean(self, parameters):
+        return tf.exp(parameters[0])
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "missing", "value", "rule", "mode"),
+    [
+        (likelihoods.Gaussian, False, np.nan, "finite", GRAPH),
+        (likelihoods.Gaussian, False, np.inf, "finite", EAGER),
+        (likelihoods.Gaussian, True, -np.inf, "finite", GRAPH),
+        (
+            lambda: likelihoods.DiscretizedLogistic(5),
+            True,
+            0.3,
+            "one of the 5 levels from 0 to 1",
+            GRAPH,
+        ),
+        (
+            lambda: likelihoods.Categorical(3),
+            False,
+            1.5,
+            "one of the 3 levels from 0 to 2",
+            EAGER,
+        ),
+        (Counts, True, -1, "finite and at least 0", EAGER),
+    ],
+    ids=["NaN", "inf", "-inf", "levels", "codes", "counts"],
+)
+def test_values_that_a_likelihood_cannot_have_are_refused_at_every_door(
+    likelihood, missing, value, rule, mode
+):
+    options = {"n_latent": (2,), "n_hidden": (3,), "missing": missing}
+    model = zoo.burda(SHAPE, likelihood=likelihood(), **options)
+    model.compile("sgd", n_samples=3, **mode)
+    x = np.zeros((4, *SHAPE), np.float32)
+    x[1, 0, 0] = value
+    if missing:
+        x[0, 2, 1] = np.nan
+    for name, door in doors(model, x).items():
+        with pytest.raises(UsageError, match=f"^x: must be {rule}, got ") as error:
+            door()
+        assert "\n" not in str(error.value), name
+    # What a graph has seen does not stay.
+    model.fit(np.zeros_like(x), verbose=0)
 
 
 def test_executions_do_not_look_at_values_that_a_caller_has_checked(tiny, binary):
