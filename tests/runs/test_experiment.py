@@ -1396,3 +1396,14 @@ def test_run_of_vectors_with_missing_entries_scores_the_data_as_they_were(tmp_pa
         assert (tmp_path / "run" / name).exists()
     with pytest.raises(UsageError, match="^mask_input: must be True to continue "):
         experiment.run(dataclasses.replace(config, mask_input=False), vectors)
+
+    def stop(model, epoch, run):
+        if epoch == 2:
+            raise Killed
+
+    other = dataclasses.replace(config, run_dir=str(tmp_path / "stopped"))
+    with pytest.raises(Killed):
+        experiment.run(other, vectors, stop)
+    experiment.run(other, vectors)
+    for name, values in run.scores.items():
+        np.testing.assert_array_equal(values, Run(other.run_dir).scores[name])
