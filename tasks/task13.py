@@ -110,8 +110,9 @@ def block(run, pattern, x, truth, k):
     rows = {"observed": x}
     rows |= {f"imputed {i + 1}": draw for i, draw in enumerate(draws)}
     rows |= {"mean": mean, "whole": truth[chosen]}
-    title = f"{pattern} missing, IWAE k = {k}"
-    return plots.Block(title, list(rows), np.stack(list(rows.values())))
+    title = f"{pattern} missing (blue), IWAE k = {k}"
+    shown = plots.missing_in_blue(np.stack(list(rows.values())))
+    return plots.Block(title, list(rows), shown)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from iwae_tf.plots.panels import Histogram, Scatter, histogram_sheet, scatter_sh
 from iwae_tf.plots.sheets import (
     Block,
     image_table,
+    missing_in_blue,
     montage,
     reconstruction_sheet,
     sample_sheet,
@@ -28,6 +29,7 @@ __all__ = (
     "histogram_sheet",
     "image_table",
     "line_sheet",
+    "missing_in_blue",
     "montage",
     "posterior_sheet",
     "read_png",

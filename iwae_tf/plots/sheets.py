@@ -29,6 +29,7 @@ from iwae_tf.plots.layout import (
 _LABELS = 100  # width for the names of rows; all three are in output pixels
 _TITLE = 60  # height for the title of a block
 _COLUMN_NAMES = 42
+MISSING = np.array([0.35, 0.6, 0.95])  # colour of missing pixels
 
 
 def montage(images: np.ndarray, n_columns: int) -> np.ndarray:
@@ -56,6 +57,22 @@ def montage(images: np.ndarray, n_columns: int) -> np.ndarray:
     grid = tiles.reshape(n_rows, n_columns, *tiles.shape[1:]).swapaxes(1, 2)
     shape = n_rows * (height + 1), n_columns * (width + 1), channels
     return grid.reshape(shape)[:-1, :-1]
+
+
+def missing_in_blue(images: np.ndarray) -> np.ndarray:
+    """Colours missing pixels, which are NaN.
+
+    Args:
+      images: `[..., height, width, channels]`; other numbers of channels than 1 and 3
+          are averaged.
+
+    Returns:
+      images: the same with 3 channels, `[..., height, width, 3]`.
+    """
+    if images.shape[-1] not in (1, 3):
+        images = images.mean(axis=-1, keepdims=True)
+    is_missing = np.isnan(images).any(axis=-1, keepdims=True)
+    return np.where(is_missing, MISSING, images)
 
 
 @literal_text
@@ -96,7 +113,7 @@ def reconstruction_sheet(
     """Draw test images, each with its reconstruction directly below it.
 
     Args:
-      images: `[n, height, width, channels]`, values in 0..1.
+      images: `[n, height, width, channels]`, values in 0..1; NaN is missing.
       reconstructions: `[n, height, width, channels]`, in the order of `images`.
       title: a description of the run.
 
@@ -107,6 +124,9 @@ def reconstruction_sheet(
       ValueError: If an argument breaks a rule of `montage` or the shapes differ.
     """
     pair = _check_pair(images=images, reconstructions=reconstructions)
+    note = ""
+    if np.isnan(pair[0]).any():
+        pair, note = [missing_in_blue(x) for x in pair], "; missing pixels are blue"
     n, image_height = pair[0].shape[:2]
     n_panels = math.ceil(n / (10 if n <= 50 else 20))
     n_columns = math.ceil(n / n_panels)
@@ -125,7 +145,7 @@ def reconstruction_sheet(
         name_row(axes, "x", (image_height - 1) / 2)
         name_row(axes, "E[x|z]", (image_height - 1) / 2 + image_height + 1)
     figure.axes[0].set_title(
-        "test images x above their reconstructions E[x|z]", fontsize=11
+        f"test images x above their reconstructions E[x|z]{note}", fontsize=11
     )
     return figure
 

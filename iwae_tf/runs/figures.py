@@ -55,6 +55,8 @@ def painter(
             metrics.write_images("means", plots.montage(means, 10))
             pairs = np.stack(reconstructions(model, config, sets), axis=1)
             pairs = pairs.reshape(-1, *pairs.shape[2:])
+            if config.missing:
+                pairs = plots.missing_in_blue(pairs)
             metrics.write_images("reconstructions", plots.montage(pairs, 10))
         else:
             sheet = _marginals(samples, sets.x_test, title)

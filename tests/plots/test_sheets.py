@@ -751,3 +751,22 @@ BLOCK = np.zeros((2, 3, 4, 4, 1))
 def test_image_table_refuses_what_it_cannot_draw(blocks, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         plots.image_table(blocks, TITLE)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_missing_pixels_are_blue_and_all_others_as_they_were(channels):
+    x = np.random.default_rng(0).random((4, 3, 2, channels))
+    x[1, 2, 0, 0] = math.nan
+    shown = plots.missing_in_blue(x)
+    assert shown.shape == (4, 3, 2, 3)
+    red, green, blue = shown[1, 2, 0]
+    assert blue > green > red
+    is_whole = ~np.isnan(x).any(-1)
+    np.testing.assert_array_equal(
+        shown[is_whole], np.broadcast_to(x, shown.shape)[is_whole]
+    )
+    title = plots.reconstruction_sheet(x, x, "run").axes[0].get_title()
+    assert title.endswith("; missing pixels are blue")
+    assert (
+        "blue" not in plots.reconstruction_sheet(x[2:], x[2:], "").axes[0].get_title()
+    )
