@@ -86,10 +86,11 @@ def gradient_statistics(
     Reference:
       Rainforth et al. 2018, arXiv:1802.04537; Tucker et al. 2018, arXiv:1810.04152.
     """
-    check_mask_model(_row_of(objective), model.generator)
+    own = _row_of(objective)  # refuses an unknown name
     check_at_least(1, n_samples=n_samples)
     check_at_least(2, n_draws=n_draws)
     x, context = batches.checked(model, x, context)
+    check_mask_model(own, model.generator)
     networks = {
         "posterior": model.posterior.trainable_variables,
         "generator": model.generator.trainable_variables,
