@@ -76,6 +76,7 @@ def test_annealed_weights_have_the_closed_form_as_their_mean(event_shape, start)
     error = np.std(ratios, axis=0, ddof=1) / 400**0.5
     assert np.all(np.abs(np.mean(ratios, axis=0) - 1) < 5 * error + 1e-5)
     assert error.max() < 0.1
+    assert np.all(annealed.acceptance > 0.1)
 
 
 @SHAPES

@@ -666,7 +666,8 @@ def test_values_that_a_likelihood_cannot_have_are_refused_at_every_door(
     model = zoo.burda(SHAPE, likelihood=likelihood(), **options)
     model.compile("sgd", n_samples=3, **mode)
     x = np.zeros((4, *SHAPE), np.float32)
-    x[1, 0, 0] = value
+    # Beside values that it can have, below and above, if all four are seen at once.
+    x[:3, 0, 0, 0] = 0, value, 1
     if missing:
         x[0, 2, 1] = np.nan
     for name, door in doors(model, x).items():

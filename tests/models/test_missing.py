@@ -16,6 +16,7 @@ from iwae_tf.measures import annealing, gradients, inspection
 from iwae_tf.measures.likelihood import log_likelihood
 from iwae_tf.models import likelihoods, zoo
 from iwae_tf.models.generators import Chain
+from iwae_tf.models.iwae import seed_of_missing
 from iwae_tf.models.masks import MaskModel, NetworkMasking, SelfMasking
 from iwae_tf.models.networks import ConvolutionalDecoder
 from iwae_tf.objectives import row, table, value_and_gradients
@@ -350,6 +351,22 @@ def test_gradients_through_drawn_entries_are_finite_differences(name):
         slope = float(losses[1] - losses[0]) / 4e-3
         assert slope == pytest.approx(float(want), rel=0.01, abs=0.01)
         assert abs(want) > 0.1
+
+
+@pytest.mark.parametrize("n_latent", [(4,), (4, 4)], ids=str)
+def test_noise_of_missing_entries_is_not_that_of_the_latents(n_latent):
+    k, layers = 20_000, len(n_latent)
+    options = {"stochastic_layers": layers, "n_latent": n_latent}
+    model = masked(**options, n_hidden=(5,) * layers)
+    x, own = np.full((1, 4), np.float32(np.nan)), seed_of_missing(SEED)
+    zs = model.draw(x, k, SEED).zs
+    loc, raw = model.generator.parameters(zs)
+    noise = (model.generator.complete(x, zs, own) - loc) / (0.01 + tf.nn.softplus(raw))
+    for q, z in zip(model.posterior.factors(zs, x), zs, strict=True):
+        of_latent = (z - q.mean()) / q.stddev()
+        both = np.concatenate([noise[:, 0], of_latent[:, 0]], axis=-1)
+        correlations = np.corrcoef(both.T) - np.eye(8)
+        assert np.abs(correlations).max() < 5 / k**0.5
 
 
 def refused_with_a_mask_model(model, x):
