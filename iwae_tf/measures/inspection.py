@@ -186,8 +186,9 @@ def impute(
 ) -> Imputed:
     """Estimates missing entries by self-normalised importance sampling.
 
-    The mean of an entry is sum_i w~_i E[x|z_i]. With a mask model, whose weights depend
-    on the missing entries that were drawn, it is sum_i w~_i x_i.
+    The mean of an entry is sum_i w~_i E[x|z_i]; for the codes of classes it means
+    nothing, and `impute_samples` serves instead. With a mask model, whose weights
+    depend on the missing entries that were drawn, it is sum_i w~_i x_i.
 
     Args:
       model: an `iwae_tf.IWAE` with missing entries.

@@ -97,8 +97,8 @@ class IWAE(keras.Model):
           n_context: size of the contexts of a conditional model; 0 for other models.
 
         Raises:
-          UsageError: if a part is not float32, or the model would have several
-            replicas.
+          UsageError: if a part is not float32, the posterior cannot take the missing
+            entries that the generator can, or the model would have several replicas.
         """
         super().__init__()
         _check_one_replica()
@@ -126,7 +126,15 @@ class IWAE(keras.Model):
         if self._is_watching:
             self._seen = tf.Variable(self._nothing_seen(), trainable=False)
         x = tf.zeros([1, *generator.event_shape])
-        self((x, tf.zeros([1, n_context])) if n_context else x)
+        context = tf.zeros([1, n_context]) if n_context else None
+        self(x if context is None else (x, context))
+        if getattr(generator, "missing", False):
+            means = posterior.mean(x + np.nan, context)
+            if not all(np.all(np.isfinite(mean)) for mean in means):
+                raise UsageError(
+                    "posterior: must take missing entries, such as with "
+                    "inputs=iwae_tf.models.networks.Filled(), got one that does not"
+                )
 
     def build(self, input_shape):
         """Makes the variables of both parts, when the constructor calls the model.

@@ -16,9 +16,10 @@ from iwae_tf.measures import annealing, gradients, inspection
 from iwae_tf.measures.likelihood import log_likelihood
 from iwae_tf.models import likelihoods, zoo
 from iwae_tf.models.generators import Chain
-from iwae_tf.models.iwae import seed_of_missing
+from iwae_tf.models.iwae import IWAE, seed_of_missing
 from iwae_tf.models.masks import MaskModel, NetworkMasking, SelfMasking
 from iwae_tf.models.networks import ConvolutionalDecoder
+from iwae_tf.models.posteriors import GaussianChain
 from iwae_tf.objectives import row, table, value_and_gradients
 
 SEED = randomness.seed_of(4)
@@ -557,3 +558,9 @@ def test_real_samples_have_the_closed_form_moments_within_5_errors(event_shape):
     noise = (samples - mean).reshape(n, -1) / model.scale
     correlations = noise.T @ noise / n - np.eye(model.n)
     assert np.all(np.abs(correlations) < 5 * np.sqrt((1 + np.eye(model.n)) / n))
+
+
+def test_posterior_that_cannot_take_missing_entries_is_refused():
+    generator = Chain((3,), [(4,)], (2,), missing=True)
+    with pytest.raises(UsageError, match="^posterior: must take missing entries, such"):
+        IWAE(GaussianChain([(4,)], (2,)), generator)
