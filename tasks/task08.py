@@ -1,12 +1,11 @@
 """Task 08: spatial transformers, whose latents also say how an image is placed.
 
-Trains three networks with 60 latents: a plain one, one with an affine map that 6 of the
-latents set, and one with a thin-plate spline that 18 of them set. The two transformers
-are also trained with a tanh on the posterior means of these latents. Each is trained as
-a VAE with k = 1, as an IWAE with k = 5 and as a VAE with k = 5. The figures show the
-IWAEs without tanh. For the two transformers they also show the upright image before the
-warp, and what each latent of the placing and some others do while the rest stay at the
-posterior mean of one image.
+Trains three networks with 60 latents: a plain one, and two in which 6 latents set an
+affine map, or 18 a thin-plate spline; these two also with a tanh on the posterior means
+of these latents. Each is trained as a VAE with k = 1 and 5, and as an IWAE with k = 5.
+The figures show the IWAEs without tanh. For the two transformers they also show the
+upright image before the warp, and what each latent of the placing and some others do
+while the rest stay at the posterior mean of one image.
 
     python tasks/task08.py [--epochs 50] [--smoke]
 """
@@ -37,11 +36,9 @@ def main(task):
     """Trains 15 models; writes a figure, one for each transformer, and a table."""
     many = 3 if task.is_smoke else 5
     runs = {
-        (model, n_bounded, objective, k): task.run(
-            model=model, n_bounded=n_bounded, objective=objective, n_samples=k
-        )
-        for objective, k in (("vae_elbo", 1), ("iwae_elbo", many), ("vae_elbo", many))
-        for model, n_bounded in NETWORKS
+        (m, n, o, k): task.run(model=m, n_bounded=n, objective=o, n_samples=k)
+        for o, k in (("vae_elbo", 1), ("iwae_elbo", many), ("vae_elbo", many))
+        for m, n in NETWORKS
     }
     last = {model: runs[model, 0, "iwae_elbo", many] for model in MODELS}
     x = task.x_test[iwae_tf.data.spread(len(task.x_test), N_IMAGES)]
@@ -107,10 +104,8 @@ def table(runs, is_mnist):
     """Reconstruction, ELBO and likelihood, beside published values."""
     rows = []
     for (model, n_bounded, objective, k), run in runs.items():
-        test = run.report["test"]
-        published = None
-        if is_mnist and not n_bounded:
-            published = PUBLISHED.get((objective, k), {}).get(model)
+        test, known = run.report["test"], PUBLISHED.get((objective, k), {})
+        published = known.get(model) if is_mnist and not n_bounded else None
         rows.append(
             (
                 f"`{model}`",

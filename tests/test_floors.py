@@ -96,7 +96,15 @@ def test_only_plots_import_matplotlib():
 def test_public_names_are_listed_and_there():
     assert set(dir(iwae_tf)) == {
         *("IWAE", "Objective", "Draws", "Config", "Run", "run", "load"),
-        *("log_likelihood", "data", "zoo", "objectives", "weights", "likelihoods"),
+        *(
+            "log_likelihood",
+            "data",
+            "zoo",
+            "objectives",
+            "weights",
+            "likelihoods",
+            "masks",
+        ),
         *("posteriors", "generators", "inspection", "units", "annealing"),
         *("gradients", "plots"),
     }

@@ -109,7 +109,7 @@ ROWS["task14"] = [
         "mean",
         "KNNImputer",
         "IterativeImputer",
-        *(f"IWAE, {x}{mask}" for x in ("Gaussian", "Student t") for mask in masks),
+        *(f"IWAE, {x}{mask}" for x in ("Gaussian", "StudentT") for mask in masks),
     )
 ]
 ROWS["task15"] = [

@@ -68,9 +68,9 @@ class IWAE(keras.Model):
     training step has been taken.
 
     Attributes:
-      checks_values: whether executions look for values that the likelihood cannot have.
-        With k = 1 that takes a few percent of a step; a caller who has checked all
-        values may set it to False.
+      checks_values: whether values that the likelihood cannot have are looked for. With
+        k = 1 that takes a few percent of a step; a caller who has checked all values
+        may set it to False.
       n_context: c, the size of a context; 0 for a model without contexts.
       train_samples: number of samples per observation and group in a training step.
       first_bad_step: the first optimizer step, counted from 0, whose loss was not
@@ -264,7 +264,7 @@ class IWAE(keras.Model):
             if self._is_watching and not self.run_eagerly:
                 least, greatest, zero, between = self._seen.numpy()
                 try:
-                    for values in (least + zero, greatest + zero, between):
+                    for values in (np.stack([least, greatest]) + zero, between):
                         check_values(self.generator, values)
                 except UsageError:
                     self._seen.assign(self._nothing_seen())
@@ -377,7 +377,7 @@ class IWAE(keras.Model):
         size = self.generator.event_shape
         if not x.shape.is_compatible_with([None, *size]):
             raise UsageError(f"x: must be of shape {['b', *size]}, got {x.shape}")
-        if tf.executing_eagerly():
+        if self.checks_values and tf.executing_eagerly():
             check_values(self.generator, x.numpy())
         return x, self._check_context(context, x.shape[0])
 
