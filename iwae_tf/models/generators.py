@@ -25,13 +25,16 @@ import tensorflow_probability as tfp
 from iwae_tf import data, randomness
 from iwae_tf.errors import UsageError
 from iwae_tf.models import likelihoods, warps
+from iwae_tf.models.masks import MaskModel
 from iwae_tf.models.networks import MLP, LocScale
+from iwae_tf.models.parts import Part
 from iwae_tf.models.posteriors import beside, flatten
 
 tfd = tfp.distributions
 
 
-class Chain(keras.layers.Layer):
+@keras.saving.register_keras_serializable(package="iwae_tf")
+class Chain(Part):
     """A chain of Gaussian layers under a likelihood: p(zL) ... p(z1|z2) p(x|z1).
 
     If there is a context, every layer sees it beside the layer above. The top layer
@@ -55,7 +58,7 @@ class Chain(keras.layers.Layer):
         head: keras.layers.Layer | None = None,
         likelihood: likelihoods.Likelihood | None = None,
         missing: bool = False,
-        mask_model: keras.layers.Layer | None = None,
+        mask_model: MaskModel | None = None,
     ):
         """Makes the network of the likelihood, and one for each conditional layer.
 
@@ -294,6 +297,7 @@ class Chain(keras.layers.Layer):
         return tuple(_with_shape(part, self.event_shape) for part in (samples, mean))
 
 
+@keras.saving.register_keras_serializable(package="iwae_tf")
 class WarpedBernoulli(Chain):
     """An upright Bernoulli image given z, which a spatial transformer places by u.
 

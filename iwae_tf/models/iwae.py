@@ -9,6 +9,7 @@ from iwae_tf import data, randomness
 from iwae_tf.draws import Draws
 from iwae_tf.errors import UsageError, check_at_least
 from iwae_tf.models.generators import check_values
+from iwae_tf.models.parts import Part
 from iwae_tf.objectives import (
     Objective,
     check_mask_model,
@@ -49,7 +50,8 @@ class _Traced:
             model.make_test_function(force=True)
 
 
-class IWAE(keras.Model):
+@keras.saving.register_keras_serializable(package="iwae_tf")
+class IWAE(Part, keras.Model):
     """An importance weighted autoencoder.
 
     `fit`, `evaluate` and `predict` work as in Keras. `fit(x)` takes observations
@@ -189,6 +191,12 @@ class IWAE(keras.Model):
                     f"{name}: must be None, because the objective says what is "
                     f"minimised and logged, got {kwargs[name]!r}"
                 )
+        self._asked = {
+            "objective": objective,
+            "n_groups": n_groups,
+            "combination_beta": combination_beta,
+            **kwargs,
+        }
         if isinstance(objective, str):
             objective = self._row(objective, n_groups, combination_beta)
         elif not isinstance(objective, Objective):
@@ -212,6 +220,37 @@ class IWAE(keras.Model):
         self.warmup_steps = warmup_steps
         self.optimizer.build(self.trainable_variables)
         self.first_bad_step = tf.Variable(-1, trainable=False, dtype=tf.int32)
+
+    def get_config(self) -> dict:
+        """See `keras.Model.get_config`; the seed is the present one."""
+        return super().get_config() | {"seed": self.seed}
+
+    def get_compile_config(self) -> dict:
+        """What `compile` was told, with the present values of what may be assigned.
+
+        A row of one's own is saved by the names of its functions, which must be
+        registered with `keras.saving.register_keras_serializable`.
+        """
+        if not self.compiled:
+            return {}
+        asked = self._asked
+        if isinstance(asked["objective"], Objective):
+            asked = asked | {"objective": asked["objective"]._asdict()}
+        now = {
+            "optimizer": self.optimizer,
+            "n_samples": self.n_samples,
+            "beta": self.beta,
+            "warmup_steps": self.warmup_steps,
+            "jit_compile": self.jit_compile,
+        }
+        return keras.saving.serialize_keras_object(asked | now)
+
+    def compile_from_config(self, config: dict) -> None:
+        """Compiles a model that is being loaded as it was compiled."""
+        asked = keras.saving.deserialize_keras_object(config)
+        if isinstance(asked["objective"], dict):
+            asked["objective"] = Objective(**asked["objective"])
+        self.compile(**asked)
 
     @property
     def beta(self) -> float:

@@ -16,9 +16,10 @@ import tensorflow as tf
 from iwae_tf.errors import UsageError
 from iwae_tf.models.likelihoods import bernoulli_log_prob
 from iwae_tf.models.networks import MLP
+from iwae_tf.models.parts import Part
 
 
-class MaskModel(keras.layers.Layer):
+class MaskModel(Part):
     """Entries are observed independently given x; a subclass defines `logits`."""
 
     def logits(self, x: tf.Tensor) -> tf.Tensor:
@@ -38,6 +39,7 @@ class MaskModel(keras.layers.Layer):
         return bernoulli_log_prob(tf.cast(observed, x.dtype), self.logits(x))
 
 
+@keras.saving.register_keras_serializable(package="iwae_tf")
 class SelfMasking(MaskModel):
     """An entry is observed with a logit of a x + b, with a and b for each feature.
 
@@ -45,18 +47,17 @@ class SelfMasking(MaskModel):
     are more likely to be observed or to be missing.
     """
 
-    def __init__(self, sign: int = 0, **kwargs):
+    def __init__(self, sign: int = 0):
         """Takes what is known beforehand.
 
         Args:
           sign: 1 if large values are observed more often, -1 if they are missing more
             often, 0 if that is not known.
-          **kwargs: arguments of a Keras layer.
 
         Raises:
           UsageError: for another sign.
         """
-        super().__init__(**kwargs)
+        super().__init__()
         if sign not in (-1, 0, 1):
             raise UsageError(f"sign: must be -1, 0 or 1, got {sign!r}")
         self.sign = sign
@@ -75,21 +76,21 @@ class SelfMasking(MaskModel):
         return slope * x + self.bias
 
 
+@keras.saving.register_keras_serializable(package="iwae_tf")
 class NetworkMasking(MaskModel):
     """The logits are a function of all entries: linear, or a network.
 
     Without hidden layers, the function is linear.
     """
 
-    def __init__(self, widths: Sequence[int] = (), activation: str = "tanh", **kwargs):
+    def __init__(self, widths: Sequence[int] = (), activation: str = "tanh"):
         """Makes the hidden layers.
 
         Args:
           widths: numbers of hidden units.
           activation: nonlinearity after every hidden layer.
-          **kwargs: arguments of a Keras layer.
         """
-        super().__init__(**kwargs)
+        super().__init__()
         self.hidden = MLP(widths, activation)
 
     def build(self, input_shape):

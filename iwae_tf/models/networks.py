@@ -7,8 +7,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from iwae_tf.models.parts import Part
 
-class MLP(keras.layers.Layer):
+
+@keras.saving.register_keras_serializable(package="iwae_tf")
+class MLP(Part):
     """Fully connected layers; without any, the network is the identity."""
 
     def __init__(self, widths: Sequence[int], activation: str = "tanh"):
@@ -28,7 +31,8 @@ class MLP(keras.layers.Layer):
         return inputs
 
 
-class Filled(keras.layers.Layer):
+@keras.saving.register_keras_serializable(package="iwae_tf")
+class Filled(Part):
     """x as rows, with its missing entries filled in, and the mask beside it if asked.
 
     Reference:
@@ -61,6 +65,7 @@ class Filled(keras.layers.Layer):
         return tf.reshape(x, [tf.shape(x)[0], math.prod(x.shape[1:])])
 
 
+@keras.saving.register_keras_serializable(package="iwae_tf")
 class DenseNet(MLP):
     """Fully connected layers, each of which also sees the input of the network."""
 
@@ -106,7 +111,8 @@ class LocScale(keras.layers.Layer):
         return loc, scale
 
 
-class Bias(keras.layers.Layer):
+@keras.saving.register_keras_serializable(package="iwae_tf")
+class Bias(Part):
     """Adds a trainable vector that starts at 0."""
 
     def __init__(self, n: int):
@@ -257,7 +263,8 @@ def _blocks(kind, n_maps, convolution, step):
     ]
 
 
-class ConvolutionalEncoder(keras.layers.Layer):
+@keras.saving.register_keras_serializable(package="iwae_tf")
+class ConvolutionalEncoder(Part):
     """Convolutions that reduce height and width to a quarter, and one dense layer.
 
     `resnet` has six residual blocks of two 3x3 convolutions. `gated` has five gated 5x5
@@ -294,7 +301,8 @@ class ConvolutionalEncoder(keras.layers.Layer):
         return self.dense(tf.reshape(features, [-1, n]))
 
 
-class ConvolutionalDecoder(keras.layers.Layer):
+@keras.saving.register_keras_serializable(package="iwae_tf")
+class ConvolutionalDecoder(Part):
     """The mirror image of `ConvolutionalEncoder`, with transposed convolutions."""
 
     def __init__(

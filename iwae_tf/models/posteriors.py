@@ -19,11 +19,13 @@ from iwae_tf import randomness
 from iwae_tf.errors import UsageError
 from iwae_tf.models.flows import InverseAutoregressiveFlow
 from iwae_tf.models.networks import MLP, LocScale
+from iwae_tf.models.parts import Part
 
 tfd = tfp.distributions
 
 
-class GaussianChain(keras.layers.Layer):
+@keras.saving.register_keras_serializable(package="iwae_tf")
+class GaussianChain(Part):
     """A chain of Gaussian layers: q(z1|x) q(z2|z1) ... q(zL|zL-1).
 
     If there is a context, every layer sees it beside the layer below.
@@ -174,6 +176,7 @@ class GaussianChain(keras.layers.Layer):
         return sum(q.log_prob(z) for q, z in zip(factors, zs, strict=True))
 
 
+@keras.saving.register_keras_serializable(package="iwae_tf")
 class FlowPosterior(GaussianChain):
     """A Gaussian q(z0|x) and an inverse autoregressive flow from z0 to z.
 

@@ -1,19 +1,17 @@
 """Named constructors for each paper's networks."""
 
-import collections
-import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import keras
 import numpy as np
-from keras.src.backend.common import global_state
 
 from iwae_tf import rules
 from iwae_tf.errors import UsageError, check_one_of
 from iwae_tf.models import likelihoods
 from iwae_tf.models.generators import Chain, WarpedBernoulli
 from iwae_tf.models.iwae import IWAE
+from iwae_tf.models.masks import MaskModel
 from iwae_tf.models.networks import (
     MLP,
     Bias,
@@ -22,27 +20,11 @@ from iwae_tf.models.networks import (
     DenseNet,
     Filled,
 )
+from iwae_tf.models.parts import first_names
 from iwae_tf.models.posteriors import FlowPosterior, GaussianChain
 
 # How many of the 60 latents place the image, and by which warp.
 SPATIAL = {"vae60": (0, None), "tvae_affine": (6, "affine"), "tvae_tps": (18, "spline")}
-
-
-@contextlib.contextmanager
-def _first_names() -> Iterator[None]:
-    """Has Keras name layers as in a new process, whatever was made before.
-
-    Keras counts the layers of a process in their names. Without XLA, TensorFlow adds
-    three or more gradients of one tensor in the order of their names, and `dense_10`
-    comes before `dense_9`. So the last bits of a run would depend on earlier models.
-    """
-    key = "object_name_uids"
-    before = global_state.get_global_attribute(key)
-    global_state.set_global_attribute(key, collections.defaultdict(int))
-    try:
-        yield
-    finally:
-        global_state.set_global_attribute(key, before)
 
 
 def build(
@@ -157,7 +139,7 @@ def _posterior(network, d, n_bounded=0, inputs=None, *, n_flows=0, **flows):
     )
 
 
-@_first_names()
+@first_names()
 def deep(
     name: str,
     event_shape: tuple[int, ...],
@@ -234,7 +216,7 @@ def deep(
     )
 
 
-@_first_names()
+@first_names()
 def spatial(
     name: str,
     image_shape: tuple[int, int, int],
@@ -289,7 +271,7 @@ def spatial(
     return IWAE(posterior, generator, seed)
 
 
-@_first_names()
+@first_names()
 def burda(
     event_shape: tuple[int, ...],
     stochastic_layers: int = 1,
@@ -304,7 +286,7 @@ def burda(
     missing: bool = False,
     mask_input: bool = False,
     fill: np.ndarray | None = None,
-    mask_model: keras.layers.Layer | None = None,
+    mask_model: MaskModel | None = None,
     **flows,
 ) -> IWAE:
     """The networks of Burda et al. 2016: two tanh layers per stochastic layer.

@@ -1,0 +1,78 @@
+"""What Keras needs to save the parts of a model, and to make them again."""
+
+import collections
+import contextlib
+import functools
+import inspect
+from collections.abc import Iterator
+
+import keras
+from keras.src.backend.common import global_state
+
+
+class Part(keras.layers.Layer):
+    """A layer that Keras can save: it remembers what it was made with.
+
+    Arguments may be whatever Keras can serialise: numbers, texts, arrays, initialisers,
+    layers, and sequences of these. A subclass that is registered with
+    `keras.saving.register_keras_serializable` needs nothing else.
+    """
+
+    def __new__(cls, *args, **kwargs):
+        """Keeps the arguments of the constructor."""
+        part = super().__new__(cls, *args, **kwargs)
+        with contextlib.suppress(TypeError):  # which the constructor will tell
+            bound = inspect.signature(cls.__init__).bind(None, *args, **kwargs)
+            given = dict(list(bound.arguments.items())[1:])
+            given |= given.pop("kwargs", {})
+            # Keras would take layers in a dictionary for more sub-layers.
+            vars(part)["_arguments"] = functools.partial(dict, **given)
+        return part
+
+    def get_config(self) -> dict:
+        """The arguments that this part was made with, as Keras serialises them."""
+        config = {
+            name: keras.saving.serialize_keras_object(value)
+            for name, value in self._arguments().items()
+        }
+        return config if self.trainable else config | {"trainable": False}
+
+    def get_build_config(self) -> None:
+        """Nothing: a part is built by the model that it is made for."""
+
+    @classmethod
+    def from_config(cls, config: dict):
+        """Makes a part from what `get_config` has returned."""
+        with first_names():
+            given = {
+                name: keras.saving.deserialize_keras_object(value)
+                for name, value in config.items()
+            }
+            trainable = given.pop("trainable", True)
+            part = cls(**given)
+        part.trainable = trainable
+        return part
+
+
+class _Counts(collections.defaultdict):
+    """Counts that start anew."""
+
+
+@contextlib.contextmanager
+def first_names() -> Iterator[None]:
+    """Has Keras name layers as in a new process, whatever was made before.
+
+    Keras counts the layers of a process in their names. Without XLA, TensorFlow adds
+    three or more gradients of one tensor in the order of their names, and `dense_10`
+    comes before `dense_9`. So the last bits of a run would depend on earlier models.
+    """
+    key = "object_name_uids"
+    before = global_state.get_global_attribute(key)
+    if isinstance(before, _Counts):  # within what is being made
+        yield
+        return
+    global_state.set_global_attribute(key, _Counts(int))
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute(key, before)
