@@ -251,7 +251,7 @@ def value_and_gradients(
       objective: a row of `table`.
       model: an object with `inputs`, `draw`, `weigh`, `posterior` and `generator`, such
         as an `iwae_tf.IWAE`.
-      x: images [b, height, width, channels].
+      x: observations [b, *event_shape].
       k: number of samples per image and group.
       seed: random seed, [2].
       beta: weight of the latent part.

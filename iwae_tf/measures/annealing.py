@@ -184,7 +184,7 @@ class Annealer:
         """Tunes step sizes so that the wanted share of transitions is accepted.
 
         Args:
-          x: images [b, height, width, channels].
+          x: observations [b, *event_shape].
           seed: random seed, [2].
           context: [b, c], for a conditional model.
           on_transition: called after each transition.
@@ -216,7 +216,7 @@ class Annealer:
         """Runs chains from q0 to p(z|x).
 
         Args:
-          x: images [b, height, width, channels].
+          x: observations [b, *event_shape].
           sizes: see `step_sizes`.
           seed: random seed, [2].
           context: [b, c], for a conditional model.
@@ -241,7 +241,7 @@ class Annealer:
         """Runs chains from draws of p(z|x) to q0.
 
         Args:
-          x: images [b, height, width, channels].
+          x: observations [b, *event_shape].
           zs: tuple of latents, bottom-up, each [b, d], drawn from p(z|x).
           sizes: see `step_sizes`.
           seed: random seed, [2].
@@ -381,7 +381,7 @@ def log_likelihood(
 
     Args:
       annealer: the annealer of the model.
-      x: binary images [n, height, width, channels].
+      x: observations [n, *event_shape].
       batch_size: number of images in one batch.
       seed: random seed for the noise.
       context: y of every image, [n, c], for a conditional model.

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from iwae_tf.errors import UsageError, check_at_least
 from iwae_tf.files import read_arrays, write_arrays
-from iwae_tf.models.generators import check_values
+from iwae_tf.models.values import check_values
 
 _COMPILED: dict[int, dict[tuple, Callable]] = {}  # by the id of the model
 
@@ -135,7 +135,7 @@ def checked(
     Args:
       model: if its generator has a likelihood, this must have the values of x. If it
         has a method `inputs`, this must accept the shapes; see `iwae_tf.IWAE`.
-      x: images [n, height, width, channels].
+      x: observations [n, *event_shape].
       context: y of every image, [n, c], or None.
 
     Raises:

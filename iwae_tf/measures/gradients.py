@@ -63,7 +63,7 @@ def gradient_statistics(
 
     Args:
       model: an `iwae_tf.IWAE`; its weights do not change.
-      x: binary images [b, height, width, channels].
+      x: observations [b, *event_shape].
       objective: a name in `iwae_tf.objectives.table`, or a row, such as
         `table(n_groups=8)["miwae"]`.
       n_samples: k, the number of samples per image and group.

@@ -103,7 +103,7 @@ def log_likelihood(
 
     Args:
       model: has `draw(x, k, seed, context) -> Draws`.
-      x: binary images [n, height, width, channels].
+      x: observations [n, *event_shape].
       n_samples: k, the number of samples per image.
       chunk: number of samples per image that are held at once; the last chunk may be
         smaller.

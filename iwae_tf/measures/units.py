@@ -64,7 +64,7 @@ def statistics(
 
     Args:
       model: has a posterior and a generator with `factors`, see `iwae_tf.IWAE`.
-      x: binary images [n, height, width, channels].
+      x: observations [n, *event_shape].
       n_samples: k, the number of samples per image.
       batch_size: number of images in one batch.
       seed: random seed for the noise.

@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from iwae_tf import data, randomness
+from iwae_tf import randomness
 from iwae_tf.errors import UsageError
 from iwae_tf.models import likelihoods, warps
 from iwae_tf.models.masks import MaskModel
@@ -416,23 +416,6 @@ def _check_mask_model(missing, likelihood):
             "mask_model: needs a likelihood whose draws have a gradient, got "
             f"{type(likelihood).__name__}"
         )
-
-
-def check_values(generator, x: np.ndarray) -> None:
-    """Checks that the likelihood of a generator can have the values of x.
-
-    Args:
-      generator: its `likelihood` and `missing` count, if it has them.
-      x: observations, any shape.
-
-    Raises:
-      UsageError: if a value is out of range or between two levels, or if it is NaN and
-        not missing.
-    """
-    likelihood = getattr(generator, "likelihood", None)
-    if likelihood is not None:
-        missing = getattr(generator, "missing", False)
-        data.check_range(x, likelihood.limits, likelihood.step, missing)
 
 
 def _with_shape(flat, shape):

@@ -5,11 +5,13 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from iwae_tf import data, randomness
+from iwae_tf import randomness
 from iwae_tf.draws import Draws
 from iwae_tf.errors import UsageError, check_at_least
-from iwae_tf.models.generators import check_values
+from iwae_tf.models.generators import Chain
 from iwae_tf.models.parts import Part
+from iwae_tf.models.posteriors import GaussianChain
+from iwae_tf.models.values import Seen, check_values
 from iwae_tf.objectives import (
     Objective,
     check_mask_model,
@@ -89,12 +91,18 @@ class IWAE(Part, keras.Model):
     warmup_steps = _Traced()
     checks_values = _Traced()
 
-    def __init__(self, posterior, generator, seed: int = 123, n_context: int = 0):
+    def __init__(
+        self,
+        posterior: GaussianChain,
+        generator: Chain,
+        seed: int = 123,
+        n_context: int = 0,
+    ):
         """Builds the networks' variables.
 
         Args:
-          posterior: q(z|x), see `iwae_tf.posteriors`.
-          generator: p(x, z), see `iwae_tf.generators`.
+          posterior: q(z|x), or another one with what `iwae_tf.posteriors` says.
+          generator: p(x, z), or another one with what `iwae_tf.generators` says.
           seed: random seed for all noise in training and testing.
           n_context: size of the contexts of a conditional model; 0 for other models.
 
@@ -123,10 +131,7 @@ class IWAE(Part, keras.Model):
                 "log_qz",
             )
         }
-        # Of each entry in all executions: the least and the greatest value; 0, or NaN
-        # if a value was not finite and none are missing; a value between two levels.
-        if self._is_watching:
-            self._seen = tf.Variable(self._nothing_seen(), trainable=False)
+        self._seen = Seen(generator)
         x = tf.zeros([1, *generator.event_shape])
         context = tf.zeros([1, n_context]) if n_context else None
         self(x if context is None else (x, context))
@@ -300,14 +305,8 @@ class IWAE(Part, keras.Model):
 
         def watched(iterator):
             outputs = function(iterator)
-            if self._is_watching and not self.run_eagerly:
-                least, greatest, zero, between = self._seen.numpy()
-                try:
-                    for values in (np.stack([least, greatest]) + zero, between):
-                        check_values(self.generator, values)
-                except UsageError:
-                    self._seen.assign(self._nothing_seen())
-                    raise
+            if self.checks_values and not self.run_eagerly:
+                self._seen.check()
             return outputs
 
         return watched
@@ -569,45 +568,9 @@ class IWAE(Part, keras.Model):
         if isinstance(x, tuple | list):  # images and contexts in `predict`
             x, context = x
         x = tf.cast(x, tf.float32)
-        if self._is_watching and not tf.executing_eagerly():
-            self._seen.assign(self._seen_with(x))
+        if self.checks_values and not tf.executing_eagerly():
+            self._seen.add(x)
         return x if context is None else (x, context)
-
-    @property
-    def _is_watching(self):
-        return self.checks_values and hasattr(self.generator, "likelihood")
-
-    def _nothing_seen(self):
-        zeros = tf.zeros(self.generator.event_shape)
-        return tf.stack([zeros + np.inf, zeros - np.inf, zeros, zeros + self._usual])
-
-    def _seen_with(self, x):
-        least, greatest, zero, between = tf.unstack(self._seen)
-        likelihood = self.generator.likelihood
-        if self.generator.missing:
-            x = tf.where(tf.math.is_nan(x), self._usual, x)
-        else:
-            zero += 0.0 * tf.reduce_sum(x, axis=0)
-        if likelihood.step is not None:
-            levels = (x - likelihood.limits[0]) / likelihood.step
-            is_between = tf.abs(levels - tf.round(levels)) > data.LEVEL_WIDTH
-            off = tf.where(is_between, x, self._usual)
-            between = tf.maximum(between, tf.reduce_max(off, axis=0))
-        # XLA makes these reductions fast, and slow if they are over other axes or of
-        # something computed. Its minimum and maximum pass over a NaN; `zero` does not.
-        return tf.stack(
-            [
-                tf.minimum(least, tf.reduce_min(x, axis=0)),
-                tf.maximum(greatest, tf.reduce_max(x, axis=0)),
-                zero,
-                between,
-            ]
-        )
-
-    @property
-    def _usual(self):
-        """A value that the likelihood can have: the least, or 0 if there is none."""
-        return self.generator.likelihood.usual
 
     def beta_at(self, step: tf.Tensor) -> tf.Tensor:
         """The weight of the latent part of the loss at an optimizer step."""
