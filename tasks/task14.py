@@ -14,8 +14,11 @@ Reference:
   not-MIWAE, arXiv:2006.12871.
 """
 
+import warnings
+
 import numpy as np
 from sklearn import datasets
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.experimental import enable_iterative_imputer  # noqa: F401
 from sklearn.impute import IterativeImputer, KNNImputer, SimpleImputer
 
@@ -73,6 +76,7 @@ def errors_of(pattern, name, seed, config):
     loc, scale = np.nanmean(x, axis=0), np.nanstd(x, axis=0)  # of what was observed
     x = (x - loc) / scale
     chained = IterativeImputer(random_state=seed, max_iter=30, tol=1e-2)
+    warnings.simplefilter("ignore", ConvergenceWarning)  # it may need more rounds
     guesses = {
         "mean": SimpleImputer().fit_transform(x),
         "KNNImputer": KNNImputer().fit_transform(x),
