@@ -134,7 +134,8 @@ def summary(report: dict) -> str:
 
 def _what(report):
     """What is estimated: a probability, or a density, which has units of x."""
-    return "density p(x)" if report["test"].get("is_density") else "p(x)"
+    x = "x observed" if report["config"].get("missing") else "x"
+    return f"{'density ' * bool(report['test'].get('is_density'))}p({x})"
 
 
 def _set(report):

@@ -180,6 +180,8 @@ def test_densities_are_labelled_and_stand_apart():
     assert real.splitlines()[2].startswith("| mine | `iwae_elbo` gaussian | 1 | 5 |")
     assert results.summary(density).startswith("test log density p(x) = -88.13 ± 0.23")
     assert results.table([density]) == real
+    part = results.summary(report(missing=True))
+    assert part.startswith("test log p(x observed) = -88.13 ± 0.23 nats")
 
 
 def test_bits_per_dimension_are_told():
