@@ -450,7 +450,7 @@ def _check_images(where: str, x: np.ndarray) -> np.ndarray:
     if x.dtype.kind not in "biuf":
         raise UsageError(f"{where} must be integer, float or bool, got {x.dtype}")
     low, high = np.fmin.reduce(x, axis=None), np.fmax.reduce(x, axis=None)
-    if not np.isfinite(low + high) and np.isinf([low, high]).any():
+    if np.isinf([low, high]).any():
         count = np.count_nonzero(np.isinf(x))
         raise UsageError(f"{where} must be finite or NaN, got {count} inf of {x.size}")
     is_grey = x.dtype.kind in "iu" and x.ndim > 2

@@ -363,7 +363,7 @@ class _LocScaleLikelihood(Likelihood):
 
     def __init__(self, scale, floor, **kwargs):
         super().__init__(**kwargs)
-        _check_number(("entry", "feature", "shared"), 0, scale=scale)
+        _check_number(rules.SCALES, 0, scale=scale)
         _check_number((), 0, floor=floor)
         self.scale = scale if isinstance(scale, str) else float(scale)
         self.floor = float(floor)

@@ -70,10 +70,9 @@ class SelfMasking(MaskModel):
 
     def logits(self, x):
         """See `MaskModel.logits`."""
-        slope = self.slope + 0.0
         if self.sign:
-            slope = self.sign * tf.math.softplus(slope)
-        return slope * x + self.bias
+            return self.sign * tf.math.softplus(self.slope) * x + self.bias
+        return self.slope * x + self.bias
 
 
 @keras.saving.register_keras_serializable(package="iwae_tf")
