@@ -57,6 +57,46 @@ def normalise(log_w) -> tf.Tensor:
     return tf.nn.softmax(check_log_w(log_w), axis=0)
 
 
+def snis_mean(log_w, values: tf.Tensor) -> tf.Tensor:
+    """The mean of values under p(z|x), self-normalised: sum_i w~_i values_i.
+
+    Args:
+      log_w: log-weights [k, b], nats.
+      values: values of the draws, [k, b, ...].
+
+    Returns:
+      mean: [b, ...].
+
+    Reference:
+      Owen 2013, Monte Carlo theory, methods and examples, section 9.2.
+    """
+    return tf.reduce_sum(_beside(normalise(log_w), values) * values, axis=0)
+
+
+def snis_standard_error(log_w, values: tf.Tensor) -> tf.Tensor:
+    """The standard error of `snis_mean`: root of sum_i w~_i^2 (values_i - mean)^2.
+
+    Args:
+      log_w: log-weights [k, b], nats.
+      values: values of the draws, [k, b, ...].
+
+    Returns:
+      error: [b, ...].
+
+    Reference:
+      Owen 2013, Monte Carlo theory, methods and examples, section 9.2.
+    """
+    w_norm = _beside(normalise(log_w), values)
+    error = values - snis_mean(log_w, values)
+    return tf.sqrt(tf.reduce_sum(tf.square(w_norm * error), axis=0))
+
+
+def _beside(w_norm, values):
+    """Weights [k, b] with the axes of values [k, b, ...]."""
+    ones = tf.ones([tf.rank(values) - 2], tf.int32)
+    return tf.reshape(w_norm, tf.concat([tf.shape(w_norm), ones], axis=0))
+
+
 def in_groups(log_w, n_groups: int) -> tf.Tensor:
     """Splits the samples of each image into m groups: [m k, b] becomes [k, m b].
 

@@ -18,15 +18,18 @@ diagonal, so that every posterior covariance is diagonal and `GaussianChain` wit
 hidden layers can represent it.
 """
 
+import functools
 import math
 
 import keras
 import numpy as np
+import scipy.special
 import scipy.stats
 import tensorflow as tf
 import tensorflow_probability as tfp
 
 from iwae_tf import randomness
+from iwae_tf.models.iwae import IWAE
 from iwae_tf.models.posteriors import GaussianChain, flatten
 
 tfd = tfp.distributions
@@ -101,6 +104,11 @@ class LinearGaussian(keras.layers.Layer):
         mean = self._below(0, zs[0]).mean()
         return tf.reshape(mean, tf.concat([tf.shape(mean)[:-1], self.event_shape], 0))
 
+    def sample(self, zs, seed, context=None):
+        mean = self.mean(zs)
+        scale = tf.exp(self.log_scales[0])
+        return mean + scale * randomness.normal(tf.shape(mean), seed), mean
+
     # The oracle: NumPy, float64.
 
     def _float64(self, level):
@@ -172,3 +180,24 @@ def exact_posterior(generator, shift=0.0, stretch=1.0):
         log_scales = 0.5 * np.log(np.diag(variance)) + np.log(stretch)
         layer.log_scale.set_weights([np.zeros_like(kernel), log_scales])
     return q
+
+
+@functools.cache
+def pair(n_latent, shift=0.0, stretch=1.0):
+    """A generator and its model; wide enough a q keeps the weights bounded."""
+    generator = LinearGaussian(n_latent=n_latent)
+    return generator, IWAE(exact_posterior(generator, shift, stretch), generator)
+
+
+def weights_of(draws):
+    """w~ in NumPy float64, [k, b]."""
+    log_px, log_pz, log_qz = (np.float64(part) for part in draws[1:4])
+    return scipy.special.softmax(log_px + log_pz - log_qz, axis=0)
+
+
+def deviations(draws, generator, x):
+    """For each layer: w~, z minus the true mean, and the true moments."""
+    w = weights_of(draws)
+    for level, z in enumerate(draws.zs):
+        mean, covariance = generator.posterior_moments(x, level)
+        yield w, np.float64(z) - mean, mean, covariance

@@ -19,7 +19,7 @@ import tensorflow_probability as tfp
 
 from iwae_tf import randomness
 from iwae_tf.errors import UsageError, check_at_least, check_one_of
-from iwae_tf.measures import batches
+from iwae_tf.models import batches
 from iwae_tf.models.posteriors import GaussianChain
 from iwae_tf.rules import AIS_SCHEDULES, AIS_STARTS
 from iwae_tf.weights import effective_sample_size, log_mean_exp
@@ -370,7 +370,7 @@ class Annealer:
 
 def log_likelihood(
     annealer: Annealer,
-    x: np.ndarray,
+    x: batches.Observations,
     batch_size: int = 50,
     seed: int = 123,
     context: np.ndarray | None = None,
@@ -381,7 +381,8 @@ def log_likelihood(
 
     Args:
       annealer: the annealer of the model.
-      x: observations [n, *event_shape].
+      x: observations [n, *event_shape], or a dataset of them, see `batches_of` in
+        `iwae_tf.models.batches`.
       batch_size: number of images in one batch.
       seed: random seed for the noise.
       context: y of every image, [n, c], for a conditional model.
@@ -394,9 +395,8 @@ def log_likelihood(
       annealed: results for n images.
 
     Raises:
-      UsageError: for a number out of range; see `batches.checked` too.
+      UsageError: for a number out of range; see `batches_of` too.
     """
-    x, context = batches.checked(annealer.model, x, context)
     (forward,) = _stream(
         annealer, x, None, batch_size, seed, context, directory, on_progress
     )
@@ -446,23 +446,21 @@ def certify(
 def _stream(annealer, x, zs, batch_size, seed, context, directory, on_progress):
     """Runs forward chains for every image and, if there are zs, reverse chains too."""
 
-    def anneal(first, n_own, places):
-        images, contexts = batches.at(places, x, context)
+    def anneal(batch):
         directions = _anneal_batch(
             annealer,
-            images,
-            zs and [z[places] for z in zs],
-            randomness.seed_of(seed, randomness.ANNEAL, first),
-            contexts,
-            lambda share: on_progress(first + share * n_own),
+            batch.x,
+            zs and [z[batch.places] for z in zs],
+            randomness.seed_of(seed, randomness.ANNEAL, batch.first),
+            batch.context,
+            lambda share: on_progress(batch.first + share * batch.n_own),
         )
-        parts = (np.stack(part)[..., :n_own] for part in zip(*directions, strict=True))
+        parts = (np.stack(part) for part in zip(*directions, strict=True))
         return dict(zip(Annealed._fields, parts, strict=True))
 
+    parts = batches.batches_of(annealer.model, x, context, batch_size)
     identity = directory and batches.identity_of(
         annealer.model,
-        x,
-        context,
         annealer.betas,
         *(zs or ()),
         n_chains=annealer.n_chains,
@@ -471,7 +469,7 @@ def _stream(annealer, x, zs, batch_size, seed, context, directory, on_progress):
         acceptance=annealer.acceptance,
         seed=seed,
     )
-    values = batches.run(len(x), batch_size, anneal, directory, identity)
+    values = batches.run(parts, anneal, directory, identity)
     return [Annealed(*parts) for parts in zip(*values.values(), strict=True)]
 
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from iwae_tf import randomness
 from iwae_tf.errors import check_at_least
-from iwae_tf.measures import batches
+from iwae_tf.models import batches
 from iwae_tf.objectives import Objective, check_mask_model, row, value_and_gradients
 
 

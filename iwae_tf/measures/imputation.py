@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from iwae_tf import randomness, weights
 from iwae_tf.errors import UsageError, check_at_least
-from iwae_tf.measures import batches
+from iwae_tf.models import batches
 from iwae_tf.models.iwae import seed_of_missing
 
 
@@ -53,7 +53,7 @@ class Imputed(NamedTuple):
 
 def impute(
     model,
-    x: np.ndarray,
+    x: batches.Observations,
     n_samples: int = 500,
     batch_size: int = 20,
     seed: int = 123,
@@ -69,7 +69,8 @@ def impute(
 
     Args:
       model: an `iwae_tf.IWAE` with missing entries.
-      x: observations [n, *event_shape] with NaN for missing entries.
+      x: observations [n, *event_shape] with NaN for missing entries, or a dataset of
+        them, see `batches_of` in `iwae_tf.models.batches`.
       n_samples: k, the number of samples per observation.
       batch_size: number of observations in one batch.
       seed: random seed for the noise.
@@ -82,22 +83,20 @@ def impute(
 
     Raises:
       UsageError: if the model has no missing entries, or there are no samples; see
-        `batches.checked` too.
+        `batches_of` too.
 
     Reference:
       Mattei and Frellsen 2019, section 4, arXiv:1812.02633.
     """
-    look = _imputer(
-        model, _mean_of_missing, n_samples, seed, x, context, jit_compile, on_progress
-    )
-    values = batches.run(len(x), batch_size, look)
+    look = _imputer(model, _mean_of_missing, n_samples, seed, jit_compile, on_progress)
+    values = batches.run(batches.batches_of(model, x, context, batch_size), look)
     mean, error = (np.moveaxis(values[name], -1, 0) for name in ("mean", "error"))
     return Imputed(mean, error, values["ess"])
 
 
 def impute_samples(
     model,
-    x: np.ndarray,
+    x: batches.Observations,
     n_samples: int = 500,
     n: int = 10,
     batch_size: int = 20,
@@ -131,34 +130,24 @@ def impute_samples(
     """
     check_at_least(1, n=n)
     look = _imputer(
-        model,
-        _draws_of_missing,
-        n_samples,
-        seed,
-        x,
-        context,
-        jit_compile,
-        on_progress,
-        n=n,
+        model, _draws_of_missing, n_samples, seed, jit_compile, on_progress, n=n
     )
-    values = batches.run(len(x), batch_size, look)
+    values = batches.run(batches.batches_of(model, x, context, batch_size), look)
     return np.moveaxis(values["draws"], -1, 1)
 
 
-def _imputer(model, function, k, seed, x, context, jit_compile, on_progress, **options):
+def _imputer(model, function, k, seed, jit_compile, on_progress, **options):
     """A function that imputes one batch, for `batches.run`."""
     check_at_least(1, n_samples=k)
     if not getattr(model.generator, "missing", False):
         raise UsageError("model: must be built with missing=True, got one without")
-    x, context = batches.checked(model, x, context)
     compute = batches.compiled(model, function, jit_compile, k=k, **options)
 
-    def look(first, n_own, places):
-        own, contexts = batches.at(places, x, context)
-        batch_seed = randomness.seed_of(seed, randomness.INSPECT, first)
-        values = compute(own, contexts, batch_seed)
-        on_progress(first + n_own)
-        return {name: part[..., :n_own].numpy() for name, part in values.items()}
+    def look(batch):
+        batch_seed = randomness.seed_of(seed, randomness.INSPECT, batch.first)
+        values = compute(batch.x, batch.context, batch_seed)
+        on_progress(batch.first + batch.n_own)
+        return values
 
     return look
 
@@ -171,11 +160,8 @@ def _mean_of_missing(model, x, context, seed, *, k):
     else:
         own = seed_of_missing(seed)
         values = model.generator.complete(x, draws.zs, own, context)
-    w_norm = tf.reshape(
-        weights.normalise(log_w), [k, tf.shape(x)[0]] + [1] * (x.shape.rank - 1)
-    )
-    mean = tf.reduce_sum(w_norm * values, axis=0)
-    error = tf.sqrt(tf.reduce_sum(tf.square(w_norm * (values - mean)), axis=0))
+    mean = weights.snis_mean(log_w, values)
+    error = weights.snis_standard_error(log_w, values)
     is_missing = tf.math.is_nan(x)
     return {
         "mean": _last(tf.where(is_missing, mean, x), 0),

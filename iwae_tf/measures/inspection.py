@@ -4,26 +4,27 @@ The functions take `Draws`, or a model with `log_joint(x, zs, context)`. They do
 depend on the networks.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from iwae_tf import randomness, weights
+from iwae_tf import weights
 from iwae_tf.draws import Draws
 from iwae_tf.errors import UsageError, check_at_least
-from iwae_tf.measures import batches
 from iwae_tf.measures.imputation import Imputed as Imputed
 from iwae_tf.measures.imputation import impute as impute
 from iwae_tf.measures.imputation import impute_samples as impute_samples
 from iwae_tf.measures.imputation import resampled, taken
+from iwae_tf.models import batches
 
 Limits = tuple[tuple[float, float], tuple[float, float]]
 
 
 def snis_mean(draws: Draws) -> tuple[tf.Tensor, ...]:
     """The posterior mean by self-normalised importance sampling: sum_i w~_i z_i.
+
+    `iwae_tf.IWAE.embed` computes it for many observations.
 
     Args:
       draws: k samples for each of b images.
@@ -34,8 +35,7 @@ def snis_mean(draws: Draws) -> tuple[tf.Tensor, ...]:
     Reference:
       Owen 2013, Monte Carlo theory, methods and examples, section 9.2.
     """
-    w_norm = weights.normalise(draws.log_w())[..., tf.newaxis]
-    return tuple(tf.reduce_sum(w_norm * z, axis=0) for z in draws.zs)
+    return tuple(weights.snis_mean(draws.log_w(), z) for z in draws.zs)
 
 
 def snis_covariance(draws: Draws) -> tuple[tf.Tensor, ...]:
@@ -66,63 +66,7 @@ def snis_standard_error(draws: Draws) -> tuple[tf.Tensor, ...]:
     Reference:
       Owen 2013, Monte Carlo theory, methods and examples, section 9.2.
     """
-    w_norm = weights.normalise(draws.log_w())[..., tf.newaxis]
-    return tuple(
-        tf.sqrt(tf.reduce_sum(tf.square(w_norm * (z - mean)), axis=0))
-        for z, mean in zip(draws.zs, snis_mean(draws), strict=True)
-    )
-
-
-def posterior_means(
-    model,
-    x: np.ndarray,
-    n_samples: int = 100,
-    batch_size: int = 100,
-    seed: int = 123,
-    context: np.ndarray | None = None,
-    jit_compile: bool = True,
-    on_progress: Callable[[int], None] = lambda n_images: None,
-) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
-    """Computes `snis_mean` of many images, batch by batch.
-
-    Args:
-      model: has `draw(x, k, seed, context) -> Draws`.
-      x: observations [n, *event_shape].
-      n_samples: k, the number of samples per image.
-      batch_size: number of images in one batch.
-      seed: random seed for the noise.
-      context: y of every image, [n, c], for a conditional model.
-      jit_compile: whether XLA compiles the computation.
-      on_progress: called with the number of images done.
-
-    Returns:
-      means: posterior mean of every latent, bottom-up, [n, d].
-      ess: effective sample sizes, [n].
-
-    Raises:
-      UsageError: if there are no samples or images; see `batches.checked` too.
-    """
-    check_at_least(1, n_samples=n_samples)
-    x, context = batches.checked(model, x, context)
-    means_of = batches.compiled(model, _means_and_ess, jit_compile, k=n_samples)
-
-    def look(first, n_own, places):
-        images, contexts = batches.at(places, x, context)
-        batch_seed = randomness.seed_of(seed, randomness.INSPECT, first)
-        means, ess = means_of(images, contexts, batch_seed)
-        on_progress(first + n_own)
-        of_layers = {f"z{i}": tf.transpose(mean) for i, mean in enumerate(means)}
-        values = {"ess": ess, **of_layers}
-        return {name: part[..., :n_own].numpy() for name, part in values.items()}
-
-    values = batches.run(len(x), batch_size, look)
-    ess = values.pop("ess")
-    return tuple(mean.T for mean in values.values()), ess
-
-
-def _means_and_ess(model, images, contexts, seed, *, k):
-    draws = model.draw(images, k, seed, contexts)
-    return snis_mean(draws), weights.effective_sample_size(draws.log_w())
+    return tuple(weights.snis_standard_error(draws.log_w(), z) for z in draws.zs)
 
 
 def sir(draws: Draws, n: int, seed: int | tf.Tensor) -> tuple[tf.Tensor, ...]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from iwae_tf import randomness
 from iwae_tf.errors import UsageError, check_at_least
-from iwae_tf.measures import batches
+from iwae_tf.models import batches
 from iwae_tf.weights import StreamingLogMeanExp, jackknife
 
 LADDER = (1, 5, 50, 500, 1000, 5000)
@@ -35,6 +35,15 @@ class Likelihood(NamedTuple):
     kl: np.ndarray
     bounds: dict[int, np.ndarray]
     jackknife: dict[int, np.ndarray]
+
+    def __repr__(self):
+        """One line, as notebooks show it."""
+        n, k = len(self.log_px), max(self.bounds)
+        return (
+            f"Likelihood: {self.mean:.2f} ± {self.standard_error:.2f} nats, mean of "
+            f"log p(x) over {n:,} observations by {k:,} samples each, median ESS "
+            f"{np.median(self.ess):.1f}"
+        )
 
     def shifted(self, shift: np.ndarray) -> "Likelihood":
         """The results for other units of x, whose log-densities differ by [n], nats."""
@@ -83,7 +92,7 @@ def standard_error(values: np.ndarray) -> float:
 
 def log_likelihood(
     model,
-    x: np.ndarray,
+    x: batches.Observations,
     n_samples: int = 5000,
     chunk: int = 250,
     batch_size: int = 20,
@@ -103,7 +112,8 @@ def log_likelihood(
 
     Args:
       model: has `draw(x, k, seed, context) -> Draws`.
-      x: observations [n, *event_shape].
+      x: observations [n, *event_shape], or a dataset of them, see `batches_of` in
+        `iwae_tf.models.batches`.
       n_samples: k, the number of samples per image.
       chunk: number of samples per image that are held at once; the last chunk may be
         smaller.
@@ -121,16 +131,14 @@ def log_likelihood(
       likelihood: results for each image, nats.
 
     Raises:
-      UsageError: for a number out of range; see `batches.checked` too.
+      UsageError: for a number out of range; see `batches_of` too.
 
     Reference:
       Burda et al. 2016, section 5, arXiv:1509.00519.
     """
     least = min(ladder, default=1)
-    check_at_least(
-        1, n_samples=n_samples, chunk=chunk, batch_size=batch_size, ladder=least
-    )
-    x, context = batches.checked(model, x, context)
+    check_at_least(1, n_samples=n_samples, chunk=chunk, ladder=least)
+    parts = batches.batches_of(model, x, context, batch_size)
     if with_jackknife and n_samples < 3:
         raise UsageError(
             f"n_samples: must be at least 3 for the jackknife, got {n_samples}"
@@ -140,30 +148,27 @@ def log_likelihood(
     ladder = sorted({k for k in {1, *ladder} if k < n_samples} | {n_samples})
     orders = (1, 2) if with_jackknife else ()
 
-    def score(first, n_own, places):
-        images, contexts = batches.at(places, x, context)
+    def score(batch):
         values = _score_batch(
-            partial(draw, images, contexts),
-            randomness.seed_of(seed, randomness.SCORE, first),
+            partial(draw, batch.x, batch.context),
+            randomness.seed_of(seed, randomness.SCORE, batch.first),
             n_samples,
             chunk,
             ladder,
             orders,
         )
-        on_progress(first + n_own)
-        return {name: part[:n_own] for name, part in values.items()}
+        on_progress(batch.first + batch.n_own)
+        return values
 
     identity = directory and batches.identity_of(
         model,
-        x,
-        context,
         k=n_samples,
         chunk=chunk,
         seed=seed,
         ladder=ladder,
         orders=orders,
     )
-    values = batches.run(len(x), batch_size, score, directory, identity)
+    values = batches.run(parts, score, directory, identity)
     return Likelihood(
         *(values[name] for name in ("log_px", "ess", "log_px_given_z", "kl")),
         bounds={k: values[f"bound_{k}"] for k in ladder},

@@ -14,7 +14,7 @@ import tensorflow_probability as tfp
 from iwae_tf import randomness
 from iwae_tf.draws import Draws
 from iwae_tf.errors import UsageError, check_at_least
-from iwae_tf.measures import batches
+from iwae_tf.models import batches
 from iwae_tf.models.iwae import noise_of_missing
 from iwae_tf.models.posteriors import reparameterised
 
@@ -50,7 +50,7 @@ class Units(NamedTuple):
 
 def statistics(
     model,
-    x: np.ndarray,
+    x: batches.Observations,
     n_samples: int = 50,
     batch_size: int = 100,
     seed: int = 123,
@@ -64,7 +64,8 @@ def statistics(
 
     Args:
       model: has a posterior and a generator with `factors`, see `iwae_tf.IWAE`.
-      x: observations [n, *event_shape].
+      x: observations [n, *event_shape], or a dataset of them, see `batches_of` in
+        `iwae_tf.models.batches`.
       n_samples: k, the number of samples per image.
       batch_size: number of images in one batch.
       seed: random seed for the noise.
@@ -75,27 +76,24 @@ def statistics(
 
     Raises:
       UsageError: for fewer than two images, for fewer than two samples with several
-        layers or flows, or for no images in a batch; see `batches.checked` too.
+        layers or flows; see `batches_of` too.
     """
-    x, context = batches.checked(model, x, context)
     n_layers, n_flows = len(model.posterior.n_latent), model.posterior.n_flows
     least = 1 if n_layers == 1 and not n_flows else 2
-    check_at_least(2, **{"number of images": len(x)})
     check_at_least(least, n_samples=n_samples)
-    check_at_least(1, batch_size=batch_size)
     k = 1 if least == 1 else n_samples
     moments = batches.compiled(model, _moments_of_batch, k=k)
     parts = []
-    for first in range(0, len(x), batch_size):
-        batch = slice(first, first + batch_size)
-        images, contexts = batches.at(batch, x, context)
-        batch_seed = randomness.seed_of(seed, randomness.UNITS, first)
+    for batch in batches.batches_of(model, x, context, batch_size):
+        own = (a if a is None else a[: batch.n_own] for a in (batch.x, batch.context))
+        batch_seed = randomness.seed_of(seed, randomness.UNITS, batch.first)
         parts.append(
             tf.nest.map_structure(
-                lambda part: part.numpy().astype(np.float64),
-                moments(images, contexts, batch_seed),
+                lambda part: part.numpy().astype(np.float64), moments(*own, batch_seed)
             )
         )
+    n = batch.first + batch.n_own
+    check_at_least(2, **{"number of observations": n})
     layers = [
         [np.concatenate(values) for values in zip(*of_layer, strict=True)]
         for of_layer in zip(*parts, strict=True)

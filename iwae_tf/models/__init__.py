@@ -5,6 +5,10 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=(
+        "batches",
+        "contracts",
+        "display",
+        "exporting",
         "flows",
         "generators",
         "iwae",
@@ -13,6 +17,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "networks",
         "parts",
         "posteriors",
+        "representation",
         "values",
         "warps",
         "zoo",

@@ -1,4 +1,4 @@
-"""Values of images, computed batch by batch; each batch can be kept on disk.
+"""Values of observations, computed batch by batch; each batch can be kept on disk.
 
 What computes a batch is compiled once for a model, and not once for a call.
 """
@@ -8,8 +8,9 @@ import hashlib
 import itertools
 import json
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -17,6 +18,8 @@ import tensorflow as tf
 from iwae_tf.errors import UsageError, check_at_least
 from iwae_tf.files import read_arrays, write_arrays
 from iwae_tf.models.values import check_values
+
+Observations = np.ndarray | tf.data.Dataset
 
 _COMPILED: dict[int, dict[tuple, Callable]] = {}  # by the id of the model
 
@@ -47,7 +50,7 @@ def compiled(
     if key not in functions:
         weak = weakref.ref(model)  # A function that held the model would keep it alive.
 
-        @tf.function(jit_compile=jit_compile)
+        @tf.function(jit_compile=jit_compile, autograph=False)  # as Keras does
         def of_tensors(*tensors):
             return function(weak(), *tensors, **options)
 
@@ -55,49 +58,142 @@ def compiled(
     return functions[key]
 
 
+class Batch(NamedTuple):
+    """The observations of one batch, the last of which may be there to fill it up.
+
+    Attributes:
+      first: the place of the first observation among all.
+      n_own: number of observations that count. The last batch is filled up with its
+        last observation, so that only one shape is compiled.
+      x: observations, float32 [b, *event_shape].
+      context: their contexts, float32 [b, c], or None.
+    """
+
+    first: int
+    n_own: int
+    x: tf.Tensor
+    context: tf.Tensor | None
+
+    @property
+    def places(self) -> np.ndarray:
+        """The places of the observations among all, int [b]."""
+        last = self.first + self.n_own - 1
+        return np.minimum(np.arange(self.first, self.first + len(self.x)), last)
+
+
+def batches_of(
+    model, x: Observations, context: np.ndarray | None = None, batch_size: int = 100
+) -> Iterator[Batch]:
+    """Takes observations batch by batch, after checking them.
+
+    Arrays are checked as a whole before the first batch, and datasets batch by batch.
+
+    Args:
+      model: see `checked`.
+      x: observations [n, *event_shape], or a dataset of batches of them that ends; its
+        batches may have any sizes. For a conditional model it has pairs of observations
+        and contexts.
+      context: contexts [n, c] of an array, or None.
+      batch_size: b, the number of observations in one batch; it becomes n if it is
+        larger.
+
+    Returns:
+      batches: an iterator.
+
+    Raises:
+      UsageError: if batch_size is less than 1, the dataset does not end or is given
+        with a context; see `checked` too.
+    """
+    check_at_least(1, batch_size=batch_size)
+    if isinstance(x, tf.data.Dataset):
+        return _of_dataset(model, x, context, batch_size)
+    x, context = checked(model, x, context)
+    parts = (
+        tuple(
+            None if a is None else a[first : first + batch_size] for a in (x, context)
+        )
+        for first in range(0, len(x), batch_size)
+    )
+    return _filled(parts, batch_size)
+
+
+def _of_dataset(model, dataset, context, batch_size):
+    if context is not None:
+        raise UsageError(
+            "context: must be in the dataset, beside x, if x is one, got "
+            f"{type(context).__name__}"
+        )
+    if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
+        raise UsageError("x: must be a dataset that ends, got one that does not")
+    spec = dataset.element_spec
+    pair = spec if isinstance(spec, tuple) else (spec,)
+    if len(pair) > 2 or not all(
+        isinstance(part, tf.TensorSpec) and part.shape.rank != 0 for part in pair
+    ):
+        raise UsageError(
+            "x: must be a dataset of batches of observations, or of pairs of these and "
+            f"contexts, got {spec}"
+        )
+
+    def parts():
+        for i, element in enumerate(dataset.rebatch(batch_size).as_numpy_iterator()):
+            pair = element if isinstance(element, tuple) else (element, None)
+            yield checked(model, *pair, with_shapes=i == 0)
+
+    filled = _filled(parts(), batch_size)
+    first = next(filled, None)
+    check_at_least(1, **{"number of observations": int(first is not None)})
+    return itertools.chain([first], filled)
+
+
+def _filled(parts, batch_size):
+    """Batches of equal size; if there is one only, it is as large as it is."""
+    first = 0
+    for x, context in parts:
+        n_own = len(x)
+        size = batch_size if first else n_own
+        places = np.minimum(np.arange(size), n_own - 1)
+        yield Batch(first, n_own, *at(places, x, context))
+        first += n_own
+
+
 def run(
-    n: int,
-    batch_size: int,
-    compute: Callable[[int, int, np.ndarray], dict[str, np.ndarray]],
+    batches: Iterable[Batch],
+    compute: Callable[[Batch], dict[str, np.ndarray | tf.Tensor]],
     directory: Path | None = None,
     identity: str = "",
 ) -> dict[str, np.ndarray]:
-    """Computes the values of n images, or reads those that an earlier call kept.
+    """Computes the values of observations, or reads those that an earlier call kept.
 
     Args:
-      n: number of images.
-      batch_size: number of images in one batch; it becomes n if it is larger.
-      compute: function (first, n_own, places) -> named values [..., n_own]. `first` is
-        the place of the first image of the batch, `places` [batch_size] are the places
-        of all its images, and only the first `n_own` of them count. The last batch is
-        filled up with the last image, so that only one shape is compiled.
+      batches: the observations, see `batches_of`.
+      compute: function of a batch -> named values [..., b], of which those of the
+        observations that count are taken.
       directory: directory where a file is kept for each batch. A file that is damaged,
         or of another batch or identity, counts as missing. If it is None, nothing is
         kept.
-      identity: what the values depend on, see `identity_of`.
+      identity: what the values depend on beside the batch, see `identity_of`.
 
     Returns:
       values: named, [..., n].
-
-    Raises:
-      UsageError: if batch_size is less than 1.
     """
-    check_at_least(1, batch_size=batch_size)
-    batch_size = min(batch_size, n)
     if directory is not None:
         directory.mkdir(parents=True, exist_ok=True)
     parts = []
-    for first in range(0, n, batch_size):
-        path = directory and directory / f"{first:06}.npz"
-        own = f"{identity} {first} of {n} by {batch_size}"
+    for batch in batches:
+        path = directory and directory / f"{batch.first:06}.npz"
         if path:
+            of_batch = identity_of(None, batch.x, batch.context, n_own=batch.n_own)
+            own = f"{identity} {batch.first} {of_batch}"
             with contextlib.suppress(UsageError):
                 part = read_arrays(path, "identity")
                 if str(part.pop("identity")) == own:
                     parts.append(part)
                     continue
-        places = np.minimum(np.arange(first, first + batch_size), n - 1)
-        part = compute(first, min(batch_size, n - first), places)
+        part = {
+            name: np.asarray(values)[..., : batch.n_own]
+            for name, values in compute(batch).items()
+        }
         parts.append(part)
         if path:
             write_arrays(path, identity=np.array(own), **part)
@@ -128,33 +224,38 @@ def identity_of(model, *arrays: np.ndarray | None, **settings) -> str:
 
 
 def checked(
-    model, x: np.ndarray, context: np.ndarray | None = None
+    model,
+    x: np.ndarray,
+    context: np.ndarray | None = None,
+    with_shapes: bool = True,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Checks images and their contexts, and returns them as arrays.
+    """Checks observations and their contexts, and returns them as arrays.
 
     Args:
       model: if its generator has a likelihood, this must have the values of x. If it
         has a method `inputs`, this must accept the shapes; see `iwae_tf.IWAE`.
       x: observations [n, *event_shape].
-      context: y of every image, [n, c], or None.
+      context: y of every observation, [n, c], or None.
+      with_shapes: whether to check the shapes too.
 
     Raises:
       UsageError: for values out of range, for something other than an array of
-        numbers, for shapes that are not the model's, if there is no image, or if there
-        is not one context per image.
+        numbers, for shapes that are not the model's, if there is no observation, or if
+        there is not one context for each.
     """
     x = numbers("x", x)
-    check_at_least(1, **{"number of images": len(x)})
+    check_at_least(1, **{"number of observations": len(x)})
     check_values(getattr(model, "generator", None), x)
     if context is not None:
         context = numbers("context", context)
         if len(context) != len(x):
             raise UsageError(
-                f"context: must be one for each of {len(x)} images, got {len(context)}"
+                f"context: must be one for each of {len(x)} observations, got "
+                f"{len(context)}"
             )
-    if callable(getattr(model, "inputs", None)):
+    if with_shapes and callable(getattr(model, "inputs", None)):
         shapes = (a if a is None else tf.TensorSpec(a.shape) for a in (x, context))
-        # Tracing takes no memory for the images. AutoGraph would hide a UsageError.
+        # Tracing takes no memory for the data. AutoGraph would hide a UsageError.
         tf.function(model.inputs, autograph=False).get_concrete_function(*shapes)
     return x, context
 

@@ -1,17 +1,7 @@
 """Generators p(x, z), or p(x, z|y) of a conditional model.
 
-A generator has:
-  `event_shape`: the shape of one x;
-  `likelihood`: p(x|z) given parameters, see `iwae_tf.likelihoods`;
-  `missing`: whether entries of x may be missing, which is then NaN;
-  `log_px(x, zs, context)`: log p(x|z), over the entries of x that were observed;
-  `factors(zs, context)`: the distribution of every latent given the one above it;
-  `log_joint(x, zs, context) -> (log_px, log_pz)`: the two parts of log p(x, z);
-  `prior(context)`: the distribution of the top latent;
-  `sample_latents(n, seed, context) -> zs`: draws from p(z);
-  `mean(zs, context)`: E[x|z];
-  `sample(zs, seed, context) -> (samples, mean)`: draws from p(x|z), and E[x|z].
-The context is y, [b, c], or None.
+`Generator` says what a generator of one's own must have. The context is y, [b, c], or
+None.
 """
 
 import math
@@ -26,19 +16,133 @@ from iwae_tf import randomness
 from iwae_tf.errors import UsageError
 from iwae_tf.models import likelihoods, warps
 from iwae_tf.models.masks import MaskModel
-from iwae_tf.models.networks import MLP, LocScale
-from iwae_tf.models.parts import Part
+from iwae_tf.models.networks import MLP, LocScale, on_rows
+from iwae_tf.models.parts import Part, check_one_a_layer
 from iwae_tf.models.posteriors import beside, flatten
 
 tfd = tfp.distributions
 
 
+class Generator(Part):
+    """What every generator has.
+
+    A subclass of one's own needs the attribute `event_shape` and the methods
+    `log_joint`, `sample_latents`, `mean` and `sample`.
+
+    Attributes:
+      event_shape: the shape of one x.
+      likelihood: p(x|z) given parameters, which says what values x can have; None if
+        any values will do. See `iwae_tf.likelihoods`.
+      missing: whether entries of x may be missing, which is then NaN.
+      mask_model: p(s|x), see `iwae_tf.models.masks`, or None.
+    """
+
+    event_shape: tuple[int, ...]
+    likelihood: likelihoods.Likelihood | None = None
+    missing = False
+    mask_model: MaskModel | None = None
+
+    def log_joint(
+        self,
+        x: tf.Tensor,
+        zs: tuple[tf.Tensor, ...],
+        context: tf.Tensor | None = None,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The two parts of log p(x, z): log p(x|z) and log p(z).
+
+        Args:
+          x: observations [b, *event_shape].
+          zs: tuple of latents, bottom-up, each [k, b, d].
+          context: [b, c].
+
+        Returns:
+          log_px: [k, b], nats, summed over the entries of x.
+          log_pz: [k, b], nats, summed over latents and layers.
+        """
+        raise NotImplementedError
+
+    def sample_latents(
+        self, n: int, seed: tf.Tensor, context: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, ...]:
+        """Draws latents from the prior p(z).
+
+        Args:
+          n: number of draws.
+          seed: random seed, [2].
+          context: [n, c].
+
+        Returns:
+          zs: tuple of latents, bottom-up, each [n, d].
+        """
+        raise NotImplementedError
+
+    def mean(
+        self, zs: tuple[tf.Tensor, ...], context: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """The mean of x given latents: E[x|z].
+
+        Args:
+          zs: tuple of latents, bottom-up, each [..., b, d].
+          context: [b, c].
+
+        Returns:
+          mean: [..., b, *event_shape].
+        """
+        raise NotImplementedError
+
+    def sample(
+        self,
+        zs: tuple[tf.Tensor, ...],
+        seed: tf.Tensor,
+        context: tf.Tensor | None = None,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Draws x given latents.
+
+        Args:
+          zs: tuple of latents, bottom-up, each [..., b, d].
+          seed: random seed, [2].
+          context: [b, c].
+
+        Returns:
+          samples: one draw from p(x|z) for each z, [..., b, *event_shape].
+          mean: E[x|z], same shape.
+        """
+        raise NotImplementedError
+
+    def factors(
+        self, zs: tuple[tf.Tensor, ...], context: tf.Tensor | None = None
+    ) -> list[tfd.Distribution]:
+        """The distribution of each latent given the one above it, bottom-up.
+
+        The statistics of units and the closed-form KL need it.
+
+        Args:
+          zs: tuple of latents, bottom-up, each [..., b, d]; the first is not used.
+          context: [b, c].
+
+        Returns:
+          factors: distributions of event [d]; the last is p(z) of the top layer.
+
+        Raises:
+          UsageError: if the generator has none.
+        """
+        raise UsageError(
+            "generator: must have a method factors for units and for a closed-form "
+            f"KL, got {type(self).__name__}"
+        )
+
+
 @keras.saving.register_keras_serializable(package="iwae_tf")
-class Chain(Part):
+class Chain(Generator):
     """A chain of Gaussian layers under a likelihood: p(zL) ... p(z1|z2) p(x|z1).
 
     If there is a context, every layer sees it beside the layer above. The top layer
-    sees it only if it has a network.
+    sees it only if it has a network. A decoder of one's own, and a Gaussian p(x|z):
+
+        z = keras.Input((10,))
+        features = keras.layers.Dense(64, activation="relu")(z)
+        decoder = keras.Model(z, features)
+        p = Chain((8, 8, 1), n_latent=(10,), networks=[decoder], likelihood=Gaussian())
 
     Reference:
       Burda et al. 2016, section 2 and appendix, arXiv:1509.00519; Sohn et al. 2015,
@@ -49,12 +153,12 @@ class Chain(Part):
     def __init__(
         self,
         event_shape: tuple[int, ...],
-        widths: Sequence[Sequence[int]],
-        n_latent: Sequence[int],
+        widths: Sequence[Sequence[int]] = (),
+        n_latent: Sequence[int] = (),
         output_bias: str | keras.initializers.Initializer = "zeros",
         prior_widths: Sequence[int] | None = None,
         activation: str = "tanh",
-        pixels: keras.layers.Layer | None = None,
+        networks: Sequence[keras.layers.Layer] | None = None,
         head: keras.layers.Layer | None = None,
         likelihood: likelihoods.Likelihood | None = None,
         missing: bool = False,
@@ -71,10 +175,13 @@ class Chain(Part):
           prior_widths: numbers of hidden units of the network from the context to
             p(zL|y). If it is None, the top layer is standard normal.
           activation: nonlinearity after every hidden layer.
-          pixels: network from z1 to features, in place of the one that `widths[0]`
-            describes.
-          head: layer from those features to the parameters of the likelihood,
-            [..., n_parameters * n] for n entries; by default it is linear.
+          networks: one network per layer, bottom-up, from rows [k b, d] to features, in
+            place of those that widths and activation describe. The first is for the
+            parameters of the likelihood.
+          head: layer from the features of the first to these parameters, [...,
+            n_parameters * n] for n entries, all of the first parameter first; by
+            default it is linear. With `keras.layers.Identity()` the network gives them
+            itself.
           likelihood: p(x|z) given these parameters; by default Bernoulli.
           missing: whether entries of x may be NaN, which are those that are missing.
           mask_model: p(s|x), which says what is observed if that depends on x, see
@@ -82,10 +189,11 @@ class Chain(Part):
             term is part of log p(x|z).
 
         Raises:
-          UsageError: if there is a mask model and no entries are missing, or draws of
-            the likelihood have no gradient.
+          UsageError: if there is not one network for each layer, there is a mask model
+            and no entries are missing, or draws of the likelihood have no gradient.
         """
         super().__init__()
+        check_one_a_layer(n_latent, widths, networks)
         self.event_shape = tuple(event_shape)
         self.n_latent = tuple(n_latent)
         self.likelihood = likelihood or likelihoods.Bernoulli()
@@ -96,13 +204,14 @@ class Chain(Part):
         if mask_model is not None:
             _check_mask_model(missing, self.likelihood)
             mask_model.build((n_entries,))
-        self.pixels = pixels or MLP(widths[0], activation)
+        networks = networks or [MLP(w, activation) for w in widths]
+        self.pixels = on_rows(networks[0])
         self.pixel_logits = head or keras.layers.Dense(
             self.likelihood.n_parameters * n_entries, bias_initializer=output_bias
         )
         self.conditionals = [
-            LocScale(MLP(w, activation), d)
-            for w, d in zip(widths[1:], n_latent[:-1], strict=True)
+            LocScale(network, d)
+            for network, d in zip(networks[1:], n_latent[:-1], strict=True)
         ]
         self.top = (
             None
@@ -127,16 +236,7 @@ class Chain(Part):
     def factors(
         self, zs: tuple[tf.Tensor, ...], context: tf.Tensor | None = None
     ) -> list[tfd.Distribution]:
-        """The distribution of each latent given the one above it, bottom-up.
-
-        Args:
-          zs: tuple of latents, bottom-up, each [..., b, d]; the first is not used.
-          context: [b, c].
-
-        Returns:
-          factors: distributions of event [d]; the last is `prior`, which has its own
-            batch shape.
-        """
+        """See `Generator.factors`."""
         between = [
             self.conditional(level, above, context)
             for level, above in enumerate(zs[1:])
@@ -149,6 +249,12 @@ class Chain(Part):
         """Parameters of the likelihood, each [..., n], given latents [..., d]."""
         outputs = self.pixel_logits(self.pixels(beside(zs[0], context)))
         n = self.likelihood.n_parameters
+        size = n * math.prod(self.event_shape)
+        if outputs.shape[-1] != size:
+            raise UsageError(
+                f"head: must give {size} numbers, {n} for each entry of x, got "
+                f"{outputs.shape[-1]}"
+            )
         return (outputs,) if n == 1 else tuple(tf.split(outputs, n, axis=-1))
 
     def log_px(
@@ -239,16 +345,7 @@ class Chain(Part):
     def sample_latents(
         self, n: int, seed: tf.Tensor, context: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, ...]:
-        """Draws latents from the prior p(z).
-
-        Args:
-          n: number of draws.
-          seed: random seed, [2].
-          context: [n, c].
-
-        Returns:
-          zs: tuple of latents, bottom-up, each [n, d].
-        """
+        """See `Generator.sample_latents`."""
         zs = ()
         context = None if context is None else tf.cast(context, tf.float32)
         for level in reversed(range(len(self.n_latent))):
@@ -262,15 +359,7 @@ class Chain(Part):
     def mean(
         self, zs: tuple[tf.Tensor, ...], context: tf.Tensor | None = None
     ) -> tf.Tensor:
-        """The mean of x given latents: E[x|z].
-
-        Args:
-          zs: tuple of latents, bottom-up, each [..., b, d].
-          context: [b, c].
-
-        Returns:
-          mean: [..., b, *event_shape].
-        """
+        """See `Generator.mean`."""
         mean = self.likelihood.mean(self.parameters(zs, context))
         return _with_shape(mean, self.event_shape)
 
@@ -280,17 +369,7 @@ class Chain(Part):
         seed: tf.Tensor,
         context: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Draws x given latents.
-
-        Args:
-          zs: tuple of latents, bottom-up, each [..., b, d].
-          seed: random seed, [2].
-          context: [b, c].
-
-        Returns:
-          samples: one draw from p(x|z) for each z, [..., b, *event_shape].
-          mean: E[x|z], same shape.
-        """
+        """See `Generator.sample`."""
         parameters = self.parameters(zs, context)
         samples = self.likelihood.sample(parameters, seed)
         mean = self.likelihood.mean(parameters)
@@ -387,7 +466,7 @@ class WarpedBernoulli(Chain):
     def mean(
         self, zs: tuple[tf.Tensor, ...], context: tf.Tensor | None = None
     ) -> tf.Tensor:
-        """See `Chain.mean`: the upright image, warped."""
+        """See `Generator.mean`: the upright image, warped."""
         return warps.bilinear_sample(self.upright_image(zs, context), self.grid(zs))
 
     def sample(
@@ -396,7 +475,7 @@ class WarpedBernoulli(Chain):
         seed: tf.Tensor,
         context: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """See `Chain.sample`."""
+        """See `Generator.sample`."""
         mean = self.mean(zs, context)
         noise = randomness.uniform(tf.shape(mean), seed)
         return tf.cast(noise < mean, tf.float32), mean

@@ -1,5 +1,9 @@
 """The Keras model of a posterior and a generator."""
 
+import inspect
+import numbers
+from pathlib import Path
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -8,9 +12,13 @@ import tensorflow_probability as tfp
 from iwae_tf import randomness
 from iwae_tf.draws import Draws
 from iwae_tf.errors import UsageError, check_at_least
-from iwae_tf.models.generators import Chain
+from iwae_tf.models.contracts import check_methods, check_row, check_shapes
+from iwae_tf.models.display import with_display
+from iwae_tf.models.exporting import export
+from iwae_tf.models.generators import Generator
 from iwae_tf.models.parts import Part
-from iwae_tf.models.posteriors import GaussianChain
+from iwae_tf.models.posteriors import Posterior
+from iwae_tf.models.representation import Representation
 from iwae_tf.models.values import Seen, check_values
 from iwae_tf.objectives import (
     Objective,
@@ -53,7 +61,7 @@ class _Traced:
 
 
 @keras.saving.register_keras_serializable(package="iwae_tf")
-class IWAE(Part, keras.Model):
+class IWAE(Representation, Part, keras.Model):
     """An importance weighted autoencoder.
 
     `fit`, `evaluate` and `predict` work as in Keras. `fit(x)` takes observations
@@ -93,25 +101,28 @@ class IWAE(Part, keras.Model):
 
     def __init__(
         self,
-        posterior: GaussianChain,
-        generator: Chain,
+        posterior: Posterior,
+        generator: Generator,
         seed: int = 123,
         n_context: int = 0,
     ):
         """Builds the networks' variables.
 
         Args:
-          posterior: q(z|x), or another one with what `iwae_tf.posteriors` says.
-          generator: p(x, z), or another one with what `iwae_tf.generators` says.
+          posterior: q(z|x), or another one with what `posteriors.Posterior` says.
+          generator: p(x, z), or another one with what `generators.Generator` says.
           seed: random seed for all noise in training and testing.
           n_context: size of the contexts of a conditional model; 0 for other models.
 
         Raises:
-          UsageError: if a part is not float32, the posterior cannot take the missing
-            entries that the generator can, or the model would have several replicas.
+          UsageError: if a part lacks a method, or a method cannot take its arguments or
+            returns other shapes; if a part is not float32, the posterior cannot take
+            the missing entries that the generator can, or the model would have several
+            replicas.
         """
         super().__init__()
         _check_one_replica()
+        check_methods(posterior, generator)
         _check_float32(posterior, generator)
         self.posterior = posterior
         self.generator = generator
@@ -132,8 +143,7 @@ class IWAE(Part, keras.Model):
             )
         }
         self._seen = Seen(generator)
-        x = tf.zeros([1, *generator.event_shape])
-        context = tf.zeros([1, n_context]) if n_context else None
+        x, context = self._example()
         self(x if context is None else (x, context))
         if getattr(generator, "missing", False):
             means = posterior.mean(x + np.nan, context)
@@ -151,11 +161,15 @@ class IWAE(Part, keras.Model):
         Args:
           input_shape: shape of the images, or shapes of the images and the contexts.
         """
-        x = tf.zeros([1, *self.generator.event_shape])
-        context = tf.zeros([1, self.n_context]) if self.n_context else None
-        self.draw(x, 1, randomness.seed_of(self.seed), context)
+        x, context = self._example()
+        check_shapes(self, x, context, randomness.seed_of(self.seed))
         self.posterior.build(input_shape)
         self.generator.build(input_shape)
+
+    def _example(self):
+        """Three observations with their contexts; the values do not matter."""
+        x = tf.zeros([3, *self.generator.event_shape])
+        return x, tf.zeros([3, self.n_context]) if self.n_context else None
 
     def compile(
         self,
@@ -214,6 +228,8 @@ class IWAE(Part, keras.Model):
                 "objective: must be a name if n_groups or combination_beta is given, "
                 f"got a row of {objective.n_groups} groups"
             )
+        else:
+            check_row(objective, self.posterior.n_latent)
         check_mask_model(objective, self.generator)
         check_at_least(1, n_samples=n_samples)
         check_at_least(0, warmup_steps=warmup_steps)
@@ -274,13 +290,11 @@ class IWAE(Part, keras.Model):
         """
         if isinstance(x, np.ndarray | tf.Tensor):  # before a step is taken
             check_values(self.generator, np.asarray(x))
-        _check_unweighted(kwargs.get("sample_weight"))
-        return super().fit(x, *args, **kwargs)
+        return super().fit(**_shown(super().fit, x, *args, **kwargs))
 
     def evaluate(self, x=None, *args, **kwargs):
         """Computes the bounds as `keras.Model.evaluate` does; see `fit`."""
-        _check_unweighted(kwargs.get("sample_weight"))
-        return super().evaluate(x, *args, **kwargs)
+        return super().evaluate(**_shown(super().evaluate, x, *args, **kwargs))
 
     def make_train_function(self, force=False):
         """See `keras.Model.make_train_function`; refuses images out of range too."""
@@ -347,6 +361,7 @@ class IWAE(Part, keras.Model):
           UsageError: if the model needs x of another shape, or another context.
         """
         x, context = self.inputs(x, context)
+        seed = randomness.seed_of(seed)
         zs, log_qz = self.posterior.draw(x, k, seed, context)
         own = noise_of_missing(self.generator, seed)
         log_px, log_pz = self.generator.log_joint(x, zs, context, **own)
@@ -417,11 +432,19 @@ class IWAE(Part, keras.Model):
             raise UsageError(f"x: must be of shape {['b', *size]}, got {x.shape}")
         if self.checks_values and tf.executing_eagerly():
             check_values(self.generator, x.numpy())
-        return x, self._check_context(context, x.shape[0])
+        return x, self.check_context(context, x.shape[0])
 
-    def _check_context(self, context, n):
+    def check_context(
+        self, context: np.ndarray | tf.Tensor | None, n: int | tf.Tensor | None
+    ) -> tf.Tensor | None:
+        """Returns the contexts of n observations as float32.
+
+        Raises:
+          UsageError: if the model needs others.
+        """
         if context is None and not self.n_context:
             return None
+        n = n if isinstance(n, numbers.Integral) else None
         shape = None if context is None else tf.convert_to_tensor(context).shape
         if (
             shape is None
@@ -491,7 +514,7 @@ class IWAE(Part, keras.Model):
           mean: E[x|z], [b, *event_shape].
         """
         x, context = self.inputs(x, context)
-        zs, _ = self.posterior.draw(x, 1, seed, context)
+        zs, _ = self.posterior.draw(x, 1, randomness.seed_of(seed), context)
         return self.generator.mean(zs, context)[0]
 
     def sample(
@@ -509,13 +532,38 @@ class IWAE(Part, keras.Model):
           samples: draws from p(x|z), [n, *event_shape].
           mean: E[x|z] of the same latents, same shape.
         """
-        context = self._check_context(context, n)
+        context = self.check_context(context, n)
+        seed = randomness.seed_of(seed)
         zs = self.generator.sample_latents(n, seed, context)
         # With an axis of samples, as the layers know latents.
         zs = tuple(z[tf.newaxis] for z in zs)
         own = randomness.seed_of(seed, -1)
         samples, mean = self.generator.sample(zs, own, context)
         return samples[0], mean[0]
+
+    def export(self, filepath: str | Path, k: int = 100) -> None:
+        """Writes a TensorFlow SavedModel that works without this package.
+
+        Its functions and signatures, of which all tensors are float32 but n and seed,
+        which are int32:
+
+            serve(x) -> E[x|z] of the mean of q(z|x)
+            encode(x) -> mean_z1, scale_z1, mean_z2, ..., see `encode`
+            decode(z1, z2, ...) -> E[x|z]
+            sample(n, seed) -> samples, mean, see `sample`
+            log_likelihood(x, seed) -> log_px and ess, each [b], of k samples
+
+        A conditional model takes `context` after x or the latents, and `sample(context,
+        seed)`. The values of x are not checked.
+
+        Args:
+          filepath: the directory to write.
+          k: number of samples per observation in `log_likelihood`.
+
+        Raises:
+          UsageError: if there are no samples.
+        """
+        export(self, filepath, k)
 
     def train_step(self, data):
         """One optimizer step on a batch of images."""
@@ -611,6 +659,15 @@ def noise_of_missing(generator, seed: int | tf.Tensor) -> dict[str, tf.Tensor]:
     if getattr(generator, "mask_model", None) is None:
         return {}
     return {"seed": seed_of_missing(seed)}
+
+
+def _shown(method, *args, **kwargs):
+    """The arguments of `fit` or `evaluate`, with our display of the metrics."""
+    given = inspect.signature(method).bind(*args, **kwargs).arguments
+    given |= given.pop("kwargs", {})
+    _check_unweighted(given.get("sample_weight"))
+    shown = with_display(given.get("callbacks"), given.get("verbose", "auto"))
+    return given | {"callbacks": shown}
 
 
 def _check_unweighted(sample_weight):

@@ -78,6 +78,27 @@ class DenseNet(MLP):
         return features
 
 
+class OnRows(keras.layers.Layer):
+    """A network that maps rows [n, d_in] to [n, ...], for inputs with more axes."""
+
+    def __init__(self, network: keras.layers.Layer):
+        """Takes the network; what it gives is flattened, row by row."""
+        super().__init__()
+        self.network = network
+
+    def call(self, inputs):
+        """Maps [..., d_in] to [..., d_out]."""
+        outputs = self.network(tf.reshape(inputs, [-1, inputs.shape[-1]]))
+        d_out = math.prod(outputs.shape[1:])
+        shape = tf.concat([tf.shape(inputs)[:-1], [d_out]], axis=0)
+        return tf.ensure_shape(tf.reshape(outputs, shape), [*inputs.shape[:-1], d_out])
+
+
+def on_rows(network: keras.layers.Layer) -> keras.layers.Layer:
+    """A network for inputs [..., d]: one of ours as it is, one of Keras on rows."""
+    return network if isinstance(network, Part) else OnRows(network)
+
+
 class LocScale(keras.layers.Layer):
     """The parameters of a diagonal Gaussian: a network and two linear heads.
 
@@ -88,12 +109,12 @@ class LocScale(keras.layers.Layer):
         """Makes the heads.
 
         Args:
-          network: maps [..., d_in] to features [..., n].
+          network: maps [..., d_in], or rows [n, d_in], to features.
           d: size of the Gaussian.
           n_bounded: number of means, counted from the last, that go through tanh.
         """
         super().__init__()
-        self.mlp = network
+        self.mlp = on_rows(network)
         self.n_bounded = n_bounded
         self.loc = keras.layers.Dense(d)
         self.log_scale = keras.layers.Dense(d)

@@ -4,10 +4,13 @@ import collections
 import contextlib
 import functools
 import inspect
-from collections.abc import Iterator
+import numbers
+from collections.abc import Iterator, Sequence
 
 import keras
 from keras.src.backend.common import global_state
+
+from iwae_tf.errors import UsageError
 
 
 class Part(keras.layers.Layer):
@@ -52,6 +55,39 @@ class Part(keras.layers.Layer):
             part = cls(**given)
         part.trainable = trainable
         return part
+
+
+def check_one_a_layer(
+    n_latent: Sequence[int],
+    widths: Sequence[Sequence[int]],
+    networks: Sequence[keras.layers.Layer] | None,
+) -> None:
+    """Checks that a chain is given its sizes, and one network for each layer.
+
+    Raises:
+      UsageError: if it is not, or if both widths and networks are given.
+    """
+    sizes = n_latent if isinstance(n_latent, Sequence) else ()
+    if not sizes or not all(isinstance(d, numbers.Integral) and d > 0 for d in sizes):
+        raise UsageError(
+            "n_latent: must be the sizes of one latent or more, bottom-up, such as "
+            f"(100, 50), got {n_latent!r}"
+        )
+    if (networks is None) == (not widths):
+        found = "neither" if networks is None else "both"
+        raise UsageError(f"networks: must be given, or else widths, got {found}")
+    name, given = ("widths", widths) if networks is None else ("networks", networks)
+    if not isinstance(given, Sequence) or len(given) != len(sizes):
+        found = len(given) if isinstance(given, Sequence) else type(given).__name__
+        raise UsageError(
+            f"{name}: must be one for each of {len(sizes)} layers, got {found}"
+        )
+    for network in networks or ():
+        if not isinstance(network, keras.layers.Layer):
+            raise UsageError(
+                "networks: must be layers or models of Keras, got "
+                f"{type(network).__name__}"
+            )
 
 
 class _Counts(collections.defaultdict):

@@ -1,11 +1,7 @@
 """Approximate posteriors q(z|x), or q(z|x, y) of a conditional model.
 
-A posterior has `n_latent`, `n_flows`, `entries(x)`, which are the rows that its
-networks see, `draw(x, k, seed, context) -> (zs, log_qz)` and `mean(x, context) -> zs`,
-which needs no noise.
-Without flows it also has `factors(zs, x, context)`, which is the distribution of every
-latent given the one below it, and `log_prob(zs, x, context) -> log_qz`. The context is
-y, [b, c], or None.
+`Posterior` says what a posterior of one's own must have. The context is y, [b, c], or
+None.
 """
 
 import math
@@ -19,20 +15,130 @@ from iwae_tf import randomness
 from iwae_tf.errors import UsageError
 from iwae_tf.models.flows import InverseAutoregressiveFlow
 from iwae_tf.models.networks import MLP, LocScale
-from iwae_tf.models.parts import Part
+from iwae_tf.models.parts import Part, check_one_a_layer
 
 tfd = tfp.distributions
 
 
-@keras.saving.register_keras_serializable(package="iwae_tf")
-class GaussianChain(Part):
-    """A chain of Gaussian layers: q(z1|x) q(z2|z1) ... q(zL|zL-1).
+class Posterior(Part):
+    """What every posterior has; a subclass of one's own needs `draw` and `mean`.
 
-    If there is a context, every layer sees it beside the layer below.
+    A latent that is drawn must depend on the parameters and the noise in a way that can
+    be differentiated.
 
     Attributes:
       n_latent: latent size of each layer, bottom-up.
-      n_flows: number of flow steps that the latents go through, which is 0.
+      n_flows: number of flow steps that the latents go through, by default 0. If there
+        are any, q has no `factors` and no `log_prob`.
+    """
+
+    n_latent: tuple[int, ...]
+    n_flows = 0
+
+    def entries(self, x: tf.Tensor) -> tf.Tensor:
+        """The rows [b, n] of x [b, ...] that the first network sees."""
+        return flatten(x)
+
+    def draw(
+        self,
+        x: tf.Tensor,
+        k: int,
+        seed: tf.Tensor,
+        context: tf.Tensor | None = None,
+    ) -> tuple[tuple[tf.Tensor, ...], tf.Tensor]:
+        """Draws k reparameterised samples per observation.
+
+        Args:
+          x: observations [b, ...].
+          k: number of samples per observation.
+          seed: random seed, [2]; `iwae_tf.randomness` makes noise of it.
+          context: [b, c].
+
+        Returns:
+          zs: tuple of latents, bottom-up, each [k, b, d].
+          log_qz: [k, b], nats.
+        """
+        raise NotImplementedError
+
+    def mean(
+        self, x: tf.Tensor, context: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, ...]:
+        """The mean of each layer, given the mean of the layer below.
+
+        Args:
+          x: observations [b, ...].
+          context: [b, c].
+
+        Returns:
+          zs: tuple of latents, bottom-up, each [1, b, d], like one sample.
+        """
+        raise NotImplementedError
+
+    def factors(
+        self,
+        zs: tuple[tf.Tensor, ...],
+        x: tf.Tensor,
+        context: tf.Tensor | None = None,
+    ) -> list[tfd.Distribution]:
+        """The distribution of each latent given the one below it, bottom-up.
+
+        Path-only objectives, the statistics of units and `encode` need it.
+
+        Args:
+          zs: tuple of latents, bottom-up, each [k, b, d]; the last is not used.
+          x: observations [b, ...].
+          context: [b, c].
+
+        Returns:
+          factors: distributions of event [d]; batch [b] for the first, else [k, b].
+
+        Raises:
+          UsageError: if the posterior has none.
+        """
+        raise UsageError(
+            "posterior: must have a method factors for the density of given latents "
+            f"and for units, got {type(self).__name__}"
+        )
+
+    @property
+    def has_factors(self) -> bool:
+        """Whether `factors` and `log_prob` can be computed."""
+        is_own = type(self).factors is not Posterior.factors
+        return is_own and not self.n_flows
+
+    def log_prob(
+        self,
+        zs: tuple[tf.Tensor, ...],
+        x: tf.Tensor,
+        context: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """The log density of given latents: log q(z|x), summed over layers.
+
+        Args:
+          zs: tuple of latents, bottom-up, each [k, b, d].
+          x: observations [b, ...].
+          context: [b, c].
+
+        Returns:
+          log_qz: [k, b], nats.
+        """
+        factors = self.factors(zs, x, context)
+        return sum(q.log_prob(z) for q, z in zip(factors, zs, strict=True))
+
+
+@keras.saving.register_keras_serializable(package="iwae_tf")
+class GaussianChain(Posterior):
+    """A chain of Gaussian layers: q(z1|x) q(z2|z1) ... q(zL|zL-1).
+
+    If there is a context, every layer sees it beside the layer below. A convolutional
+    encoder, for images of 8x8 pixels:
+
+        encoder = keras.Sequential([
+            keras.layers.Reshape((8, 8, 1)),
+            keras.layers.Conv2D(16, 3, strides=2, activation="relu"),
+            keras.layers.Flatten(),
+        ])
+        q = GaussianChain(n_latent=(10,), networks=[encoder])
 
     Reference:
       Burda et al. 2016, section 2 and appendix, arXiv:1509.00519.
@@ -40,8 +146,8 @@ class GaussianChain(Part):
 
     def __init__(
         self,
-        widths: Sequence[Sequence[int]],
-        n_latent: Sequence[int],
+        widths: Sequence[Sequence[int]] = (),
+        n_latent: Sequence[int] = (),
         activation: str = "tanh",
         n_bounded: int = 0,
         networks: Sequence[keras.layers.Layer] | None = None,
@@ -55,23 +161,27 @@ class GaussianChain(Part):
           activation: nonlinearity after every hidden layer.
           n_bounded: number of means of each layer, counted from the last, that go
             through tanh.
-          networks: one network per layer, from its flat input to features, in place of
-            those that widths and activation describe.
+          networks: one network per layer, from rows to features, in place of those
+            that widths and activation describe. The first sees x as rows [b, n], and
+            the others latents as rows [k b, d].
           inputs: layer from x [b, ...] to the rows [b, n] that the first network sees,
             such as `iwae_tf.models.networks.Filled`; by default x is flattened.
+
+        Raises:
+          UsageError: if there is not one network for each layer.
         """
         super().__init__()
+        check_one_a_layer(n_latent, widths, networks)
         self.inputs = inputs
-        networks = networks or (MLP(w, activation) for w in widths)
+        networks = networks or [MLP(w, activation) for w in widths]
         self.conditionals = [
             LocScale(network, d, n_bounded)
             for network, d in zip(networks, n_latent, strict=True)
         ]
         self.n_latent = tuple(n_latent)
-        self.n_flows = 0
 
     def entries(self, x: tf.Tensor) -> tf.Tensor:
-        """The rows [b, n] of x [b, ...] that the first network sees."""
+        """See `Posterior.entries`."""
         return flatten(x) if self.inputs is None else self.inputs(x)
 
     def conditional(
@@ -94,18 +204,7 @@ class GaussianChain(Part):
         seed: tf.Tensor,
         context: tf.Tensor | None = None,
     ) -> tuple[tuple[tf.Tensor, ...], tf.Tensor]:
-        """Draws k reparameterised samples per observation.
-
-        Args:
-          x: observations [b, ...].
-          k: number of samples per observation.
-          seed: random seed, [2].
-          context: [b, c].
-
-        Returns:
-          zs: tuple of latents, bottom-up, each [k, b, d].
-          log_qz: [k, b], nats.
-        """
+        """See `Posterior.draw`."""
         below, zs, log_qz = self.entries(x), (), 0.0
         for level in range(len(self.n_latent)):
             q = self.conditional(level, below, context)
@@ -118,15 +217,7 @@ class GaussianChain(Part):
     def mean(
         self, x: tf.Tensor, context: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, ...]:
-        """The mean of each layer, given the mean of the layer below.
-
-        Args:
-          x: observations [b, ...].
-          context: [b, c].
-
-        Returns:
-          zs: tuple of latents, bottom-up, each [1, b, d], like one sample.
-        """
+        """See `Posterior.mean`."""
         below, zs = self.entries(x), ()
         for level, d in enumerate(self.n_latent):
             mean = self.conditional(level, below, context).mean()
@@ -140,40 +231,12 @@ class GaussianChain(Part):
         x: tf.Tensor,
         context: tf.Tensor | None = None,
     ) -> list[tfd.Distribution]:
-        """The distribution of each latent given the one below it, bottom-up.
-
-        Args:
-          zs: tuple of latents, bottom-up, each [k, b, d]; the last is not used.
-          x: observations [b, ...].
-          context: [b, c].
-
-        Returns:
-          factors: distributions of event [d]; batch [b] for the first, else [k, b].
-        """
+        """See `Posterior.factors`."""
         belows = (self.entries(x), *zs[:-1])
         return [
             self.conditional(level, below, context)
             for level, below in enumerate(belows)
         ]
-
-    def log_prob(
-        self,
-        zs: tuple[tf.Tensor, ...],
-        x: tf.Tensor,
-        context: tf.Tensor | None = None,
-    ) -> tf.Tensor:
-        """The log density of given latents: log q(z|x), summed over layers.
-
-        Args:
-          zs: tuple of latents, bottom-up, each [k, b, d].
-          x: observations [b, ...].
-          context: [b, c].
-
-        Returns:
-          log_qz: [k, b], nats.
-        """
-        factors = self.factors(zs, x, context)
-        return sum(q.log_prob(z) for q, z in zip(factors, zs, strict=True))
 
 
 @keras.saving.register_keras_serializable(package="iwae_tf")
@@ -215,7 +278,7 @@ class FlowPosterior(GaussianChain):
           inputs: see `GaussianChain`.
         """
         super().__init__(
-            (), [d], n_bounded=n_bounded, networks=[network], inputs=inputs
+            n_latent=[d], n_bounded=n_bounded, networks=[network], inputs=inputs
         )
         self.n_flows = n_flows
         self.features = keras.layers.Dense(n_features, activation="elu")
@@ -230,7 +293,7 @@ class FlowPosterior(GaussianChain):
         seed: tf.Tensor,
         context: tf.Tensor | None = None,
     ) -> tuple[tuple[tf.Tensor, ...], tf.Tensor]:
-        """See `GaussianChain.draw`; without flow steps the latents are the same."""
+        """See `Posterior.draw`; without flow steps the latents are the same."""
         z, log_qz, features = self._base(x, k, seed, context)
         z, log_det = self.flow.forward_and_log_det(z, features)
         return (z,), log_qz - log_det

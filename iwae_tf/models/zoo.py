@@ -123,7 +123,7 @@ def _posterior(network, d, n_bounded=0, inputs=None, *, n_flows=0, **flows):
     """A posterior of one layer, with or without flows; options are as in `Config`."""
     if not n_flows:
         return GaussianChain(
-            (), [d], n_bounded=n_bounded, networks=[network], inputs=inputs
+            n_latent=[d], n_bounded=n_bounded, networks=[network], inputs=inputs
         )
     given = {name: value for name, value in flows.items() if value is not None}
     chosen = rules.FLOWS | given
@@ -205,9 +205,8 @@ def deep(
         _posterior(encoder, d, inputs=inputs, n_flows=n_flows, **flows),
         Chain(
             event_shape,
-            [()],
-            [d],
-            pixels=decoder,
+            n_latent=[d],
+            networks=[decoder],
             head=head,
             likelihood=likelihood,
             missing=missing,

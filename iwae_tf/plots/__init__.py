@@ -4,11 +4,10 @@ The functions take NumPy arrays and make matplotlib figures and files. Nothing h
 imports TensorFlow, and nothing outside imports matplotlib.
 """
 
-from matplotlib.figure import Figure
-
 from iwae_tf.plots.curves import Panel, line_sheet, training_curves
 from iwae_tf.plots.files import animate, read_png, save
 from iwae_tf.plots.latents import posterior_sheet
+from iwae_tf.plots.layout import Figure
 from iwae_tf.plots.panels import Histogram, Scatter, histogram_sheet, scatter_sheet
 from iwae_tf.plots.sheets import (
     Block,

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import (
     LogLocator,
     MaxNLocator,
@@ -19,6 +18,7 @@ from iwae_tf.plots.layout import (
     COLORS,
     DPI,
     STYLES,
+    Figure,
     check_rows,
     literal_text,
     log_axis,

@@ -4,12 +4,11 @@ import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from matplotlib.figure import Figure
 from PIL import Image, ImageChops
 
 from iwae_tf.errors import UsageError
 from iwae_tf.files import written_whole
-from iwae_tf.plots.layout import literal_text
+from iwae_tf.plots.layout import Figure, literal_text
 
 _GREY_LEVELS = (64, 32, 16, 8, 4, 2)  # tried until the GIF is below _GIF_BYTES
 _COLORS = (255, 128, 64, 32, 16, 8)  # numbers of colours, tried likewise

@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
@@ -15,6 +14,7 @@ from iwae_tf.plots.layout import (
     MARGIN,
     TOP,
     WIDTH,
+    Figure,
     add_axes,
     check_images,
     image_axes,

@@ -1,5 +1,6 @@
 """What all figures share: the page, colours, text that fits, panels of images."""
 
+import io
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -7,7 +8,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as _Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 DPI = 224
@@ -31,6 +32,18 @@ literal_text = rc_context(
         "axes.formatter.use_mathtext": False,
     }
 )
+
+
+class Figure(_Figure):
+    """A figure that a notebook shows as it is, at half of its pixels."""
+
+    @literal_text
+    def _repr_png_(self):
+        """The image and its size, as IPython asks for them."""
+        with io.BytesIO() as file:
+            self.savefig(file, format="png")
+            width, height = (int(side) // 2 for side in self.bbox.size)
+            return file.getvalue(), {"width": width, "height": height}
 
 
 def check_images(

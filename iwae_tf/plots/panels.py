@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.text import Annotation
@@ -17,6 +16,7 @@ from iwae_tf.plots.layout import (
     DPI,
     STYLES,
     WIDTH,
+    Figure,
     check_rows,
     literal_text,
     log_axis,

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from iwae_tf.plots.layout import (
     DPI,
@@ -17,6 +16,7 @@ from iwae_tf.plots.layout import (
     MARGIN,
     TOP,
     WIDTH,
+    Figure,
     check_images,
     image_axes,
     literal_text,

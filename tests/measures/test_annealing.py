@@ -443,7 +443,7 @@ def test_bad_option_is_refused_in_one_line(options, line):
 def test_no_images_are_refused():
     annealer = plain(linear_gaussian(), 2, 2)
     x = np.zeros([0, 2, 4, 1])
-    with pytest.raises(UsageError, match="^number of images: must be at least 1, got "):
+    with pytest.raises(UsageError, match="^number of observations: must be at"):
         log_likelihood(annealer, x)
     with pytest.raises(UsageError, match="^n_images: must be at least 1, got 0$"):
         certify(annealer, 0)

@@ -205,7 +205,7 @@ def test_models_without_missing_entries_and_no_samples_are_refused(function):
         function(factor_analysis(missing=False).model, x[:1])
     with pytest.raises(UsageError, match="^n_samples: must be at least 1, got 0$"):
         function(model.model, x, 0)
-    with pytest.raises(UsageError, match="^number of images: must be at least 1"):
+    with pytest.raises(UsageError, match="^number of observations: must be at least 1"):
         function(model.model, x[:0])
     with pytest.raises(UsageError, match="^x: must be finite, got -?[0-9.]+ to inf$"):
         function(model.model, np.where(np.isnan(x), np.inf, x))

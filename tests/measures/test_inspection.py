@@ -7,8 +7,13 @@ import pytest
 import scipy.special
 import scipy.stats
 import tensorflow as tf
-from eager import eagerly
-from linear_gaussian import LinearGaussian, exact_posterior
+from linear_gaussian import (
+    LinearGaussian,
+    deviations,
+    exact_posterior,
+    pair,
+    weights_of,
+)
 
 from iwae_tf import randomness
 from iwae_tf.draws import Draws
@@ -18,13 +23,6 @@ from iwae_tf.models.iwae import IWAE
 
 SEED = randomness.seed_of(11)
 LAYERS = pytest.mark.parametrize("n_latent", [(3,), (3, 2)])
-
-
-@functools.cache
-def pair(n_latent, shift=0.0, stretch=1.0):
-    """A generator and its model; wide enough a q keeps the weights bounded."""
-    generator = LinearGaussian(n_latent=n_latent)
-    return generator, IWAE(exact_posterior(generator, shift, stretch), generator)
 
 
 @functools.cache
@@ -48,20 +46,6 @@ def random_draws(k=7, b=3, sizes=(3, 2)):
     rng = np.random.default_rng(5)
     zs = tuple(tf.constant(rng.normal(size=(k, b, d)), tf.float32) for d in sizes)
     return Draws(zs, *parts_of(rng.normal(scale=2, size=(k, b))))
-
-
-def weights_of(draws):
-    """w~ in NumPy float64, [k, b]."""
-    log_px, log_pz, log_qz = (np.float64(part) for part in draws[1:4])
-    return scipy.special.softmax(log_px + log_pz - log_qz, axis=0)
-
-
-def deviations(draws, generator, x):
-    """For each layer: w~, z minus the true mean, and the true moments."""
-    w = weights_of(draws)
-    for level, z in enumerate(draws.zs):
-        mean, covariance = generator.posterior_moments(x, level)
-        yield w, np.float64(z) - mean, mean, covariance
 
 
 # By importance weights ---------------------------------------------------------------
@@ -135,65 +119,6 @@ def test_snis_standard_error_of_the_exact_q_is_the_closed_form_sd_over_root_k(n_
         _, covariance = generator.posterior_moments(x, level)
         want = np.sqrt(np.diag(covariance) / k)
         assert np.all(np.abs(error / want - 1) < 5 / (2 * k) ** 0.5)
-
-
-# Of many images ----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("batch_size", [4, 5, 10, 99])
-@eagerly()
-def test_posterior_means_equal_those_of_draws_by_hand(batch_size, tiny, binary):
-    model, x, done = tiny(2), binary(10), []
-    means, ess = inspection.posterior_means(
-        model, x, 6, batch_size, seed=3, jit_compile=False, on_progress=done.append
-    )
-    assert [mean.shape for mean in means] == [(10, 3), (10, 2)]
-    size = min(batch_size, 10)
-    for first in range(0, 10, size):
-        images = x[np.minimum(np.arange(first, first + size), 9)]
-        seed = randomness.seed_of(3, randomness.INSPECT, first)
-        draws = model.draw(images, 6, seed)
-        w = weights_of(draws)
-        of_batch = slice(first, first + size)
-        n = len(x[of_batch])
-        for mean, z in zip(means, draws.zs, strict=True):
-            want = np.einsum("kb,kbd->bd", w, np.float64(z))[:n]
-            np.testing.assert_allclose(mean[of_batch], want, rtol=1e-4, atol=1e-5)
-        want = 1 / np.sum(w**2, axis=0)[:n]
-        np.testing.assert_allclose(ess[of_batch], want, rtol=1e-4)
-    assert done == [*range(size, 10, size), 10]
-
-
-@LAYERS
-@eagerly()
-def test_posterior_means_are_the_closed_form_within_5_standard_errors(n_latent):
-    k = 4000
-    generator, model = pair(n_latent, shift=0.3, stretch=1.3)
-    x = generator.images(5)
-    got, ess = inspection.posterior_means(model, x, k, 2, jit_compile=False)
-    # The size of an error is a matter of the model, so other draws tell it too.
-    draws = model.draw(x, k, SEED)
-    layers = deviations(draws, generator, x)
-    for estimate, (w, away, mean, _) in zip(got, layers, strict=True):
-        se = np.sqrt(np.einsum("kb,kbi->bi", w**2, away**2))
-        assert np.all(np.abs(estimate - mean) < 5 * se)
-    assert np.all((1 < ess) & (ess < k))
-
-
-@eagerly()
-def test_ess_of_the_exact_posterior_is_the_number_of_samples():
-    generator, model = pair((3, 2))
-    x = generator.images(3)
-    _, ess = inspection.posterior_means(model, x, 50, jit_compile=False)
-    np.testing.assert_allclose(ess, 50, rtol=1e-4)
-
-
-def test_posterior_means_refuse_no_samples_and_no_images(tiny, binary):
-    model = tiny()
-    with pytest.raises(UsageError, match="^n_samples: must be at least 1, got 0$"):
-        inspection.posterior_means(model, binary(2), 0)
-    with pytest.raises(UsageError, match="^number of images: must be at least 1"):
-        inspection.posterior_means(model, binary(0), 5)
 
 
 # By resampling -----------------------------------------------------------------------

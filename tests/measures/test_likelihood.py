@@ -404,7 +404,7 @@ def test_compiled_scoring_equals_eager(tiny, binary):
         ({"chunk": -1}, 2, "chunk: must be at least 1, got -1"),
         ({"batch_size": 0}, 2, "batch_size: must be at least 1, got 0"),
         ({"ladder": (5, 0)}, 2, "ladder: must be at least 1, got 0"),
-        ({}, 0, "number of images: must be at least 1, got 0"),
+        ({}, 0, "number of observations: must be at least 1, got 0"),
         (
             {"n_samples": 2, "with_jackknife": True},
             2,
@@ -415,3 +415,13 @@ def test_compiled_scoring_equals_eager(tiny, binary):
 def test_numbers_out_of_range_are_refused_in_one_line(options, n_images, rule):
     with pytest.raises(UsageError, match=f"^{rule}$"):
         log_likelihood(None, np.zeros((n_images, 1, 1, 1)), **options)
+
+
+def test_results_print_themselves_in_one_line():
+    values = np.array([-80.0, -90.0])
+    bounds = {1: values, 5000: values}
+    found = repr(Likelihood(values, np.array([2.0, 3.0]), values, values, bounds, {}))
+    assert found == (
+        "Likelihood: -85.00 ± 5.00 nats, mean of log p(x) over 2 observations by 5,000 "
+        "samples each, median ESS 2.5"
+    )

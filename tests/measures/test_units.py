@@ -211,7 +211,7 @@ def test_active_is_above_a_hundredth_as_in_the_paper():
 
 def test_statistics_refuse_what_has_no_variance(tiny, binary):
     one, two = tiny(1), tiny(2)
-    with pytest.raises(UsageError, match="^number of images: must be at least 2"):
+    with pytest.raises(UsageError, match="^number of observations: must be at least 2"):
         statistics(one, binary(1))
     with pytest.raises(UsageError, match="^n_samples: must be at least 2, got 1$"):
         statistics(two, binary(3), n_samples=1)

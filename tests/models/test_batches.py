@@ -1,4 +1,4 @@
-"""Tests of iwae_tf.measures.batches."""
+"""Tests of iwae_tf.models.batches."""
 
 import gc
 import weakref
@@ -10,30 +10,24 @@ import tensorflow as tf
 from conftest import build
 
 from iwae_tf.errors import UsageError
-from iwae_tf.measures import (
-    annealing,
-    batches,
-    gradients,
-    inspection,
-    units,
-)
-from iwae_tf.measures import (
-    likelihood as evaluation,
-)
+from iwae_tf.measures import annealing, gradients, units
+from iwae_tf.measures import likelihood as evaluation
+from iwae_tf.models import batches, zoo
+from iwae_tf.models.iwae import IWAE
 
 # Measures that compile a function of the model.
 COMPILED = {
     "likelihood": partial(
         evaluation.log_likelihood, n_samples=4, chunk=2, batch_size=2, jit_compile=False
     ),
-    "inspection": partial(
-        inspection.posterior_means, n_samples=4, batch_size=2, jit_compile=False
-    ),
+    "embed": partial(IWAE.embed, k=4, batch_size=2, jit_compile=False),
+    "encode": partial(IWAE.encode, batch_size=2),
     "units": partial(units.statistics, batch_size=2),
     "gradients": partial(
         gradients.gradient_statistics, n_samples=2, n_draws=2, jit_compile=False
     ),
 }
+pytestmark = pytest.mark.filterwarnings("ignore:embed")
 each_compiled = pytest.mark.parametrize("look", COMPILED.values(), ids=COMPILED)
 
 
@@ -47,54 +41,86 @@ def differ(a, b):
 
 
 class Squares:
-    """Squares of places, in two rows; counts the batches, and stops at one."""
+    """Squares of observations, in two rows; counts the batches, and stops at one."""
 
     def __init__(self, stop_at=None):
         self.begun = []
         self.stop_at = stop_at
 
-    def __call__(self, first, n_own, places):
-        if first == self.stop_at:
+    def __call__(self, batch):
+        if batch.first == self.stop_at:
             raise KeyboardInterrupt
-        self.begun.append((first, n_own, places.tolist()))
-        own = places[:n_own]
-        return {"square": own.astype(np.float64) ** 2, "rows": np.stack([own, -own])}
+        x = batch.x.numpy()[:, 0]
+        self.begun.append((batch.first, batch.n_own, x.tolist()))
+        np.testing.assert_array_equal(batch.places, x)
+        return {"square": x.astype(np.float64) ** 2, "rows": tf.stack([x, -x])}
 
 
+def counted(n, batch_size=2, by=None):
+    """The observations 0, 1, ..., n - 1 in batches, from an array or a dataset."""
+    x = np.arange(n, dtype=np.float32)[:, np.newaxis]
+    if by is not None:
+        x = tf.data.Dataset.from_tensor_slices(x).batch(by)
+    return batches.batches_of(None, x, None, batch_size)
+
+
+@pytest.mark.parametrize("by", [None, 1, 2, 3, 9])
 @pytest.mark.parametrize("is_kept", [False, True])
-def test_values_are_those_of_every_image_once(is_kept, tmp_path):
+def test_values_are_those_of_every_observation_once(is_kept, by, tmp_path):
     squares = Squares()
     directory = tmp_path / "a" / "b" if is_kept else None
-    values = batches.run(5, 2, squares, directory)
+    values = batches.run(counted(5, by=by), squares, directory)
     assert squares.begun == [(0, 2, [0, 1]), (2, 2, [2, 3]), (4, 1, [4, 4])]
     np.testing.assert_array_equal(values["square"], [0, 1, 4, 9, 16])
     np.testing.assert_array_equal(values["rows"], [range(5), range(0, -5, -1)])
-    assert values["rows"].dtype.kind == "i"
+    assert values["rows"].dtype == np.float32
     assert len(list(tmp_path.rglob("*.npz"))) == (3 if is_kept else 0)
+
+
+@pytest.mark.parametrize("by", [None, 2])
+def test_one_batch_is_as_large_as_the_data(by):
+    (batch,) = counted(3, 20, by)
+    assert (batch.first, batch.n_own, len(batch.x)) == (0, 3, 3)
 
 
 def test_stopped_run_goes_on_with_the_batch_it_stopped_in(tmp_path):
     stopped, again = Squares(stop_at=4), Squares()
     with pytest.raises(KeyboardInterrupt):
-        batches.run(7, 2, stopped, tmp_path)
+        batches.run(counted(7), stopped, tmp_path)
     # What a kill leaves of a file does not count.
     (tmp_path / ".part.npz").write_bytes(b"half")
-    values = batches.run(7, 2, again, tmp_path)
+    values = batches.run(counted(7), again, tmp_path)
     assert [first for first, *_ in stopped.begun] == [0, 2]
     assert [first for first, *_ in again.begun] == [4, 6]
-    for name, want in batches.run(7, 2, Squares()).items():
+    for name, want in batches.run(counted(7), Squares()).items():
         np.testing.assert_array_equal(values[name], want, strict=True)
     assert {path.suffix for path in tmp_path.iterdir()} == {".npz"}
 
 
+def test_kept_batch_of_other_observations_or_another_identity_is_not_taken(tmp_path):
+    batches.run(counted(4), Squares(), tmp_path, "a")
+    other = batches.batches_of(None, np.array([[0.0], [1], [7], [3]]), None, 2)
+    begun = []
+
+    def doubled(batch):
+        begun.append(batch.first)
+        x = 2 * batch.x[:, 0]
+        return {"square": x, "rows": tf.stack([x, x])}
+
+    batches.run(other, doubled, tmp_path, "a")
+    assert begun == [2]
+    batches.run(counted(2), doubled, tmp_path, "b")
+    assert begun == [2, 0]
+
+
 @pytest.mark.parametrize("damage", [b"", b"noise", None], ids=str)
 def test_damaged_batch_is_computed_again(damage, tmp_path):
-    want = batches.run(5, 2, Squares(), tmp_path)
+    want = batches.run(counted(5), Squares(), tmp_path)
     path = tmp_path / "000002.npz"
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2] if damage is None else damage)
     again = Squares()
-    values = batches.run(5, 2, again, tmp_path)
+    values = batches.run(counted(5), again, tmp_path)
     assert [first for first, *_ in again.begun] == [2]
     for name in want:
         np.testing.assert_array_equal(values[name], want[name], strict=True)
@@ -105,13 +131,14 @@ def test_damaged_batch_is_computed_again(damage, tmp_path):
     "look",
     [
         evaluation.log_likelihood,
-        inspection.posterior_means,
+        IWAE.embed,
+        IWAE.encode,
         units.statistics,
         lambda model, x, context: annealing.log_likelihood(
             annealing.Annealer(model), x, context=context
         ),
     ],
-    ids=["evaluation", "inspection", "units", "annealing"],
+    ids=["evaluation", "embed", "encode", "units", "annealing"],
 )
 @pytest.mark.parametrize(
     ("value", "n_contexts", "rule"),
@@ -119,8 +146,8 @@ def test_damaged_batch_is_computed_again(damage, tmp_path):
         (255, 3, r"x: must be in 0\.\.1, got 0 to 255"),
         (-1, 3, r"x: must be in 0\.\.1, got -1 to 0"),
         (np.nan, 3, r"x: must be in 0\.\.1, got nan to nan"),
-        (1, 4, "context: must be one for each of 3 images, got 4"),
-        (1, 2, "context: must be one for each of 3 images, got 2"),
+        (1, 4, "context: must be one for each of 3 observations, got 4"),
+        (1, 2, "context: must be one for each of 3 observations, got 2"),
     ],
 )
 def test_images_out_of_range_and_contexts_of_others_are_refused(
@@ -137,9 +164,9 @@ def test_a_second_call_compiles_nothing_and_reads_the_weights_anew(
     look, binary, monkeypatch
 ):
     model, _ = build(1, (3, 2, 1), None, seed=1)
-    traced, draw = [], model.posterior.draw
+    traced, entries = [], model.posterior.entries
     monkeypatch.setattr(
-        model.posterior, "draw", lambda *args: traced.append(args) or draw(*args)
+        model.posterior, "entries", lambda x: traced.append(x) or entries(x)
     )
     x = binary(3)
     first = look(model, x)
@@ -222,7 +249,7 @@ ALL = COMPILED | {
         (
             tf.data.Dataset.range(2),
             None,
-            "x: must be an array of numbers, got _RangeDataset",
+            "x: must be (a dataset of batches|an array of numbers).*",
         ),
         (None, None, "x: must be an array of numbers, got NoneType"),
         (np.zeros([3, 3, 2, 1]), np.zeros([3, 2]), "context: must be None for this .*"),
@@ -237,5 +264,58 @@ def test_shapes_and_kinds_that_do_not_fit_are_one_line(look, x, context, rule, t
 
 @pytest.mark.parametrize("look", ALL.values(), ids=ALL)
 def test_no_images_are_refused(look, tiny):
-    with pytest.raises(UsageError, match="^number of images: must be at least [12],"):
+    with pytest.raises(UsageError, match="^number of observations: must be at"):
         look(tiny(), np.zeros([0, 3, 2, 1]))
+
+
+STREAMED = {
+    name: look
+    for name, look in ALL.items()
+    if name != "gradients"  # of one batch as a whole
+}
+
+
+@pytest.mark.parametrize("look", STREAMED.values(), ids=STREAMED)
+@pytest.mark.parametrize("by", [2, 3])
+def test_datasets_give_the_values_of_arrays(look, by, tiny, binary):
+    model, x = tiny(2), binary(5)
+    dataset = tf.data.Dataset.from_tensor_slices(x).batch(by)
+    want = look(model, x)
+    assert not differ(look(model, dataset), want)
+    assert differ(look(model, dataset.take(1)), want)
+
+
+def test_dataset_of_a_conditional_model_has_pairs(binary):
+    model = zoo.burda((3, 2, 1), n_latent=[2], n_hidden=[4], n_context=2, seed=1)
+    x, y = binary(5), np.eye(2, dtype=np.float32)[[0, 1, 1, 0, 1]]
+    pairs = tf.data.Dataset.from_tensor_slices((x, y)).batch(4)
+    for look in STREAMED.values():
+        assert not differ(look(model, pairs), look(model, x, context=y))
+    with pytest.raises(UsageError, match="^context: must be in the dataset, beside x"):
+        model.encode(pairs, y)
+    with pytest.raises(UsageError, match=r"^context: must be of shape \[5, 2\]"):
+        model.encode(pairs.map(lambda x, y: x))
+    with pytest.raises(UsageError, match="^context: must be None for this model"):
+        zoo.burda((3, 2, 1), n_latent=[2], n_hidden=[4]).encode(pairs)
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        (lambda d: d.repeat(), "x: must be a dataset that ends, got one that does not"),
+        (lambda d: d.take(0), "number of observations: must be at least 1, got 0"),
+        (lambda d: d.map(lambda x: 3 * x), r"x: must be in 0\.\.1, got 0 to 3"),
+        (lambda d: d.unbatch(), "x: must be of shape .*"),
+        (lambda d: d.map(lambda x: (x, x, x)), "x: must be a dataset of batches .*"),
+        (lambda d: d.map(lambda x: {"image": x}), "x: must be a dataset of batches .*"),
+        (
+            lambda d: d.map(lambda x: tf.as_string(x)),
+            "x: must be an array of numbers.*",
+        ),
+    ],
+    ids=range(7),
+)
+def test_datasets_that_do_not_fit_are_one_line(change, rule, tiny, binary):
+    dataset = change(tf.data.Dataset.from_tensor_slices(binary(4)).batch(2))
+    with pytest.raises(UsageError, match=f"^{rule}$"):
+        tiny().encode(dataset, batch_size=2)

@@ -30,6 +30,7 @@ KINDS = pytest.mark.parametrize(
     [(1, False), (1, True), (2, False), (2, True)],
 )
 LAYERS = pytest.mark.parametrize("stochastic_layers", [1, 2])
+pytestmark = pytest.mark.filterwarnings("ignore:embed")
 
 
 @functools.cache
@@ -213,7 +214,7 @@ def scored(model, x, y):
     options = {"context": y, "batch_size": 3, "jit_compile": False}
     return (
         log_likelihood(model, x, 6, chunk=4, **options),
-        inspection.posterior_means(model, x, 6, **options),
+        model.embed(x, 6, **options),
     )
 
 
@@ -282,7 +283,7 @@ def test_compiled_functions_take_contexts(binary):
         options = {"jit_compile": compiled, "context": y}
         return (
             log_likelihood(model, x, 4, **options),
-            inspection.posterior_means(model, x, 4, **options),
+            model.embed(x, 4, **options),
             gradient_statistics(model, x, "dreg", 3, 2, groups, **options),
         )
 

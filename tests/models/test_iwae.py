@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from iwae_tf import randomness
 from iwae_tf.errors import UsageError
-from iwae_tf.measures import annealing, gradients, inspection, units
+from iwae_tf.measures import annealing, gradients, units
 from iwae_tf.measures.likelihood import log_likelihood
 from iwae_tf.models import likelihoods, zoo
 from iwae_tf.models.generators import Chain
@@ -155,8 +155,8 @@ class Spy(keras.layers.Layer):
 def with_networks(below, above, rate=0.01):
     """A model of 3x2 pixels and 2 latents with these networks, and its compile."""
     model = IWAE(
-        GaussianChain((), [2], networks=[below]),
-        Chain(SHAPE, [()], [2], pixels=above),
+        GaussianChain(n_latent=[2], networks=[below]),
+        Chain(SHAPE, n_latent=[2], networks=[above]),
         seed=1,
     )
 
@@ -588,9 +588,8 @@ def doors(model, x):
         "kl": lambda: model.kl(x),
         "reconstruct": lambda: model.reconstruct(x, SEED),
         "log_likelihood": lambda: log_likelihood(model, x, 2, jit_compile=False),
-        "posterior_means": lambda: inspection.posterior_means(
-            model, x, 2, jit_compile=False
-        ),
+        "embed": lambda: model.embed(x, 2, jit_compile=False),
+        "encode": lambda: model.encode(x),
         "units": lambda: units.statistics(model, x, 2),
         "annealing": lambda: annealing.log_likelihood(
             annealing.Annealer(model, 2, 1, jit_compile=False), x

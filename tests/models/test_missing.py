@@ -480,7 +480,7 @@ def test_maps_of_a_decoder_are_those_of_one_parameter_after_another(kind):
         (8, 8, 3),
         [()],
         [2],
-        pixels=decoder,
+        networks=[decoder],
         head=keras.layers.Identity(),
         likelihood=likelihoods.DiscretizedLogistic(),
     )

@@ -179,8 +179,10 @@ class Laplace(likelihoods.Likelihood):
 
 
 def test_parts_of_ones_own_come_back_once_they_are_registered(tmp_path):
-    posterior = GaussianChain((), (3,), networks=[Squeezed(6)])
-    generator = Chain((8, 8, 1), [()], (3,), pixels=Squeezed(7), likelihood=Laplace())
+    posterior = GaussianChain(n_latent=(3,), networks=[Squeezed(6)])
+    generator = Chain(
+        (8, 8, 1), n_latent=(3,), networks=[Squeezed(7)], likelihood=Laplace()
+    )
     row = objectives.Objective(half_of_the_elbo)
     model = fit(compiled(IWAE(posterior, generator, seed=5), row))
     model.save(tmp_path / "m.keras")

@@ -1,5 +1,6 @@
 """Figures and files of iwae_tf.plots, read back where a file is written."""
 
+import io
 import math
 import subprocess
 import sys
@@ -770,3 +771,14 @@ def test_missing_pixels_are_blue_and_all_others_as_they_were(channels):
     assert (
         "blue" not in plots.reconstruction_sheet(x[2:], x[2:], "").axes[0].get_title()
     )
+
+
+def test_a_figure_shows_itself_in_a_notebook_at_half_of_its_pixels(tmp_path):
+    x = binary(4, 5, 5)
+    figure = plots.sample_sheet(x, x, "$x$ of data")
+    png, size = figure._repr_png_()
+    shown = pixels(io.BytesIO(png))
+    height, width = (side // 2 for side in shown.shape)
+    assert size == {"width": width, "height": height}
+    plots.save(figure, tmp_path / "a.png")
+    np.testing.assert_array_equal(shown, pixels(tmp_path / "a.png"))
