@@ -249,6 +249,7 @@ def value_and_gradients(
     seed: tf.Tensor,
     beta: Beta,
     context: tf.Tensor | None = None,
+    scale: Callable[[tf.Tensor], tf.Tensor] = lambda loss: loss,
 ) -> tuple[tf.Tensor, list[tf.Tensor], Draws]:
     """Computes the loss, its gradient and the draws that both depend on.
 
@@ -264,11 +265,13 @@ def value_and_gradients(
       seed: random seed, [2].
       beta: weight of the latent part.
       context: [b, c], for a conditional model.
+      scale: multiplies what is differentiated by a constant, as `scale_loss` of an
+        optimizer does so that gradients in 16 bits do not vanish.
 
     Returns:
       loss: scalar, minus the bound averaged over the batch, plus what layers add, nats.
-      gradients: gradients of the loss, one for each trainable variable of the posterior
-        and then one for each of the generator.
+      gradients: gradients of the scaled loss, one for each trainable variable of the
+        posterior and then one for each of the generator.
       draws: m k samples for each of b images.
 
     Raises:
@@ -284,13 +287,13 @@ def value_and_gradients(
     compute = _path_gradients if objective.path_only else _total_gradients
     n_samples = objective.n_groups * k
     of_phi, of_theta, draws = compute(
-        objective, model, x, n_samples, seed, beta, context
+        objective, model, x, n_samples, seed, beta, context, scale
     )
     loss = -tf.reduce_mean(objective.bound(draws, beta)) + sum(_added(model))
     return loss, [*of_phi, *of_theta], draws
 
 
-def _total_gradients(objective, model, x, n_samples, seed, beta, context):
+def _total_gradients(objective, model, x, n_samples, seed, beta, context, scale):
     phi = model.posterior.trainable_variables
     theta = model.generator.trainable_variables
     with tf.GradientTape(persistent=True) as tape:
@@ -301,15 +304,15 @@ def _total_gradients(objective, model, x, n_samples, seed, beta, context):
         else:
             loss = _weighted(objective.theta_weights, log_w, beta)
         added = sum(_added(model))
-        loss += added
+        loss = scale(loss + added)
         if objective.phi_weights is not None:
-            loss_of_phi = _weighted(objective.phi_weights, log_w, beta) + added
+            loss_of_phi = scale(_weighted(objective.phi_weights, log_w, beta) + added)
     if objective.phi_weights is None:
         return *tape.gradient(loss, [phi, theta]), draws
     return tape.gradient(loss_of_phi, phi), tape.gradient(loss, theta), draws
 
 
-def _path_gradients(objective, model, x, n_samples, seed, beta, context):
+def _path_gradients(objective, model, x, n_samples, seed, beta, context, scale):
     """The gradients of a path-only row, from one pass through the decoder.
 
     The gradients with respect to the latents are computed with theta's weights, then
@@ -327,8 +330,8 @@ def _path_gradients(objective, model, x, n_samples, seed, beta, context):
         from_latents.watch(zs)
         draws = model.weigh(x, zs, context)
         log_w = draws.log_w(beta)
-        loss = _weighted(objective.theta_weights, log_w, beta)
-        added = _added(model)
+        loss = scale(_weighted(objective.theta_weights, log_w, beta))
+        added = [scale(loss) for loss in _added(model)]
     of_theta, of_zs = from_latents.gradient(loss, [theta, zs])
     anew = tf.math.divide_no_nan(
         objective.phi_weights(log_w, beta), objective.theta_weights(log_w, beta)

@@ -27,6 +27,12 @@ OBJECTIVES = (
     "dreg",
     "rws_dreg",
 )
+# Policies of Keras, by the type that networks compute in.
+PRECISIONS = {
+    "float32": "float32",
+    "bfloat16": "mixed_bfloat16",
+    "float16": "mixed_float16",
+}
 LIKELIHOODS = (
     "bernoulli",
     "continuous_bernoulli",

@@ -156,7 +156,8 @@ class Annealer:
         self.model, self.start = model, start
         self.n_chains, self.n_leapfrog = n_chains, n_leapfrog
         self.acceptance = acceptance
-        self.betas = temperatures(n_temperatures, schedule).astype(np.float32)
+        dtype = getattr(model, "variable_dtype", "float32")
+        self.betas = temperatures(n_temperatures, schedule).astype(dtype)
         self._through_flow = start == "posterior" and model.posterior.n_flows > 0
         self._begin, self._begin_at, self._log_ratio, self._transition = (
             tf.function(function, jit_compile=jit_compile)
@@ -196,7 +197,7 @@ class Annealer:
         z = self._begin(x, context, randomness.seed_of(seed, 0))
         inner = self.betas[1:-1]
         path = np.concatenate([np.repeat(inner[:1], _WARM_UP), inner])
-        sizes = [np.full(len(x), _FIRST_STEP, np.float32)]
+        sizes = [np.full(len(x), _FIRST_STEP, self.betas.dtype)]
         for t, beta in enumerate(path if len(inner) else (), 1):
             t = np.int32(t)
             z, _, share = self._transition(z, x, context, beta, sizes[-1], seed, t)

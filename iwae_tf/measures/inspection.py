@@ -252,11 +252,7 @@ def traverse(
     if not 0 <= unit < d:
         raise UsageError(f"unit: must be from 0 to {d - 1}, got {unit}")
     is_unit = tf.range(d) == unit
+    moved = (tf.where(is_unit, tf.cast(v, zs[0].dtype), zs[0]) for v in values)
     return np.stack(
-        [
-            model.generator.mean(
-                (tf.where(is_unit, tf.cast(value, tf.float32), zs[0]), *zs[1:]), context
-            ).numpy()
-            for value in values
-        ]
+        [model.generator.mean((z, *zs[1:]), context).numpy() for z in moved]
     )

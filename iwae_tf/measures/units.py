@@ -207,7 +207,7 @@ class WithoutUnits:
             q = posterior.conditional(level, below, context).distribution
             z = reparameterised(q, k, randomness.seed_of(seed, level))
             log_qz += self._sum(level, q.log_prob(z))
-            below = tf.where(kept, z, value)
+            below = tf.where(kept, z, tf.cast(value, z.dtype))
             zs += (below,)
         log_pz = sum(
             self._sum(level, p.distribution.log_prob(z))

@@ -108,13 +108,9 @@ def batches_of(
     if isinstance(x, tf.data.Dataset):
         return _of_dataset(model, x, context, batch_size)
     x, context = checked(model, x, context)
-    parts = (
-        tuple(
-            None if a is None else a[first : first + batch_size] for a in (x, context)
-        )
-        for first in range(0, len(x), batch_size)
-    )
-    return _filled(parts, batch_size)
+    rows = (slice(i, i + batch_size) for i in range(0, len(x), batch_size))
+    parts = ((x[own], None if context is None else context[own]) for own in rows)
+    return _filled(parts, batch_size, _dtype_of(model))
 
 
 def _of_dataset(model, dataset, context, batch_size):
@@ -140,20 +136,25 @@ def _of_dataset(model, dataset, context, batch_size):
             pair = element if isinstance(element, tuple) else (element, None)
             yield checked(model, *pair, with_shapes=i == 0)
 
-    filled = _filled(parts(), batch_size)
+    filled = _filled(parts(), batch_size, _dtype_of(model))
     first = next(filled, None)
     check_at_least(1, **{"number of observations": int(first is not None)})
     return itertools.chain([first], filled)
 
 
-def _filled(parts, batch_size):
+def _dtype_of(model):
+    """The type of floats in which a model keeps what is not in 16 bits."""
+    return getattr(model, "variable_dtype", tf.float32)
+
+
+def _filled(parts, batch_size, dtype):
     """Batches of equal size; if there is one only, it is as large as it is."""
     first = 0
     for x, context in parts:
         n_own = len(x)
         size = batch_size if first else n_own
         places = np.minimum(np.arange(size), n_own - 1)
-        yield Batch(first, n_own, *at(places, x, context))
+        yield Batch(first, n_own, *at(places, x, context, dtype=dtype))
         first += n_own
 
 
@@ -279,10 +280,10 @@ def numbers(name: str, value) -> np.ndarray:
 
 
 def at(
-    places: np.ndarray | slice, *arrays: np.ndarray | None
+    places: np.ndarray | slice, *arrays: np.ndarray | None, dtype=tf.float32
 ) -> tuple[tf.Tensor | None, ...]:
-    """The rows of arrays at the given places, as float32; None stays None."""
+    """The rows of arrays at the given places, as floats; None stays None."""
     return tuple(
-        None if whole is None else tf.constant(np.asarray(whole)[places], tf.float32)
+        None if whole is None else tf.constant(np.asarray(whole)[places], dtype)
         for whole in arrays
     )

@@ -61,7 +61,7 @@ def check_shapes(
         of another shape.
     """
     posterior, generator = model.posterior, model.generator
-    b, event = len(x), tuple(generator.event_shape)
+    b, event, check = len(x), tuple(generator.event_shape), _checker(x.dtype)
     latents = tuple(posterior.n_latent)
     if tuple(getattr(generator, "n_latent", latents)) != latents:
         raise UsageError(
@@ -70,26 +70,26 @@ def check_shapes(
         )
     with told("posterior.draw", f"x {x.shape} and k = {k}"):
         zs, log_qz = posterior.draw(x, k, seed, context)
-        _check("posterior.draw", "zs", zs, [(k, b, d) for d in latents])
-        _check("posterior.draw", "log_qz", log_qz, (k, b))
+        check("posterior.draw", "zs", zs, [(k, b, d) for d in latents])
+        check("posterior.draw", "log_qz", log_qz, (k, b))
     with told("posterior.mean", f"x {x.shape}"):
         means = posterior.mean(x, context)
-        _check("posterior.mean", "zs", means, [(1, b, d) for d in latents])
+        check("posterior.mean", "zs", means, [(1, b, d) for d in latents])
     given = f"x {x.shape} and zs {[(k, b, d) for d in latents]}"
     with told("generator.log_joint", given):
         draws = model.draw(x, k, seed, context)
         for name in Draws._fields[1:3]:
-            _check("generator.log_joint", name, getattr(draws, name), (k, b))
+            check("generator.log_joint", name, getattr(draws, name), (k, b))
     with told("generator.sample_latents", f"n = {b}"):
         drawn = generator.sample_latents(b, seed, context)
-        _check("generator.sample_latents", "zs", drawn, [(b, d) for d in latents])
+        check("generator.sample_latents", "zs", drawn, [(b, d) for d in latents])
     with told("generator.mean", f"zs {[(k, b, d) for d in latents]}"):
         mean = generator.mean(zs, context)
-        _check("generator.mean", "mean", mean, (k, b, *event))
+        check("generator.mean", "mean", mean, (k, b, *event))
     with told("generator.sample", f"zs {[(k, b, d) for d in latents]}"):
         samples, mean = generator.sample(zs, seed, context)
-        _check("generator.sample", "samples", samples, (k, b, *event))
-        _check("generator.sample", "mean", mean, (k, b, *event))
+        check("generator.sample", "samples", samples, (k, b, *event))
+        check("generator.sample", "mean", mean, (k, b, *event))
 
 
 def check_row(objective: Objective, n_latent: Sequence[int]) -> None:
@@ -99,35 +99,46 @@ def check_row(objective: Objective, n_latent: Sequence[int]) -> None:
       UsageError: if one cannot take its arguments, or returns something of another
         shape.
     """
-    k, b = 2 * objective.n_groups, 3
+    k, b, check = 2 * objective.n_groups, 3, _checker(tf.float32)
     log_w = tf.zeros([k, b])
     zs = tuple(tf.zeros([k, b, d]) for d in n_latent)
     kl = tf.zeros([b]) if objective.needs_kl else None
     with told("objective.bound", f"draws [{k}, {b}] and beta"):
         bound = objective.bound(Draws(zs, log_w, log_w, log_w, kl), 1.0)
-        _check("objective.bound", "bound", bound, (b,))
+        check("objective.bound", "bound", bound, (b,))
     for name in ("theta_weights", "phi_weights"):
         function = getattr(objective, name)
         if function is not None:
             with told(f"objective.{name}", f"log_w [{k}, {b}] and beta"):
                 of_samples = function(log_w, 1.0)
-                _check(f"objective.{name}", "weights", of_samples, (k, b))
+                check(f"objective.{name}", "weights", of_samples, (k, b))
 
 
-def _check(method, name, value, shape):
-    if isinstance(shape, list):
-        if not isinstance(value, tuple | list) or len(value) != len(shape):
-            found = type(value).__name__
+def _checker(dtype):
+    """A function that checks tensors for a shape and this type of floats."""
+
+    def check(method, name, value, shape):
+        if isinstance(shape, list):
+            if not isinstance(value, tuple | list) or len(value) != len(shape):
+                found = type(value).__name__
+                raise UsageError(
+                    f"{method}: must return {name} of {len(shape)} latents, got {found}"
+                )
+            for i, (part, size) in enumerate(zip(value, shape, strict=True)):
+                check(method, f"{name}[{i}]", part, size)
+            return
+        tensor = tf.convert_to_tensor(value)
+        if tuple(tensor.shape) != shape:
             raise UsageError(
-                f"{method}: must return {name} of {len(shape)} latents, got {found}"
+                f"{method}: must return {name} of shape {list(shape)}, got "
+                f"{list(tensor.shape)}"
             )
-        for i, (part, size) in enumerate(zip(value, shape, strict=True)):
-            _check(method, f"{name}[{i}]", part, size)
-    elif tuple(tf.convert_to_tensor(value).shape) != shape:
-        raise UsageError(
-            f"{method}: must return {name} of shape {list(shape)}, got "
-            f"{list(tf.convert_to_tensor(value).shape)}"
-        )
+        if tensor.dtype != dtype:
+            raise UsageError(
+                f"{method}: must return {name} of {dtype.name}, got {tensor.dtype.name}"
+            )
+
+    return check
 
 
 @contextlib.contextmanager

@@ -222,7 +222,8 @@ class Chain(Generator):
     def prior(self, context: tf.Tensor | None = None) -> tfd.Distribution:
         """p(z) of the top layer, event [d]: standard normal, or a Gaussian given y."""
         if self.top is None:
-            return tfd.Independent(tfd.Normal(tf.zeros(self.n_latent[-1]), 1.0), 1)
+            zeros = tf.zeros(self.n_latent[-1], self.variable_dtype)
+            return tfd.Independent(tfd.Normal(zeros, 1.0), 1)
         loc, scale = self.top(context)
         return tfd.Independent(tfd.Normal(loc, scale), 1)
 
@@ -248,6 +249,7 @@ class Chain(Generator):
     ) -> tuple[tf.Tensor, ...]:
         """Parameters of the likelihood, each [..., n], given latents [..., d]."""
         outputs = self.pixel_logits(self.pixels(beside(zs[0], context)))
+        outputs = tf.cast(outputs, self.variable_dtype)
         n = self.likelihood.n_parameters
         size = n * math.prod(self.event_shape)
         if outputs.shape[-1] != size:
@@ -347,13 +349,14 @@ class Chain(Generator):
     ) -> tuple[tf.Tensor, ...]:
         """See `Generator.sample_latents`."""
         zs = ()
-        context = None if context is None else tf.cast(context, tf.float32)
+        dtype = self.variable_dtype
+        context = None if context is None else tf.cast(context, dtype)
         for level in reversed(range(len(self.n_latent))):
             p = self.conditional(level, zs[0], context) if zs else self.prior(context)
             noise = randomness.normal(
                 [n, self.n_latent[level]], randomness.seed_of(seed, level)
             )
-            zs = (p.mean() + p.stddev() * noise, *zs)
+            zs = (p.mean() + p.stddev() * tf.cast(noise, dtype), *zs)
         return zs
 
     def mean(
@@ -432,6 +435,7 @@ class WarpedBernoulli(Chain):
     def grid(self, zs: tuple[tf.Tensor, ...]) -> tf.Tensor:
         """Where pixels are read, [..., height, width, 2], given latents [..., d]."""
         theta = self.placing(zs[0][..., -self.n_placing :])
+        theta = tf.cast(theta, self.variable_dtype)
         return self._grid(_with_shape(theta, self._shape), *self.event_shape[:2])
 
     def log_px(
@@ -477,8 +481,8 @@ class WarpedBernoulli(Chain):
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """See `Generator.sample`."""
         mean = self.mean(zs, context)
-        noise = randomness.uniform(tf.shape(mean), seed)
-        return tf.cast(noise < mean, tf.float32), mean
+        noise = tf.cast(randomness.uniform(tf.shape(mean), seed), mean.dtype)
+        return tf.cast(noise < mean, mean.dtype), mean
 
     def upright_image(
         self, zs: tuple[tf.Tensor, ...], context: tf.Tensor | None = None

@@ -70,7 +70,9 @@ class IWAE(Representation, Part, keras.Model):
     takes `fit(x, y)` with contexts y [n, c], and `predict((x, y))`.
 
     The layers of the networks are told when they train, and the losses that they add,
-    such as those of regularisers, are added to the loss. All parts are float32.
+    such as those of regularisers, are added to the loss. With a policy of Keras such as
+    mixed_bfloat16 the networks compute in 16 bits; latents, densities and losses are
+    float32, and flows compute in it.
 
     The options of `compile` and the seed are attributes. A new value counts from the
     next step on; unless it is that of `beta`, the steps are compiled anew.
@@ -116,14 +118,13 @@ class IWAE(Representation, Part, keras.Model):
 
         Raises:
           UsageError: if a part lacks a method, or a method cannot take its arguments or
-            returns other shapes; if a part is not float32, the posterior cannot take
-            the missing entries that the generator can, or the model would have several
-            replicas.
+            returns other shapes; if the parts have other policies, the posterior cannot
+            take the missing entries that the generator can, or the model would have
+            several replicas.
         """
-        super().__init__()
+        super().__init__(dtype=_policy_of(posterior, generator), autocast=False)
         _check_one_replica()
         check_methods(posterior, generator)
-        _check_float32(posterior, generator)
         self.posterior = posterior
         self.generator = generator
         self.seed = seed
@@ -168,8 +169,9 @@ class IWAE(Representation, Part, keras.Model):
 
     def _example(self):
         """Three observations with their contexts; the values do not matter."""
-        x = tf.zeros([3, *self.generator.event_shape])
-        return x, tf.zeros([3, self.n_context]) if self.n_context else None
+        shapes = ([3, *self.generator.event_shape], [3, self.n_context])
+        x, context = (tf.zeros(shape, self.variable_dtype) for shape in shapes)
+        return x, context if self.n_context else None
 
     def compile(
         self,
@@ -333,6 +335,11 @@ class IWAE(Representation, Part, keras.Model):
         return found
 
     @property
+    def compute_dtype(self):
+        """The type of latents and densities; only networks compute in 16 bits."""
+        return self.variable_dtype
+
+    @property
     def metrics(self):
         """Means over the images of an epoch, nats per image."""
         return list(self._means.values())
@@ -426,7 +433,7 @@ class IWAE(Representation, Part, keras.Model):
           UsageError: if the model needs x of another shape, or another context, or
             if an eager tensor has values out of range.
         """
-        x = tf.cast(x, tf.float32)
+        x = tf.cast(x, self.variable_dtype)
         size = self.generator.event_shape
         if not x.shape.is_compatible_with([None, *size]):
             raise UsageError(f"x: must be of shape {['b', *size]}, got {x.shape}")
@@ -454,7 +461,7 @@ class IWAE(Representation, Part, keras.Model):
             b = "b" if n is None else n
             rule = f"of shape [{b}, {self.n_context}]" if self.n_context else "None"
             raise UsageError(f"context: must be {rule} for this model, got {shape}")
-        return tf.cast(context, tf.float32)
+        return tf.cast(context, self.variable_dtype)
 
     def kl(self, x: tf.Tensor, context: tf.Tensor | None = None) -> tf.Tensor:
         """Closed-form KL(q(z|x) || p(z)) of a model with one stochastic layer.
@@ -578,6 +585,7 @@ class IWAE(Representation, Part, keras.Model):
                 randomness.seed_of(self.seed, randomness.TRAIN, step),
                 self.beta_at(step),
                 context,
+                self.optimizer.scale_loss,
             )
 
         inputs = self._inputs_of(data)
@@ -615,18 +623,17 @@ class IWAE(Representation, Part, keras.Model):
         _check_unweighted(weights)
         if isinstance(x, tuple | list):  # images and contexts in `predict`
             x, context = x
-        x = tf.cast(x, tf.float32)
+        x = tf.cast(x, self.variable_dtype)
         if self.checks_values and not tf.executing_eagerly():
             self._seen.add(x)
         return x if context is None else (x, context)
 
     def beta_at(self, step: tf.Tensor) -> tf.Tensor:
         """The weight of the latent part of the loss at an optimizer step."""
-        if not self.warmup_steps:
-            return tf.convert_to_tensor(self._beta)
-        return self._beta * tf.minimum(
-            1.0, tf.cast(step, tf.float32) / self.warmup_steps
-        )
+        beta = tf.convert_to_tensor(self._beta)
+        if self.warmup_steps:
+            beta *= tf.minimum(1.0, tf.cast(step, tf.float32) / self.warmup_steps)
+        return tf.cast(beta, self.variable_dtype)
 
     def _log(self, loss, added, draws):
         """Updates the means by a batch, and returns all of them."""
@@ -685,9 +692,16 @@ def _check_one_replica():
         )
 
 
-def _check_float32(*parts):
-    policies = [keras.config.dtype_policy(), *(part.dtype_policy for part in parts)]
-    dtypes = [keras.config.floatx(), *(policy.name for policy in policies)]
-    for dtype in dtypes:
-        if dtype != "float32":
-            raise UsageError(f"dtype: must be float32 in Keras, got {dtype}")
+def _policy_of(*parts):
+    """The policy of both parts, which keep their variables in floats of one type."""
+    policies = [getattr(part, "dtype_policy", None) for part in parts]
+    policies = [policy for policy in policies if policy is not None]
+    names = {policy.name for policy in policies}
+    kept = {policy.variable_dtype for policy in policies}
+    if len(names) > 1 or kept - {"float32", "float64"}:
+        raise UsageError(
+            "dtype_policy: must be the same for both parts, and keep variables in "
+            "float32 or float64, such as mixed_bfloat16, got "
+            f"{', '.join(sorted(names))}"
+        )
+    return policies[0] if policies else None

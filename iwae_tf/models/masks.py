@@ -99,4 +99,4 @@ class NetworkMasking(MaskModel):
 
     def logits(self, x):
         """See `MaskModel.logits`."""
-        return self.last(self.hidden(x))
+        return tf.cast(self.last(self.hidden(x)), x.dtype)

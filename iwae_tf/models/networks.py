@@ -59,7 +59,8 @@ class Filled(Part):
     def call(self, inputs):
         """Maps [b, ..., c] with NaN for missing entries to rows [b, n] or [b, 2 n]."""
         is_missing = tf.math.is_nan(inputs)
-        x = tf.where(is_missing, 0.0 if self.fill is None else self.fill, inputs)
+        fill = tf.cast(0.0 if self.fill is None else self.fill, inputs.dtype)
+        x = tf.where(is_missing, fill, inputs)
         if self.with_mask:
             x = tf.concat([x, tf.cast(~is_missing, x.dtype)], axis=-1)
         return tf.reshape(x, [tf.shape(x)[0], math.prod(x.shape[1:])])
@@ -125,7 +126,11 @@ class LocScale(keras.layers.Layer):
 
     def of_features(self, features):
         """Maps features [..., n] to a pair (loc, scale), each [..., d]."""
-        loc, scale = self.loc(features), keras.ops.exp(self.log_scale(features))
+        loc, log_scale = (
+            keras.ops.cast(head(features), self.variable_dtype)
+            for head in (self.loc, self.log_scale)
+        )
+        scale = keras.ops.exp(log_scale)
         if self.n_bounded:
             free, bounded = loc[..., : -self.n_bounded], loc[..., -self.n_bounded :]
             loc = keras.ops.concatenate([free, keras.ops.tanh(bounded)], axis=-1)

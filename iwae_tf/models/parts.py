@@ -38,7 +38,11 @@ class Part(keras.layers.Layer):
             name: keras.saving.serialize_keras_object(value)
             for name, value in self._arguments().items()
         }
-        return config if self.trainable else config | {"trainable": False}
+        if not self.trainable:
+            config |= {"trainable": False}
+        if self.dtype_policy.name != "float32":
+            config |= {"dtype": self.dtype_policy.name}
+        return config
 
     def get_build_config(self) -> None:
         """Nothing: a part is built by the model that it is made for."""
@@ -46,10 +50,11 @@ class Part(keras.layers.Layer):
     @classmethod
     def from_config(cls, config: dict):
         """Makes a part from what `get_config` has returned."""
-        with first_names():
+        with first_names(), precision(config.get("dtype", "float32")):
             given = {
                 name: keras.saving.deserialize_keras_object(value)
                 for name, value in config.items()
+                if name != "dtype"
             }
             trainable = given.pop("trainable", True)
             part = cls(**given)
@@ -88,6 +93,17 @@ def check_one_a_layer(
                 "networks: must be layers or models of Keras, got "
                 f"{type(network).__name__}"
             )
+
+
+@contextlib.contextmanager
+def precision(policy: str) -> Iterator[None]:
+    """Has Keras make layers with a policy, such as mixed_bfloat16."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 class _Counts(collections.defaultdict):

@@ -15,7 +15,7 @@ from iwae_tf import randomness
 from iwae_tf.errors import UsageError
 from iwae_tf.models.flows import InverseAutoregressiveFlow
 from iwae_tf.models.networks import MLP, LocScale
-from iwae_tf.models.parts import Part, check_one_a_layer
+from iwae_tf.models.parts import Part, check_one_a_layer, precision
 
 tfd = tfp.distributions
 
@@ -282,9 +282,10 @@ class FlowPosterior(GaussianChain):
         )
         self.n_flows = n_flows
         self.features = keras.layers.Dense(n_features, activation="elu")
-        self.flow = InverseAutoregressiveFlow(
-            d, n_flows, widths, n_features, normalisation
-        )
+        with precision(self.variable_dtype):
+            self.flow = InverseAutoregressiveFlow(
+                d, n_flows, widths, n_features, normalisation
+            )
 
     def draw(
         self,
@@ -314,13 +315,17 @@ class FlowPosterior(GaussianChain):
     def features_of(self, x: tf.Tensor, context: tf.Tensor | None = None) -> tf.Tensor:
         """Features [b, n] of observations [b, ...] that the flow sees."""
         (head,) = self.conditionals
-        return self.features(head.mlp(beside(self.entries(x), context)))
+        features = head.mlp(beside(self.entries(x), context))
+        return self._seen_by_flow(features)
 
     def _head(self, x, context):
         """The mean and scale of q(z0|x), and the features that the flow sees."""
         (head,) = self.conditionals
         features = head.mlp(beside(self.entries(x), context))
-        return *head.of_features(features), self.features(features)
+        return *head.of_features(features), self._seen_by_flow(features)
+
+    def _seen_by_flow(self, features):
+        return tf.cast(self.features(features), self.variable_dtype)
 
     def _base(self, x, k, seed, context):
         loc, scale, features = self._head(x, context)
@@ -338,7 +343,8 @@ class FlowPosterior(GaussianChain):
           seed: random seed, [2].
           context: [b, c].
         """
-        z, _, features = self._base(tf.cast(x, tf.float32), 1, seed, context)
+        x = tf.cast(x, self.variable_dtype)
+        z, _, features = self._base(x, 1, seed, context)
         self.flow.initialise(z, features)
 
     def factors(self, zs, x, context=None):
@@ -375,7 +381,8 @@ def reparameterised(q: tfd.Distribution, k: int, seed: tf.Tensor) -> tf.Tensor:
     """
     mean = q.mean()
     shape = [k, tf.shape(mean)[-2], mean.shape[-1]]
-    return mean + q.stddev() * randomness.normal(shape, seed)
+    noise = tf.cast(randomness.normal(shape, seed), mean.dtype)
+    return mean + q.stddev() * noise
 
 
 def beside(features: tf.Tensor, context: tf.Tensor | None) -> tf.Tensor:

@@ -117,7 +117,7 @@ class Representation:
         parts = []
         for first in range(0, n, batch_size):
             rows = slice(first, first + batch_size)
-            own = tuple(tf.constant(z[..., rows, :], tf.float32) for z in zs)
+            own = tuple(tf.constant(z[..., rows, :], self.variable_dtype) for z in zs)
             (of_rows,) = batches.at(rows, context)
             parts.append(compute(own, of_rows).numpy())
         return np.concatenate(parts, axis=zs[0].ndim - 2)
@@ -211,7 +211,7 @@ class Representation:
             x1, x2 = x1[np.newaxis], x2[np.newaxis]
             context = None if context is None else np.asarray(context)[np.newaxis]
         ends = (self.encode(x, context).means for x in (x1, x2))
-        t = np.linspace(0, 1, n, dtype=np.float32)[:, np.newaxis, np.newaxis]
+        t = np.linspace(0, 1, n)[:, np.newaxis, np.newaxis]
         zs = [(1 - t) * z1 + t * z2 for z1, z2 in zip(*ends, strict=True)]
         means = self.decode(zs, context)
         return means[:, 0] if is_single else means

@@ -54,6 +54,7 @@ class Seen:
             return
         least, greatest, zero, between = tf.unstack(self._seen)
         usual, step = self._likelihood.usual, self._likelihood.step
+        x = tf.cast(x, least.dtype)
         if self._generator.missing:
             x = tf.where(tf.math.is_nan(x), usual, x)
         else:

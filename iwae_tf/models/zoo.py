@@ -8,7 +8,7 @@ import numpy as np
 
 from iwae_tf import rules
 from iwae_tf.errors import UsageError, check_one_of
-from iwae_tf.models import likelihoods
+from iwae_tf.models import likelihoods, parts
 from iwae_tf.models.generators import Chain, WarpedBernoulli
 from iwae_tf.models.iwae import IWAE
 from iwae_tf.models.masks import MaskModel
@@ -44,6 +44,7 @@ def build(
     likelihood_scale: str | float | None = None,
     missing: bool = False,
     mask_input: bool = False,
+    precision: str | None = None,
     seed: int = 123,
     **flows,
 ) -> IWAE:
@@ -66,6 +67,8 @@ def build(
       likelihood_scale: see `likelihoods.by_name`.
       missing: see `burda`.
       mask_input: see `burda`.
+      precision: what networks compute in, a key of `rules.PRECISIONS`; by default
+        the present policy of Keras.
       seed: random seed for the initial weights and the model's noise.
       **flows: `n_flows` and its options, see `burda`.
 
@@ -76,25 +79,32 @@ def build(
       UsageError: for an unknown name; see `burda` and `deep` too.
     """
     check_one_of(rules.MODELS, model=model)
-    shape = tuple(event_shape)
-    flows |= {"missing": missing, "mask_input": mask_input}
-    if model in SPATIAL:
-        rules.check_likelihood_of(model, likelihood or "bernoulli")
-        return spatial(model, shape, seed, n_bounded, **flows)
-    flows["likelihood"] = likelihoods.by_name(likelihood, likelihood_scale, n_levels)
-    if model in rules.DEEP:
-        return deep(model, shape, n_latent, n_hidden, feature_maps, seed, **flows)
-    return burda(
-        shape,
-        stochastic_layers,
-        n_latent,
-        n_hidden,
-        mean,
-        seed,
-        n_context,
-        conditional_prior,
-        **flows,
-    )
+    policy = keras.config.dtype_policy().name
+    if precision is not None:
+        check_one_of(tuple(rules.PRECISIONS), precision=precision)
+        policy = rules.PRECISIONS[precision]
+    with parts.precision(policy):
+        shape = tuple(event_shape)
+        flows |= {"missing": missing, "mask_input": mask_input}
+        if model in SPATIAL:
+            rules.check_likelihood_of(model, likelihood or "bernoulli")
+            return spatial(model, shape, seed, n_bounded, **flows)
+        flows["likelihood"] = likelihoods.by_name(
+            likelihood, likelihood_scale, n_levels
+        )
+        if model in rules.DEEP:
+            return deep(model, shape, n_latent, n_hidden, feature_maps, seed, **flows)
+        return burda(
+            shape,
+            stochastic_layers,
+            n_latent,
+            n_hidden,
+            mean,
+            seed,
+            n_context,
+            conditional_prior,
+            **flows,
+        )
 
 
 def _inputs(missing, mask_input, fill, event_shape):

@@ -246,6 +246,14 @@ class Config:
         maximum=4096,
     )
 
+    precision: str = _option(
+        "networks",
+        "float32",
+        "What networks compute in. Latents, densities and losses are float32 with all of "
+        "them, and so are flows.",
+        choices=tuple(rules.PRECISIONS),
+    )
+
     objective: str = _option(
         "objective",
         "iwae_elbo",

@@ -145,6 +145,7 @@ def build(config: Config, sets: data.Sets) -> IWAE:
         config.combination_beta,
         jit_compile=config.jit,
         steps_per_execution=steps_per_execution,
+        auto_scale_loss=False,  # `schedules.optimizer` has a scale
     )
     return model
 

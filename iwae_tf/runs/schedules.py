@@ -33,6 +33,11 @@ def burda(total_steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
     )
 
 
+# The loss is multiplied by it in float16. Keras' own scale changes, and leaves out steps
+# whose gradients overflow; the steps of a run must be as many as its batches.
+_SCALE = 256.0
+
+
 def optimizer(config: Config, total_steps: int) -> keras.optimizers.Optimizer:
     """The optimizer of a run, with its learning rate.
 
@@ -48,10 +53,11 @@ def optimizer(config: Config, total_steps: int) -> keras.optimizers.Optimizer:
       arXiv:2502.16982. Kingma and Ba 2015, arXiv:1412.6980.
     """
     rate = _rate(config, total_steps)
+    scale = {"loss_scale_factor": _SCALE if config.precision == "float16" else None}
     if config.optimizer == "adam":
-        return keras.optimizers.Adam(rate, epsilon=1e-4)
+        return keras.optimizers.Adam(rate, epsilon=1e-4, **scale)
     return keras.optimizers.Muon(
-        rate, adam_lr_ratio=0.5, weight_decay=None, adam_weight_decay=None
+        rate, adam_lr_ratio=0.5, weight_decay=None, adam_weight_decay=None, **scale
     )
 
 
