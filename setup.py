@@ -69,5 +69,5 @@ setup(
             "scipy>=1.13",
         ],
     },
-    entry_points={"console_scripts": ["iwae=iwae_tf.cli:main"]},
+    entry_points={"console_scripts": ["iwae=iwae_tf.commands:main"]},
 )

@@ -14,7 +14,7 @@ import signal
 import sys
 import tempfile
 import textwrap
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from absl import app, flags, logging
@@ -35,12 +35,6 @@ from iwae_tf.runs.run import Run
 
 FLAGS = flags.FLAGS
 
-DESCRIPTION = """Trains, scores and plots one importance weighted autoencoder.
-
-Examples:
-  iwae --n_samples 50 --objective iwae_elbo --stochastic_layers 2
-  iwae --dataset digits --n_samples 50 --epochs 40
-"""
 # Options that every task offers; the experiment sets the others.
 TASK_OPTIONS = (
     "dataset",
@@ -90,10 +84,11 @@ def help_text(description: str) -> str:
     width = min(shutil.get_terminal_size().columns, 88)
     own = ("smoke", "task_dir", "run_dir", "pretrained") if "smoke" in FLAGS else ()
     groups = dict.fromkeys(own, "task")
+    groups |= dict.fromkeys(("out", "n", "label", "split"), "command")
     for field in dataclasses.fields(Config):
         groups.setdefault(field.name, field.metadata["group"])
     lines = [description.strip()]
-    for group, heading in {"task": "Task", **GROUPS}.items():
+    for group, heading in {"task": "Task", "command": "Command", **GROUPS}.items():
         names = [n for n in groups if groups[n] == group and n in FLAGS]
         if names:
             lines += ["", f"{heading}:"]
@@ -109,12 +104,17 @@ def help_text(description: str) -> str:
     return "\n".join(lines)
 
 
-def config_from_flags() -> Config:
+def config_from_flags(rest: Sequence[str] = ()) -> Config:
     """The options given on the command line.
 
+    Args:
+      rest: the arguments that are no flags.
+
     Raises:
-      UsageError: if a value breaks a rule.
+      UsageError: if a value breaks a rule, or there are such arguments.
     """
+    if rest:
+        raise UsageError(f"arguments: must all be --flags, got {rest[0]!r}")
     names = [field.name for field in dataclasses.fields(Config) if field.name in FLAGS]
     values = {name: FLAGS[name].value for name in names}
     if "smoke" in FLAGS and FLAGS.smoke:
@@ -158,7 +158,7 @@ def _integers(name, words):
         ) from None
 
 
-def _parse(argv, description):
+def _parse(argv, description, read):
     if {"-h", "-help", "--help"} & set(argv[1:]):
         print(help_text(description))
         sys.exit(0)
@@ -166,10 +166,7 @@ def _parse(argv, description):
         print(f"iwae_tf {iwae_tf.__version__}")
         sys.exit(0)
     try:
-        rest = FLAGS(argv)
-        if len(rest) > 1:
-            raise UsageError(f"arguments: must all be --flags, got {rest[1]!r}")
-        return config_from_flags()
+        return read(FLAGS(argv)[1:])
     except (flags.Error, UsageError) as error:
         _fail(error)
 
@@ -179,7 +176,7 @@ def _fail(error):
     sys.exit(2)
 
 
-def _checked(config):
+def checked(config: Config) -> Config:
     """A `Config` whose data set is found and fits it, before TensorFlow is imported."""
     if config.run_dir:
         check_place_for_directory("run_dir", Path(config.run_dir))
@@ -192,17 +189,17 @@ def _checked(config):
     return dataclasses.replace(config, dataset=dataset)
 
 
-def _run(function, config):
-    """Calls a function with a `Config`; turns errors into messages and exit codes.
+def _run(function, options):
+    """Calls a function with options; turns errors into messages and exit codes.
 
-    Errors of the system are left to `_command`, which meets them at its last flush too.
+    Errors of the system are left to `command`, which meets them at its last flush too.
     """
     logging.set_verbosity(logging.WARNING)
     # TensorFlow warns if a process with many models traces many functions.
     standard_logging.getLogger("tensorflow").setLevel("ERROR")
     try:
         with signals.handled_by(signals.interrupt):
-            function(_checked(config))
+            function(options)
     except UsageError as error:
         _fail(error)
     except Diverged as error:
@@ -218,7 +215,7 @@ _NOISE = re.compile(
 )
 
 
-def _import_tensorflow():
+def import_tensorflow() -> None:
     """Imports TensorFlow without what it writes into the terminal every time.
 
     It writes some lines before it looks at TF_CPP_MIN_LOG_LEVEL. Other lines that come
@@ -242,15 +239,26 @@ def _import_tensorflow():
             os.write(2, b"".join(told))
 
 
-def _command(function, description):
+def command(
+    function: Callable,
+    description: str,
+    read: Callable[[Sequence[str]], object] = config_from_flags,
+) -> None:
+    """Runs a command: parses its flags, and tells errors in one line.
+
+    Args:
+      function: takes what `read` returns.
+      description: the text above the flags in `--help`.
+      read: makes options of the flags; takes the arguments that are no flags.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
         try:
             app.run(
-                lambda config: _run(function, config),
-                flags_parser=lambda argv: _parse(argv, description),
+                lambda options: _run(function, options),
+                flags_parser=lambda argv: _parse(argv, description, read),
             )
         finally:
             sys.stdout.flush()
@@ -266,17 +274,6 @@ def _command(function, description):
             file=sys.stderr,
         )
         sys.exit(1)
-
-
-def main() -> None:
-    """Runs the console command `iwae`, which is also `main.py`."""
-
-    def run(config):
-        _import_tensorflow()
-        iwae_tf.run(config)
-
-    define_flags()
-    _command(run, DESCRIPTION)
 
 
 def task(function: Callable, path: str, run_dir: str | None = None, **defaults) -> None:
@@ -314,14 +311,15 @@ def task(function: Callable, path: str, run_dir: str | None = None, **defaults) 
         )
 
     def run(config):
+        config = checked(config)
         default = Path("runs") / (f"{name}-smoke" if FLAGS.smoke else name)
         directory = Path(FLAGS.task_dir or default)
         check_utf8(task_dir=str(directory))
         with place_for_directory("task_dir", directory):
             directory.mkdir(parents=True, exist_ok=True)
-        _import_tensorflow()
+        import_tensorflow()
         from iwae_tf.runs.task import Task
 
         function(Task(name, config, directory, FLAGS.smoke, _given()))
 
-    _command(run, sys.modules[function.__module__].__doc__)
+    command(run, sys.modules[function.__module__].__doc__)

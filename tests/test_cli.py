@@ -20,7 +20,7 @@ MAIN = [sys.executable, str(ROOT / "main.py")]
 CONSOLE = [
     sys.executable,
     "-c",
-    "import sys; sys.argv[0] = 'iwae'; from iwae_tf.cli import main; main()",
+    "import sys; sys.argv[0] = 'iwae'; from iwae_tf.commands import main; main()",
 ]
 
 AT_ONCE = {
@@ -203,7 +203,7 @@ def test_signal_ends_a_command_with_the_status_that_shells_expect(name):
 # A command that does nothing but what is put in the place of the dots.
 COMMAND = (
     "import errno, os; from iwae_tf import cli; cli.define_flags();"
-    "cli._command(lambda config: {}, 'A command.')"
+    "cli.command(lambda config: {}, 'A command.')"
 )
 
 
@@ -315,7 +315,8 @@ def options(arguments, elsewhere):
     code = (
         "import dataclasses, json, sys; sys.argv[0] = 'iwae'; from iwae_tf import cli;"
         "cli.define_flags();"
-        "print(json.dumps(dataclasses.asdict(cli._parse(sys.argv, ''))))"
+        "config = cli._parse(sys.argv, '', cli.config_from_flags);"
+        "print(json.dumps(dataclasses.asdict(config)))"
     )
     command = [sys.executable, "-c", code, *arguments]
     done = subprocess.run(command, capture_output=True, check=True, **elsewhere)

@@ -249,8 +249,8 @@ class Config:
     precision: str = _option(
         "networks",
         "float32",
-        "What networks compute in. Latents, densities and losses are float32 with all of "
-        "them, and so are flows.",
+        "What networks compute in. Latents, densities, losses and flows are float32 "
+        "with all of them.",
         choices=tuple(rules.PRECISIONS),
     )
 

@@ -1,7 +1,9 @@
 """One display of progress: a bar that rewrites itself, or plain lines in a log file."""
 
+import contextlib
 import sys
 import time
+from collections.abc import Callable, Iterator
 
 from tqdm.auto import tqdm
 from tqdm.autonotebook import tqdm as tqdm_here
@@ -87,6 +89,40 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+@contextlib.contextmanager
+def shown(what: str, n: int, is_kept: bool = True) -> Iterator[Callable[[float], None]]:
+    """Says what is computed, and shows the progress over n observations.
+
+    Args:
+      what: what is computed.
+      n: number of observations.
+      is_kept: whether the same command goes on where it was stopped.
+
+    Yields:
+      on_progress: takes the number of observations done.
+    """
+    say(what)
+    progress = Progress(n, "images")
+    progress.compiling(0)
+    is_compiled = False
+
+    def on_progress(done):
+        nonlocal is_compiled
+        if not is_compiled:
+            is_compiled = True
+            progress.restart_clock(done)
+        progress.update(done)
+
+    try:
+        yield on_progress
+    except KeyboardInterrupt:
+        if is_kept:
+            say("\nstopped; the same command goes on after the last batch")
+        raise
+    finally:
+        progress.close()
 
 
 def clock(seconds: float | None) -> str:

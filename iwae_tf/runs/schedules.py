@@ -33,8 +33,8 @@ def burda(total_steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
     )
 
 
-# The loss is multiplied by it in float16. Keras' own scale changes, and leaves out steps
-# whose gradients overflow; the steps of a run must be as many as its batches.
+# The loss is multiplied by it in float16. Keras' own scale changes, and leaves out
+# steps whose gradients overflow; a run must take as many steps as it has batches.
 _SCALE = 256.0
 
 

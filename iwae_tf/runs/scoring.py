@@ -1,6 +1,5 @@
 """Scores of a trained model, for the report of its run and the files beside it."""
 
-import contextlib
 import math
 import shutil
 import time
@@ -18,7 +17,7 @@ from iwae_tf.measures.likelihood import (
 )
 from iwae_tf.models.iwae import IWAE
 from iwae_tf.runs.config import Config
-from iwae_tf.runs.progress import Progress, say
+from iwae_tf.runs.progress import shown
 from iwae_tf.runs.run import Run
 
 
@@ -39,7 +38,7 @@ def score(run: Run, model: IWAE, config: Config, sets: data.Sets) -> dict:
     what = f"scoring {n_images} {name} images with {config.eval_samples} samples each"
     directory = run.directory / "scoring"
     start = time.monotonic()
-    with _progress(what, n_images) as on_progress:
+    with shown(what, n_images) as on_progress:
         likelihood = log_likelihood(
             model,
             sets.x_test[places],
@@ -117,7 +116,7 @@ def anneal(run: Run, model: IWAE, config: Config, sets: data.Sets) -> dict:
     )
     context = sets.context_test[places] if sets.n_context else None
     shared = {"seed": config.seed, "context": context}
-    with _progress(f"annealing {n_images} images", n_images) as on_progress:
+    with shown(f"annealing {n_images} images", n_images) as on_progress:
         annealed = annealing.log_likelihood(
             annealer,
             sets.x_test[places],
@@ -126,7 +125,7 @@ def anneal(run: Run, model: IWAE, config: Config, sets: data.Sets) -> dict:
             **shared,
         )
     what = f"annealing {n_images} simulated images, forward and in reverse"
-    with _progress(what, n_images) as on_progress:
+    with shown(what, n_images) as on_progress:
         certificate = annealing.certify(
             annealer,
             n_images,
@@ -163,29 +162,6 @@ def _unit_of(model, mean, config):
         n_entries = math.prod(model.generator.event_shape)
         return {"bits_per_dimension": round(-mean / n_entries / math.log(2), 4)}
     return {}
-
-
-@contextlib.contextmanager
-def _progress(what, n_images):
-    say(what)
-    progress = Progress(n_images, "images")
-    progress.compiling(0)
-    is_compiled = False
-
-    def on_progress(done):
-        nonlocal is_compiled
-        if not is_compiled:
-            is_compiled = True
-            progress.restart_clock(done)
-        progress.update(done)
-
-    try:
-        yield on_progress
-    except KeyboardInterrupt:
-        say("\nstopped; the same command goes on after the last batch")
-        raise
-    finally:
-        progress.close()
 
 
 def _mean(name, values):

@@ -1,0 +1,231 @@
+"""What a trained model says of data, and what it draws, for the command line."""
+
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from iwae_tf import data, plots
+from iwae_tf.data import datasets
+from iwae_tf.errors import UsageError
+from iwae_tf.files import write_arrays
+from iwae_tf.measures.likelihood import log_likelihood
+from iwae_tf.runs import names, records, training
+from iwae_tf.runs.config import Config
+from iwae_tf.runs.progress import say, shown
+from iwae_tf.runs.run import Run
+
+
+class Observations(NamedTuple):
+    """One part of a data set, as the model of a run takes it.
+
+    Attributes:
+      name: what it is, for messages.
+      x: observations [n, *event_shape].
+      context: contexts [n, c] of a conditional model, or None.
+      labels: what the data set says of each, [n, ...], or None.
+      log_jacobian: the log-density of x as it was minus that of x, [n], nats.
+    """
+
+    name: str
+    x: np.ndarray
+    context: np.ndarray | None
+    labels: np.ndarray | None
+    log_jacobian: np.ndarray
+
+    def spread(self, n: int | None) -> "Observations":
+        """Takes n of them, evenly spaced; all if n is None."""
+        places = data.spread(len(self.x), n or len(self.x))
+        parts = (None if part is None else part[places] for part in self[1:])
+        return Observations(self.name, *parts)
+
+
+def observations(
+    run: Run, dataset: str | None, split: str, data_dir: str | None, offline: bool
+) -> Observations:
+    """Prepares data as those were that the run was trained on.
+
+    Args:
+      run: the run.
+      dataset: as `Config.dataset`; by default that of the run.
+      split: `train` or `test`. What a run has held out by `--validation` is its test.
+      data_dir: as `Config.data_dir`.
+      offline: as `Config.offline`.
+
+    Raises:
+      UsageError: if the data set cannot be found, or has observations or labels that
+        the model does not have.
+    """
+    config, facts = records.config_of(run.record), run.record["data"]
+    if dataset is None and facts["name"] not in datasets.NAMES:
+        raise UsageError(
+            f"dataset: must be given for a run on {facts['name']!r}, data of one's own"
+        )
+    name = datasets.resolve(dataset or facts["name"], data_dir, offline)
+    images = datasets.load(name, data_dir, offline)
+    parts = {
+        "train": (images.x_train, images.y_train),
+        "test": (images.x_test, images.y_test),
+    }
+    if config.validation and images.name == facts["name"]:
+        x, y = parts["train"]
+        n = len(x) - config.validation
+        cuts = {"train": slice(n), "test": slice(n, None)}
+        parts = {key: (x[c], None if y is None else y[c]) for key, c in cuts.items()}
+    x, labels = parts[split]
+    shape = tuple(facts["image_shape"])
+    if x.shape[1:] != shape:
+        raise UsageError(
+            f"dataset: must have observations of shape {shape}, as the run has, got "
+            f"{x.shape[1:]}"
+        )
+    scale = facts.get("scale")
+    if scale is not None:
+        x = (x - np.float32(facts["mean"])) / np.float32(scale)
+    sets = data.Sets(x, x, scale=None if scale is None else np.float32(scale))
+    x = data.binarize(x, config.binarization, data.TEST_SEED).numpy()
+    context = contexts_of(labels, facts) if config.conditional else None
+    what = f"{images.name}, {split}"
+    return Observations(what, x, context, labels, sets.log_jacobian(x))
+
+
+def contexts_of(labels: np.ndarray | None, facts: dict) -> np.ndarray:
+    """The contexts of labels [n] for a run with these facts, one-hot [n, c].
+
+    Raises:
+      UsageError: if there are no labels, or some that the run does not know.
+    """
+    classes = np.array(facts["classes"])
+    if labels is None:
+        raise UsageError("dataset: must have labels for a conditional run, got none")
+    unknown = np.setdiff1d(labels, classes)
+    if len(unknown):
+        raise UsageError(
+            f"label: must be one of {', '.join(map(str, classes.tolist()))}, as the "
+            f"run has them, got {unknown[0]}"
+        )
+    return (labels[:, None] == classes).astype(np.float32)
+
+
+def score(run: Run, given: Observations, config: Config, out: Path | None) -> None:
+    """Estimates log p(x) of data; prints the mean, and writes the values if asked.
+
+    Args:
+      run: the run.
+      given: what to score.
+      config: has the options of scoring.
+      out: the .npz file to write, or None.
+    """
+    say(f"{training.use_device(config.device)}")
+    given = given.spread(config.eval_images)
+    what = f"scoring {len(given.x)} of {given.name} with {config.eval_samples} samples"
+    with shown(what, len(given.x), is_kept=False) as on_progress:
+        found = log_likelihood(
+            run.model,
+            given.x,
+            config.eval_samples,
+            config.eval_chunk,
+            seed=config.seed,
+            jit_compile=config.jit,
+            on_progress=on_progress,
+            context=given.context,
+        ).shifted(given.log_jacobian)
+    say(f"{names.caption(run.config)}\n{given.name}: {found}")
+    if out is not None:
+        bounds = {f"bound_{k}": values for k, values in found.bounds.items()}
+        write_arrays(
+            out,
+            log_px=found.log_px,
+            ess=found.ess,
+            log_px_given_z=found.log_px_given_z,
+            kl=found.kl,
+            **bounds,
+        )
+        say(str(out))
+
+
+def embed(run: Run, given: Observations, config: Config, out: Path) -> None:
+    """Writes encodings, means of p(z|x), log p(x) and labels of data to an .npz file.
+
+    Args:
+      run: the run.
+      given: what to embed.
+      config: has the options of scoring.
+      out: the file to write.
+    """
+    say(f"{training.use_device(config.device)}")
+    given, model = given.spread(config.eval_images), run.model
+    n, k = len(given.x), config.eval_samples
+    options = {"seed": config.seed, "jit_compile": config.jit, "batch_size": 20}
+    encoded = model.encode(given.x, given.context)
+    what = f"embedding {n} of {given.name} with {k} samples"
+    with shown(what, n, False) as told, warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always", UserWarning)
+        embedded = model.embed(
+            given.x, k, context=given.context, on_progress=told, **options
+        )
+    for warning in warned:
+        say(f"warning: {warning.message}")
+    with shown(f"scoring them with {k} samples", n, False) as told:
+        scores = log_likelihood(
+            model,
+            given.x,
+            k,
+            config.eval_chunk,
+            context=given.context,
+            on_progress=told,
+            **options,
+        ).shifted(given.log_jacobian)
+    layers = {}
+    for level, mean in enumerate(encoded.means, 1):
+        layers[f"mean_z{level}"] = mean
+        if encoded.scales is not None:
+            layers[f"scale_z{level}"] = encoded.scales[level - 1]
+        layers[f"posterior_mean_z{level}"] = embedded.means[level - 1]
+        layers[f"posterior_error_z{level}"] = embedded.standard_errors[level - 1]
+    labels = {} if given.labels is None else {"labels": given.labels}
+    write_arrays(out, **layers, ess=embedded.ess, log_px=scores.log_px, **labels)
+    say(f"{given.name}: {scores}\n{out}")
+
+
+def sample(run: Run, n: int, label: str | None, config: Config, out: Path) -> None:
+    """Draws from the model of a run, into an .npz file or, for images, a .png file.
+
+    Args:
+      run: the run.
+      n: number of draws.
+      label: the label of all draws of a conditional model; by default the labels take
+        turns.
+      config: has the seed and the device.
+      out: the file to write.
+
+    Raises:
+      UsageError: for a label that the run does not have, or a .png file of vectors.
+    """
+    training.use_device(config.device)
+    facts, model = run.record["data"], run.model
+    labels = context = None
+    if records.config_of(run.record).conditional:
+        classes = np.array(facts["classes"])
+        labels = np.resize(classes, n)
+        if label is not None:
+            known = {str(c): c for c in classes.tolist()}
+            labels = np.full(n, known.get(label, label))
+        context = contexts_of(labels, facts)
+    elif label is not None:
+        raise UsageError(f"label: must be given for conditional runs only, got {label}")
+    samples, means = (part.numpy() for part in model.sample(n, config.seed, context))
+    scale = facts.get("scale")
+    if scale is not None:
+        scale, shift = np.float32(scale), np.float32(facts["mean"])
+        samples, means = samples * scale + shift, means * scale + shift
+    if out.suffix == ".png":
+        if samples.ndim != 4:
+            raise UsageError(f"out: must be an .npz file for vectors, got {str(out)!r}")
+        title = f"{names.caption(run.config)} · {n} samples"
+        plots.save(plots.sample_sheet(samples, means, title), out)
+    else:
+        own = {} if labels is None else {"labels": labels}
+        write_arrays(out, samples=samples, means=means, **own)
+    say(str(out))
