@@ -342,6 +342,7 @@ def test_every_flag_arrives_in_its_option(elsewhere):
         "likelihood_scale": "shared",
         "missing": True,
         "mask_input": True,
+        "precision": "bfloat16",
         "stochastic_layers": 2,
         "n_latent": [5, 3],
         "n_hidden": [7, 6],

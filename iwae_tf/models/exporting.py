@@ -11,7 +11,7 @@ from iwae_tf.errors import check_at_least
 _CHUNK = 50  # samples of an observation that are held in memory at once
 
 
-def export(model, filepath: str | Path, k: int = 100) -> None:
+def export(model, filepath: str | Path, k: int = 100, verbose: bool = False) -> None:
     """Writes the SavedModel of `iwae_tf.IWAE.export`."""
     check_at_least(1, k=k)
     x = tf.TensorSpec([None, *model.generator.event_shape], tf.float32, "x")
@@ -64,7 +64,7 @@ def export(model, filepath: str | Path, k: int = 100) -> None:
         n = tf.TensorSpec([], tf.int32, "n")
         archive.add_endpoint("sample", sample, [n, seed])
     archive.add_endpoint("log_likelihood", log_likelihood, [x, *contexts, seed])
-    archive.write_out(filepath, verbose=False)
+    archive.write_out(filepath, verbose=verbose)
 
 
 def _sampled(model, n, seed, context=None):

@@ -204,14 +204,15 @@ class Chain(Generator):
         if mask_model is not None:
             _check_mask_model(missing, self.likelihood)
             mask_model.build((n_entries,))
-        networks = networks or [MLP(w, activation) for w in widths]
-        self.pixels = on_rows(networks[0])
+        # One after another: initial weights depend on the order of the layers.
+        networks = iter(networks or (MLP(w, activation) for w in widths))
+        self.pixels = on_rows(next(networks))
         self.pixel_logits = head or keras.layers.Dense(
             self.likelihood.n_parameters * n_entries, bias_initializer=output_bias
         )
         self.conditionals = [
             LocScale(network, d)
-            for network, d in zip(networks[1:], n_latent[:-1], strict=True)
+            for network, d in zip(networks, n_latent[:-1], strict=True)
         ]
         self.top = (
             None

@@ -548,7 +548,7 @@ class IWAE(Representation, Part, keras.Model):
         samples, mean = self.generator.sample(zs, own, context)
         return samples[0], mean[0]
 
-    def export(self, filepath: str | Path, k: int = 100) -> None:
+    def export(self, filepath: str | Path, k: int = 100, verbose: bool = False) -> None:
         """Writes a TensorFlow SavedModel that works without this package.
 
         Its functions and signatures, of which all tensors are float32 but n and seed,
@@ -566,11 +566,12 @@ class IWAE(Representation, Part, keras.Model):
         Args:
           filepath: the directory to write.
           k: number of samples per observation in `log_likelihood`.
+          verbose: whether to print the signatures.
 
         Raises:
           UsageError: if there are no samples.
         """
-        export(self, filepath, k)
+        export(self, filepath, k, verbose)
 
     def train_step(self, data):
         """One optimizer step on a batch of images."""

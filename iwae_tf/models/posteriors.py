@@ -173,7 +173,8 @@ class GaussianChain(Posterior):
         super().__init__()
         check_one_a_layer(n_latent, widths, networks)
         self.inputs = inputs
-        networks = networks or [MLP(w, activation) for w in widths]
+        # One after another: initial weights depend on the order of the layers.
+        networks = networks or (MLP(w, activation) for w in widths)
         self.conditionals = [
             LocScale(network, d, n_bounded)
             for network, d in zip(networks, n_latent, strict=True)

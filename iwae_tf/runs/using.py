@@ -10,7 +10,7 @@ from iwae_tf import data, plots
 from iwae_tf.data import datasets
 from iwae_tf.errors import UsageError
 from iwae_tf.files import write_arrays
-from iwae_tf.measures.likelihood import log_likelihood
+from iwae_tf.measures.likelihood import LADDER, log_likelihood
 from iwae_tf.runs import names, records, training
 from iwae_tf.runs.config import Config
 from iwae_tf.runs.progress import say, shown
@@ -119,6 +119,7 @@ def score(run: Run, given: Observations, config: Config, out: Path | None) -> No
     """
     say(f"{training.use_device(config.device)}")
     given = given.spread(config.eval_images)
+    trained = run.config
     what = f"scoring {len(given.x)} of {given.name} with {config.eval_samples} samples"
     with shown(what, len(given.x), is_kept=False) as on_progress:
         found = log_likelihood(
@@ -129,9 +130,10 @@ def score(run: Run, given: Observations, config: Config, out: Path | None) -> No
             seed=config.seed,
             jit_compile=config.jit,
             on_progress=on_progress,
+            ladder={*LADDER, trained.n_groups * trained.n_samples},
             context=given.context,
         ).shifted(given.log_jacobian)
-    say(f"{names.caption(run.config)}\n{given.name}: {found}")
+    say(f"{names.caption(trained)}\n{given.name}: {found}")
     if out is not None:
         bounds = {f"bound_{k}": values for k, values in found.bounds.items()}
         write_arrays(

@@ -478,8 +478,7 @@ def test_maps_of_a_decoder_are_those_of_one_parameter_after_another(kind):
     decoder = ConvolutionalDecoder((8, 8, 3), kind, 2, 4, 2)
     generator = Chain(
         (8, 8, 3),
-        [()],
-        [2],
+        n_latent=[2],
         networks=[decoder],
         head=keras.layers.Identity(),
         likelihood=likelihoods.DiscretizedLogistic(),

@@ -154,13 +154,13 @@ def test_data_that_do_not_fit_are_one_line(of_digits, of_table, table):
         (
             of_table,
             None,
-            "dataset: must be given for a run on 'table', data of one's own",
+            "dataset: must be given for a run on 'table', .*",
         ),
         (of_table, "digits", r"dataset: must have observations of shape \(3,\), .*"),
         (
             of_digits,
             str(table),
-            r"dataset: must have observations of shape \(8, 8, 1\).*",
+            r"dataset: must have obs.* of shape \(8, 8, 1\).*",
         ),
     ):
         with pytest.raises(UsageError, match=f"^{rule}$"):
