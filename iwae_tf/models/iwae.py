@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
+from keras.src.trainers import compile_utils
 
 from iwae_tf import randomness
 from iwae_tf.draws import Draws
@@ -50,6 +51,21 @@ class _Traced:
             model.make_train_function(force=True)
         if is_new and model.test_function is not None:
             model.make_test_function(force=True)
+
+
+class _Directions(compile_utils.MetricsList):
+    """The metrics in which Keras' callbacks look whether more or less is better.
+
+    They look in no other class. The values are those of the metrics themselves.
+    """
+
+    variables = ()
+
+    def reset_state(self):
+        pass
+
+    def result(self):
+        return {}
 
 
 @keras.saving.register_keras_serializable(package="iwae_tf")
@@ -131,6 +147,8 @@ class IWAE(Part, keras.Model):
                 "log_qz",
             )
         }
+        for name in ("bound", "vae_elbo", "iwae_elbo", "log_px"):
+            self._means[name]._direction = "up"
         self._seen = Seen(generator)
         x = tf.zeros([1, *generator.event_shape])
         context = tf.zeros([1, n_context]) if n_context else None
@@ -321,7 +339,8 @@ class IWAE(Part, keras.Model):
     @property
     def metrics(self):
         """Means over the images of an epoch, nats per image."""
-        return list(self._means.values())
+        means = list(self._means.values())
+        return [*means, _Directions(means)]
 
     def draw(
         self,
