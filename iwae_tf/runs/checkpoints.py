@@ -17,6 +17,8 @@ from iwae_tf.files import read_json, write_json, written_whole
 from iwae_tf.models.iwae import IWAE
 from iwae_tf.runs.rows import lines_of
 
+_STEPS = "optimizer/vars/0"  # the optimizer's iterations in a checkpoint
+
 
 class Checkpoints(keras.callbacks.Callback):
     """Keeps the last two states of a run, each written whole or not at all.
@@ -82,18 +84,14 @@ class Checkpoints(keras.callbacks.Callback):
             )
         return 0
 
-    def restore_newest(self, model: IWAE, step: int | None = None) -> Path:
-        """Loads the newest checkpoint and no other.
+    def path_at(self, step: int | None = None) -> Path:
+        """The path of a checkpoint, which need not be there.
 
         Args:
-          model: see `restore`.
-          step: the step that it must be of; by default that of the newest there is.
-
-        Returns:
-          path: the path of the checkpoint.
+          step: the step that it is of; by default that of the newest there is.
 
         Raises:
-          UsageError: if there is none, or it cannot be read.
+          UsageError: if there is no checkpoint at all.
         """
         paths = self.paths()
         if not paths:
@@ -101,7 +99,22 @@ class Checkpoints(keras.callbacks.Callback):
                 "run_dir: must hold a run with a checkpoint, got "
                 f"{str(self.directory.parent)!r}"
             )
-        path = paths[-1] if step is None else self._path_of(step)
+        return paths[-1] if step is None else self._path_of(step)
+
+    def restore_newest(self, model: IWAE, step: int | None = None) -> Path:
+        """Loads the newest checkpoint and no other.
+
+        Args:
+          model: see `restore`.
+          step: see `path_at`.
+
+        Returns:
+          path: the path of the checkpoint.
+
+        Raises:
+          UsageError: if there is none, or it cannot be read.
+        """
+        path = self.path_at(step)
         if self._read(model, path) is not None:
             raise UsageError(
                 f"run_dir: the newest checkpoint must be readable, got {str(path)!r}; "
@@ -128,7 +141,7 @@ class Checkpoints(keras.callbacks.Callback):
             if saved != hashlib.sha256(content).hexdigest():
                 raise ValueError(f"its SHA-256 must be that in {beside.name}")
         with h5py.File(io.BytesIO(content)) as file:
-            steps = file.get("optimizer/vars/0")
+            steps = file.get(_STEPS)
             if steps is not None and int(steps[()]) != step_of(path):
                 raise ValueError(f"it is of step {int(steps[()])}")
             if steps is None and model.compiled:
@@ -208,6 +221,12 @@ class _Memory(io.BytesIO):
 def _beside(path):
     """The path of the file that holds the SHA-256 of a checkpoint."""
     return path.with_name(path.name.partition(".")[0] + ".json")
+
+
+def has_optimizer(path: Path) -> bool:
+    """Whether a checkpoint has the state of the optimizer beside the weights."""
+    with h5py.File(path) as file:
+        return _STEPS in file
 
 
 def step_of(path: Path) -> int:

@@ -15,7 +15,7 @@ from iwae_tf.files import sha256_of_file
 from iwae_tf.models import zoo
 from iwae_tf.models.iwae import IWAE
 from iwae_tf.runs import figures, names, pretrained, schedules, scoring, training
-from iwae_tf.runs.checkpoints import step_of
+from iwae_tf.runs.checkpoints import has_optimizer, step_of
 from iwae_tf.runs.config import Config
 from iwae_tf.runs.metrics import Metrics
 from iwae_tf.runs.progress import say
@@ -119,9 +119,8 @@ def build(config: Config, sets: data.Sets) -> IWAE:
     Raises:
       UsageError: if the options do not fit the data set or one another.
     """
-    steps_per_epoch, steps_per_execution = data.steps_of_epoch(
-        len(sets.x_train), config.batch_size
-    )
+    n_train = len(sets.x_train)
+    _, steps_per_execution = data.steps_of_epoch(n_train, config.batch_size)
     _check_size(config, sets)
     model = zoo.build(
         sets.x_train.shape[1:],
@@ -135,6 +134,13 @@ def build(config: Config, sets: data.Sets) -> IWAE:
         contexts = sets.context_train[:100] if sets.n_context else None
         seed = randomness.seed_of(config.seed, randomness.TRAIN)
         model.posterior.initialise(images, seed, contexts)
+    _compile(model, config, n_train, steps_per_execution)
+    return model
+
+
+def _compile(model, config, n_train, steps_per_execution=1):
+    """Compiles a model as its options say, with a new optimizer."""
+    steps_per_epoch, _ = data.steps_of_epoch(n_train, config.batch_size)
     model.compile(
         schedules.optimizer(config, config.epochs * steps_per_epoch),
         config.objective,
@@ -146,7 +152,6 @@ def build(config: Config, sets: data.Sets) -> IWAE:
         jit_compile=config.jit,
         steps_per_execution=steps_per_execution,
     )
-    return model
 
 
 def _check_size(config, sets):
@@ -165,16 +170,27 @@ def _check_size(config, sets):
 def load(run: str | Path) -> IWAE:
     """The model of a run, with the weights of its newest checkpoint.
 
+    `fit` and `evaluate` work at once: the model is compiled with the objective, the k
+    and the optimizer of the run. The optimizer goes on at the step of the checkpoint,
+    so its schedule does too; after the last step of `--schedule fast`, the learning
+    rate is 0. A trained model of the package has no state of its optimizer, which
+    starts anew. An execution has one step, because the number of batches is yours.
+
     Args:
       run: the directory of a run, or the name of a trained model of the package.
 
     Returns:
-      model: the model, not compiled.
+      model: the model, compiled.
 
     Raises:
       UsageError: if there is no such run, or its newest checkpoint cannot be read.
     """
-    return (pretrained.run_of(run) if run in pretrained.SHA256 else Run(run)).model
+    this = pretrained.run_of(run) if run in pretrained.SHA256 else Run(run)
+    model = this.model
+    _compile(model, this.config, this.record["data"]["n_train"])
+    if has_optimizer(this.checkpoint):
+        this.restore(model)
+    return model
 
 
 # Three sources of the initial weights. Each function gives them to the model, and
@@ -195,10 +211,10 @@ def from_run(model: IWAE, config: Config, record: dict) -> dict:
     other = Run(config.init_from)
     try:
         source, options = other.model, other.record["config"]
+        newest = other.checkpoint
     except UsageError as error:
         raise UsageError(str(error).replace("run_dir", "init_from", 1)) from None
     _take_weights(model, source, "init_from", other)
-    newest = other.checkpoints().paths()[-1]
     return {
         "init": {
             "run": other.directory.resolve().name,
@@ -226,11 +242,10 @@ def from_pretrained(model: IWAE, config: Config, record: dict) -> dict:
                 f"{value!r}, got {record['data'].get(fact)!r}"
             )
     _take_weights(model, source.model, "pretrained", source)
-    newest = source.checkpoints().paths()[-1]
     return {
         "pretrained": {
             "name": name,
-            "weights_sha256": sha256_of_file(newest),
+            "weights_sha256": sha256_of_file(source.checkpoint),
             "commit": trained["commit"],
         }
     }

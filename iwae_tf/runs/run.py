@@ -316,17 +316,29 @@ class Run:
         self.restore(model)
         return model
 
-    def restore(self, model: IWAE) -> None:
-        """Gives a model the weights of the newest checkpoint.
+    @property
+    def checkpoint(self) -> Path:
+        """The path of the newest checkpoint; if the run is finished, of its last step.
 
         Raises:
-          UsageError: if there is none, it cannot be read, or the run is finished and it
-            is not that of the last step.
+          UsageError: if there is no checkpoint.
         """
-        step = None
+        return self.checkpoints().path_at(self._step)
+
+    @property
+    def _step(self):
+        """The step of the model; None is that of the newest checkpoint."""
         with contextlib.suppress(UsageError):  # no report, or a damaged one
-            step = self.report["steps"]
-        self.checkpoints().restore_newest(model, step)
+            return self.report["steps"]
+        return None
+
+    def restore(self, model: IWAE) -> None:
+        """Gives a model the weights of `checkpoint`, and its optimizer the state.
+
+        Raises:
+          UsageError: if there is no checkpoint, or it cannot be read.
+        """
+        self.checkpoints().restore_newest(model, self._step)
 
     def figure_seed(self, number: int) -> tf.Tensor:
         """The seed of the noise in one figure, the same for all runs with one seed."""
