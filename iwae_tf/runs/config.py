@@ -88,7 +88,8 @@ class Config:
     """The options of a run.
 
     The fields with `of_run` describe the model and its training. They determine the
-    numbers of a run, and must stay the same when the run is continued.
+    numbers of a run, and must stay the same when the run is continued; but there may be
+    more epochs, see `may_grow`.
 
     Raises:
       UsageError: if a value breaks a rule.
@@ -285,7 +286,8 @@ class Config:
     epochs: int | None = _option(
         "training",
         None,
-        "Number of passes over the training images.",
+        "Number of passes over the training images. With --schedule constant, the "
+        "same command with more of them continues a run.",
         unset="the paper's 3,280, and 200 with --schedule fast",
         minimum=1,
     )
@@ -600,6 +602,11 @@ class Config:
         rules.check_elements(width * rules.SCORE_BATCH, eval_chunk=chunk)
         if self.scorer == "ais":
             rules.check_elements(width * rules.AIS_BATCH, ais_chains=self.ais_chains)
+
+    @property
+    def may_grow(self) -> bool:
+        """Whether no epoch depends on how many there are, so that there may be more."""
+        return self.schedule == "constant" and not self.grow_samples
 
     def of_run(self) -> dict:
         """The fields that determine the numbers of a run."""

@@ -6,7 +6,7 @@ import numpy as np
 
 from iwae_tf import data, plots, randomness
 from iwae_tf.models.iwae import IWAE
-from iwae_tf.runs import names, scoring
+from iwae_tf.runs import names, scoring, training
 from iwae_tf.runs.config import Config
 from iwae_tf.runs.metrics import Metrics
 from iwae_tf.runs.run import Run
@@ -36,7 +36,7 @@ def painter(
       paint: takes the number of epochs done.
     """
     seed = randomness.seed_of(config.seed, randomness.FIGURES)
-    digits = len(str(config.epochs))
+    of_all = "" if config.may_grow else f" of {config.epochs}"
     is_of_images = sets.x_test.ndim == 4
     n = N_SAMPLES_SHOWN if is_of_images else min(N_DRAWN, len(sets.x_test))
     context = None
@@ -48,7 +48,7 @@ def painter(
 
     def paint(epoch):
         samples, means = (part.numpy() for part in model.sample(n, seed, context))
-        title = f"{names.caption(config)} · epoch {epoch} of {config.epochs}"
+        title = f"{names.caption(config)} · epoch {epoch}{of_all}"
         if is_of_images:
             sheet = plots.sample_sheet(samples, means, title)
             metrics.write_images("samples", plots.montage(samples, 10))
@@ -60,10 +60,27 @@ def painter(
             metrics.write_images("reconstructions", plots.montage(pairs, 10))
         else:
             sheet = _marginals(samples, sets.x_test, title)
-        plots.save(sheet, directory / f"samples-{epoch:0{digits}}.png")
+        plots.save(sheet, directory / _page(epoch, config))
         metrics.write_units(scoring.unit_statistics(model, config, sets, N_WATCHED))
 
     return paint
+
+
+def _page(epoch, config):
+    """The name of the page of an epoch; the order of names is that of epochs."""
+    return f"samples-{epoch:0{len(str(config.epochs))}}.png"
+
+
+def _arrange(directory, config):
+    """Names pages anew if the epochs have grown, and removes that of the old last."""
+    for path in [*directory.glob("samples-*.png")]:
+        epoch = path.stem.removeprefix("samples-")
+        if not epoch.isdecimal():
+            continue
+        if training.is_watched(int(epoch), config.epochs):
+            path.replace(directory / _page(int(epoch), config))
+        else:
+            path.unlink()
 
 
 def _marginals(samples, x_test, title):
@@ -141,6 +158,7 @@ def draw(this: Run, model: IWAE, config: Config, sets: data.Sets) -> None:
     if rows:
         curves = plots.training_curves(rows, title)
         plots.save(curves, this.directory / "curves.png")
+    _arrange(this.directory / "figures", config)
     frames = list(this.kept("figures/samples-*.png", plots.read_png))
     if frames:
         plots.animate(frames, this.directory / "samples.gif")

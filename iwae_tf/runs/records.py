@@ -98,6 +98,14 @@ def of_run(record: Mapping) -> dict:
     return json.loads(json.dumps(config_of(record).of_run()))
 
 
+def of_run_before(record: Mapping, earlier: Mapping) -> dict:
+    """See `of_run`; where the epochs may grow, they are those of the earlier record."""
+    options, epochs = of_run(record), config_of(earlier).epochs
+    if config_of(record).may_grow and epochs < options["epochs"]:
+        options["epochs"] = epochs
+    return options
+
+
 def config_of(record: Mapping) -> Config:
     """The options in a record; options newer than the record have their defaults.
 

@@ -96,6 +96,7 @@ class Run:
                 self._check_same(record)
             else:
                 self._check_new()
+            if not path.exists() or self.config.epochs != record["config"]["epochs"]:
                 write_json(path, record)
             yield
 
@@ -138,6 +139,7 @@ class Run:
         old, new = self.record, json.loads(json.dumps(record))
         # An option that is newer than the run has its default value in it.
         old["config"] = records.of_run(old)
+        new["config"] = records.of_run_before(new, old)
         old["start"], new["start"] = ({"init_from": _start(r)} for r in (old, new))
         for part in ("config", "data", "start"):
             was, now = old[part], new[part]
@@ -169,12 +171,17 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the run has a report."""
+        """Whether the run has a report, and its epochs have not grown since."""
+        with contextlib.suppress(UsageError):  # of a damaged file, or no config.json
+            return records.config_of(self.report).epochs == self.config.epochs
         return (self.directory / "report.json").exists()
 
     @property
     def report(self) -> dict:
         """The content of `report.json`.
+
+        If the epochs have grown since, it is that of the earlier ones until the run has
+        been scored again.
 
         Raises:
           UsageError: if there is no such file, or it is damaged or of another run than
@@ -183,11 +190,9 @@ class Run:
         path, what = self.directory / "report.json", "a finished run"
         report = records.read(path, records.REPORT, what, _RESCORE)
         if (self.directory / "config.json").exists():
-            own, other = (
-                (records.of_run(record), record["data"])
-                for record in (self.record, report)
-            )
-            if own != other:
+            record = self.record
+            own = records.of_run_before(record, report), record["data"]
+            if own != (records.of_run(report), report["data"]):
                 raise UsageError(
                     f"run_dir: must hold the report of the run of its config.json, got "
                     f"that of another run in {str(self)!r}; {_RESCORE}"
@@ -329,7 +334,9 @@ class Run:
     def _step(self):
         """The step of the model; None is that of the newest checkpoint."""
         with contextlib.suppress(UsageError):  # no report, or a damaged one
-            return self.report["steps"]
+            report = self.report
+            if self.is_finished:
+                return report["steps"]
         return None
 
     def restore(self, model: IWAE) -> None:

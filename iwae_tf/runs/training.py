@@ -167,9 +167,13 @@ class AtEpochs(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         """Calls the function at the other epochs."""
-        done = epoch + 1
-        if done & (done - 1) == 0 or done == self._epochs:
-            self._function(done)
+        if is_watched(epoch + 1, self._epochs):
+            self._function(epoch + 1)
+
+
+def is_watched(epoch: int, last: int) -> bool:
+    """Whether a number of epochs done is 0, 1, 2, 4, 8, ... or the last."""
+    return epoch & (epoch - 1) == 0 or epoch == last
 
 
 def fit(

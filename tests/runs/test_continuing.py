@@ -1,14 +1,17 @@
 """Tests of runs that go on: a loaded model, more epochs, another run's state."""
 
 import dataclasses
+import json
+import shutil
 
 import numpy as np
 import pytest
-from small_runs import assert_same, images_of, small, state
+from small_runs import Stop, assert_same, contents, images_of, small, state
 
 import iwae_tf
 from iwae_tf import data
-from iwae_tf.runs import experiment, training
+from iwae_tf.errors import UsageError
+from iwae_tf.runs import experiment, scoring, training
 from iwae_tf.runs.run import Run
 from iwae_tf.runs.schedules import Stage
 
@@ -103,3 +106,116 @@ def test_loaded_weights_without_an_optimizer_get_a_new_one(finished, tmp_path):
     model.fit(np.round(IMAGES.x_test), epochs=1, verbose=0)
     assert int(model.optimizer.iterations) == 1
     assert any(np.any(a != b) for a, b in zip(before, model.get_weights(), strict=True))
+
+
+# More epochs -------------------------------------------------------------------------
+
+
+def assert_same_run(one, other):
+    """Two runs: the same bits of weights, scores, metrics, report and pictures."""
+    assert_same(*(state(iwae_tf.load(run)) for run in (one, other)))
+    runs = [Run(run) for run in (one, other)]
+    scores = [run.scores for run in runs]
+    assert scores[0].keys() == scores[1].keys()
+    for name in scores[0]:
+        np.testing.assert_array_equal(scores[0][name], scores[1][name])
+    tables = [run.metrics() for run in runs]
+    for table in tables:
+        for row in table:
+            del row["seconds"], row["images_per_second"]
+    assert tables[0] == tables[1]
+    reports = [run.report for run in runs]
+    for report in reports:
+        del report["train_seconds"], report["score_seconds"]
+    assert reports[0] == reports[1] and runs[0].record == runs[1].record
+    pages = [sorted(p.name for p in run.directory.glob("figures/*")) for run in runs]
+    assert pages[0] == pages[1]
+    for name in (*(f"figures/{page}" for page in pages[0]), "samples.gif"):
+        of_both = [run.directory.joinpath(name).read_bytes() for run in runs]
+        assert of_both[0] == of_both[1], name
+
+
+def copied(finished, epochs, tmp_path):
+    """A copy of a finished run, and what its command was."""
+    config, report = finished(epochs)
+    copy = tmp_path / "run"
+    shutil.copytree(config.run_dir, copy)
+    return dataclasses.replace(config, run_dir=str(copy)), report
+
+
+def stop(*_, **__):
+    raise Stop
+
+
+def test_finished_run_goes_on_to_more_epochs_as_if_it_had_them_from_the_start(
+    finished, tmp_path, monkeypatch
+):
+    config, report = copied(finished, 3, tmp_path)
+    run, scores = Run(config.run_dir), Run(config.run_dir).scores
+    longer = dataclasses.replace(config, epochs=12)
+    for place in (
+        (training.Display, "on_epoch_end"),
+        (scoring, "log_likelihood"),
+        (scoring, "write_arrays"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(*place, stop)
+            with pytest.raises(Stop):
+                experiment.run(longer, IMAGES)
+        assert not run.is_finished and run.config.epochs == 12
+        assert run.report == json.loads(json.dumps(report))
+        for name, values in run.scores.items():
+            np.testing.assert_array_equal(values, scores[name])
+    assert Run(config.run_dir).checkpoint == run.checkpoints().paths()[-1]
+    experiment.run(longer, IMAGES)
+    assert run.is_finished and (run.directory / "figures/samples-08.png").exists()
+    assert_same_run(run.directory, finished(12)[0].run_dir)
+    before = contents(run.directory)
+    experiment.run(longer, IMAGES)
+    assert contents(run.directory) == before
+
+
+def test_interrupted_run_goes_on_to_more_epochs(finished, tmp_path):
+    config = constant(tmp_path / "run", 3)
+
+    def watch(model, epoch, run):
+        if epoch == 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        experiment.run(config, IMAGES, watch)
+    experiment.run(dataclasses.replace(config, epochs=4), IMAGES)
+    assert_same_run(config.run_dir, finished(4)[0].run_dir)
+
+
+def test_fewer_epochs_are_refused_and_nothing_changes(finished, tmp_path):
+    config, _ = copied(finished, 3, tmp_path)
+    before = contents(Run(config.run_dir).directory)
+    fewer = dataclasses.replace(config, epochs=2)
+    with pytest.raises(UsageError, match=r"^epochs: must be 3 to continue .* got 2;"):
+        experiment.run(fewer, IMAGES)
+    assert contents(Run(config.run_dir).directory) == before
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"schedule": "burda", "learning_rate": None},
+        {"schedule": "fast", "grow_samples": False, "optimizer": "adam"},
+        {"grow_samples": True},
+    ],
+    ids=["burda", "fast", "growing k"],
+)
+def test_epochs_that_all_steps_depend_on_cannot_grow(tmp_path, options):
+    config = constant(tmp_path / "run", 2, **options)
+
+    def watch(*_):
+        raise Stop
+
+    with pytest.raises(Stop):
+        experiment.run(config, IMAGES, watch)
+    longer = dataclasses.replace(config, epochs=3)
+    with pytest.raises(UsageError, match=r"^epochs: must be 2 to continue .* got 3;"):
+        experiment.run(longer, IMAGES)
+    with pytest.raises(UsageError, match="^seed: must be 5 to continue .* got 6;"):
+        experiment.run(dataclasses.replace(config, seed=6), IMAGES)
