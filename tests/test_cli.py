@@ -335,6 +335,7 @@ def test_every_flag_arrives_in_its_option(elsewhere):
         "binarization": "none",
         "standardize": True,
         "validation": 6,
+        "early_stopping": 9,
         "model": "burda",  # the others have no layers to choose, below
         "n_bounded": 0,
         "likelihood": "student_t",

@@ -15,7 +15,7 @@ from iwae_tf import signals
 from iwae_tf.errors import UsageError
 from iwae_tf.files import read_json, write_json, written_whole
 from iwae_tf.models.iwae import IWAE
-from iwae_tf.runs.rows import lines_of
+from iwae_tf.runs.rows import best_of, lines_of
 
 _STEPS = "optimizer/vars/0"  # the optimizer's iterations in a checkpoint
 
@@ -28,19 +28,29 @@ class Checkpoints(keras.callbacks.Callback):
     damage is noticed, and the lines of `metrics.csv` until then. Checkpoints of older
     versions have none.
 
+    With early stopping, the best state until each of them is kept too.
+
     Attributes:
       rows: the rows of the metrics, to be kept beside the next checkpoint.
     """
 
-    def __init__(self, directory: Path, seconds: float = 0.0, steps_per_epoch: int = 1):
+    def __init__(
+        self,
+        directory: Path,
+        seconds: float = 0.0,
+        steps_per_epoch: int = 1,
+        keeps_best: bool = False,
+    ):
         """Takes the directory and the intervals.
 
         Args:
           directory: the directory of the checkpoints; created when first needed.
           seconds: minimum number of seconds between two checkpoints.
           steps_per_epoch: number of optimizer steps in an epoch.
+          keeps_best: whether to keep the state after the epoch with the best row.
         """
         super().__init__()
+        self._keeps_best = keeps_best
         self.directory = Path(directory)
         self.rows = []
         self._seconds, self._steps_per_epoch = seconds, steps_per_epoch
@@ -116,9 +126,13 @@ class Checkpoints(keras.callbacks.Callback):
         """
         path = self.path_at(step)
         if self._read(model, path) is not None:
+            which = "newest"
+            remedy = "the command of the run, with --rescore, writes it again"
+            if path < self.paths()[-1]:
+                which, remedy = "best", "train it again in another --run_dir"
             raise UsageError(
-                f"run_dir: the newest checkpoint must be readable, got {str(path)!r}; "
-                "the command of the run, with --rescore, writes it again"
+                f"run_dir: the {which} checkpoint must be readable, got {str(path)!r}; "
+                f"{remedy}"
             )
         return path
 
@@ -168,10 +182,17 @@ class Checkpoints(keras.callbacks.Callback):
         self._whole = path
         before = [other for other in self.paths() if other < path]
         kept = {*before[-1:], path}
+        if self._keeps_best:
+            kept |= {self._best_until(step_of(last)) for last in kept}
         kept |= set(map(_beside, kept))
         for other in self.directory.glob("step-*"):
             if other not in kept:  # older ones, and damaged ones of later steps
                 other.unlink()
+
+    def _best_until(self, step):
+        """The checkpoint of the best epoch until a step, or of the step if none is."""
+        rows = [row for row in self.rows if int(row["step"]) <= step]
+        return self._path_of(int(best_of(rows)["step"]) if rows else step)
 
     @contextlib.contextmanager
     def guard(self):
@@ -190,8 +211,8 @@ class Checkpoints(keras.callbacks.Callback):
         with signals.handled_by(note):
             yield
 
-    def _save_if_due(self):
-        is_due = time.monotonic() - self._last >= self._seconds
+    def _save_if_due(self, is_best=False):
+        is_due = is_best or time.monotonic() - self._last >= self._seconds
         if is_due or self._signal is not None:
             self.save()
         if self._signal is not None:
@@ -208,7 +229,8 @@ class Checkpoints(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         """Saves between epochs; this must be the last callback to see the epoch."""
-        self._save_if_due()
+        is_last = self.rows and best_of(self.rows) is self.rows[-1]
+        self._save_if_due(is_best=self._keeps_best and bool(is_last))
 
 
 class _Memory(io.BytesIO):

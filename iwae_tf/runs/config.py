@@ -291,6 +291,14 @@ class Config:
         unset="the paper's 3,280, and 200 with --schedule fast",
         minimum=1,
     )
+    early_stopping: int | None = _option(
+        "training",
+        None,
+        "With --validation, stop after this many epochs without a better bound on the "
+        "held-out images. The model of the best epoch is kept, scored and pictured.",
+        unset="train all epochs",
+        minimum=1,
+    )
     schedule: str = _option(
         "training",
         "burda",
@@ -501,6 +509,11 @@ class Config:
             raise UsageError(
                 "init_from: must not be given with pretrained, got "
                 f"{self.init_from!r} with {self.pretrained!r}"
+            )
+        if self.early_stopping and not self.validation:
+            raise UsageError(
+                f"early_stopping: goes with validation only, got {self.early_stopping} "
+                "without held-out images"
             )
         if self.conditional_prior and not self.conditional:
             raise UsageError(

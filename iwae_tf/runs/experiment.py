@@ -20,7 +20,7 @@ from iwae_tf.runs.config import Config
 from iwae_tf.runs.metrics import Metrics
 from iwae_tf.runs.progress import say
 from iwae_tf.runs.results import summary
-from iwae_tf.runs.rows import lost_epochs
+from iwae_tf.runs.rows import best_of, lost_epochs, stops
 from iwae_tf.runs.run import Run, commit, versions
 
 _WIDEST_DEFAULT = 450  # number of units in a layer whose size is not chosen, at most
@@ -79,6 +79,8 @@ def run(
                 take_metrics(this, model, config, sets)
             else:
                 train(this, model, config, sets, watch)
+                if config.early_stopping:
+                    take_best(this, model, config, sets)
             figures.draw(this, model, config, sets)
             report = record | scoring.score(this, model, config, sets)
             report |= facts_of_training(this, config, sets) | {"device": device}
@@ -168,7 +170,9 @@ def _check_size(config, sets):
 
 
 def load(run: str | Path) -> IWAE:
-    """The model of a run, with the weights of its newest checkpoint.
+    """The model of a run, with the state of its newest checkpoint.
+
+    With early stopping, that is the checkpoint of the best epoch.
 
     `fit` and `evaluate` work at once: the model is compiled with the objective, the k
     and the optimizer of the run. The optimizer goes on at the step of the checkpoint,
@@ -278,7 +282,33 @@ def take_metrics(this: Run, model: IWAE, config: Config, sets: data.Sets) -> Non
     source = pretrained.run_of(config.pretrained)
     metrics = Metrics(this, config.batch_size, source.metrics())
     metrics.set_model(model)
-    figures.painter(this, model, config, sets, metrics)(config.epochs)
+    last = source.report.get("best_epoch", config.epochs)
+    figures.painter(this, model, config, sets, metrics)(last)
+    metrics.on_train_end()
+
+
+def take_best(this: Run, model: IWAE, config: Config, sets: data.Sets) -> None:
+    """Gives a model the state after its best epoch, and pictures it.
+
+    It also says whether and why training has stopped early.
+
+    Raises:
+      UsageError: if the checkpoint of that epoch cannot be read.
+    """
+    rows = this.rows()
+    best = best_of(rows)
+    this.checkpoints().restore_newest(model, int(best["step"]))
+    epoch = int(best["epoch"])
+    if stops(rows, config.early_stopping):
+        say(
+            f"stopped early after epoch {rows[-1]['epoch']}: no validation bound since "
+            f"epoch {epoch} was better than its {float(best['test_bound']):.2f}"
+        )
+    if training.is_watched(epoch, config.epochs):  # it has been pictured
+        return
+    metrics = Metrics(this, config.batch_size, rows)
+    metrics.set_model(model)
+    figures.painter(this, model, config, sets, metrics)(epoch)
     metrics.on_train_end()
 
 
@@ -300,14 +330,21 @@ def train(
     """
     steps_per_epoch, _ = data.steps_of_epoch(len(sets.x_train), config.batch_size)
     n_steps = config.epochs * steps_per_epoch
-    checkpoints = this.checkpoints(config.checkpoint_seconds, steps_per_epoch)
+    checkpoints = this.checkpoints(
+        config.checkpoint_seconds, steps_per_epoch, bool(config.early_stopping)
+    )
     checkpoints.set_model(model)
     first_step = checkpoints.restore(model)
     checkpoints.rows = this.rows(first_step)
     lost = lost_epochs(checkpoints.rows, first_step // steps_per_epoch)
+    if lost and config.early_stopping:
+        raise UsageError(
+            "early_stopping: must have the metrics of all epochs, got none of epochs "
+            f"{lost} in {str(this)!r}; train it again in another --run_dir"
+        )
     if lost:
         say(f"{this}: the metrics of epochs {lost} are lost")
-    if first_step >= n_steps:
+    if first_step >= n_steps or stops(checkpoints.rows, config.early_stopping):
         this.write_rows(checkpoints.rows)
         return
     if first_step:
@@ -316,11 +353,15 @@ def train(
     watchers = [figures.painter(this, model, config, sets, metrics)]
     if watch is not None:
         watchers.append(lambda epoch: watch(model, epoch, this))
+    early = []
+    if config.early_stopping:
+        early = [training.StopEarly(checkpoints.rows, config.early_stopping)]
     stages = schedules.stages(config)
     callbacks = [
         training.StopWhenDiverged(checkpoints),
         training.Display(stages, steps_per_epoch, first_step),
         metrics,
+        *early,
         *(training.AtEpochs(config.epochs, watcher) for watcher in watchers),
         checkpoints,
     ]
@@ -334,6 +375,7 @@ def train(
                 binarization=config.binarization,
                 first_step=first_step,
                 callbacks=callbacks,
+                watches_all=bool(config.early_stopping),
             )
     except KeyboardInterrupt:
         say(
@@ -347,9 +389,14 @@ def train(
 def facts_of_training(this: Run, config: Config, sets: data.Sets) -> dict:
     """The part of a report about training; the seconds are None if they are lost."""
     steps_per_epoch, _ = data.steps_of_epoch(len(sets.x_train), config.batch_size)
-    last = {int(row["epoch"]): row for row in this.rows()}.get(config.epochs)
+    rows, epochs, best = this.rows(), config.epochs, {}
+    if config.early_stopping:
+        epochs = int(rows[-1]["epoch"])
+        best = {"best_epoch": int(best_of(rows)["epoch"])}
+    last = {int(row["epoch"]): row for row in rows}.get(epochs)
     return {
-        "epochs": config.epochs,
-        "steps": config.epochs * steps_per_epoch,
+        "epochs": epochs,
+        "steps": epochs * steps_per_epoch,
+        **best,
         "train_seconds": float(last["seconds"]) if last else None,
     }

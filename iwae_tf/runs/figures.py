@@ -9,6 +9,7 @@ from iwae_tf.models.iwae import IWAE
 from iwae_tf.runs import names, scoring, training
 from iwae_tf.runs.config import Config
 from iwae_tf.runs.metrics import Metrics
+from iwae_tf.runs.rows import best_of
 from iwae_tf.runs.run import Run
 
 N_SAMPLES_SHOWN = 100
@@ -71,13 +72,14 @@ def _page(epoch, config):
     return f"samples-{epoch:0{len(str(config.epochs))}}.png"
 
 
-def _arrange(directory, config):
+def _arrange(directory, config, last):
     """Names pages anew if the epochs have grown, and removes that of the old last."""
+    lasts = {last, config.epochs}
     for path in [*directory.glob("samples-*.png")]:
         epoch = path.stem.removeprefix("samples-")
         if not epoch.isdecimal():
             continue
-        if training.is_watched(int(epoch), config.epochs):
+        if any(training.is_watched(int(epoch), last) for last in lasts):
             path.replace(directory / _page(int(epoch), config))
         else:
             path.unlink()
@@ -141,24 +143,34 @@ def reconstructions(
 def draw(this: Run, model: IWAE, config: Config, sets: data.Sets) -> None:
     """Writes the final figures of a run: reconstructions, curves, a GIF of samples.
 
+    With early stopping, the GIF ends at the best epoch.
+
     Args:
       this: the run, with its metrics and the pages of `painter`.
       model: the trained model.
       config: options of the run.
       sets: holds the test images.
     """
-    title = f"{names.caption(config)} · {names.epochs(config.epochs)}"
+    rows, last = this.rows(), config.epochs
+    epochs = names.epochs(last)
+    if config.early_stopping:
+        last = int(best_of(rows)["epoch"])
+        epochs = names.epochs(int(rows[-1]["epoch"]), last)
+    title = f"{names.caption(config)} · {epochs}"
     if sets.x_test.ndim == 4:
         pair = reconstructions(model, config, sets)
         sheet = plots.reconstruction_sheet(*pair, title)
     else:
         sheet = _scatters(*reconstructions(model, config, sets, N_DRAWN), title)
     plots.save(sheet, this.directory / "reconstructions.png")
-    rows = this.rows()
     if rows:
         curves = plots.training_curves(rows, title)
         plots.save(curves, this.directory / "curves.png")
-    _arrange(this.directory / "figures", config)
-    frames = list(this.kept("figures/samples-*.png", plots.read_png))
+    _arrange(this.directory / "figures", config, last)
+    frames = [
+        path
+        for path in this.kept("figures/samples-*.png", plots.read_png)
+        if path.name <= _page(last, config)
+    ]
     if frames:
         plots.animate(frames, this.directory / "samples.gif")

@@ -88,8 +88,10 @@ def flows(n: int, normalisation: str | None) -> str:
     return f"{n} flows with {normalisation.replace('none', 'no')} normalisation"
 
 
-def epochs(n: int) -> str:
-    """A number of epochs with its unit."""
+def epochs(n: int, best: int | None = None) -> str:
+    """A number of epochs with its unit, and which was the best if that was kept."""
+    if best is not None:
+        return f"epoch {best} of {n}"
     return "1 epoch" if n == 1 else f"{n} epochs"
 
 

@@ -50,6 +50,7 @@ REPORT = RECORD | {
     "units?": [{"n_active": int, "activity": [_NUMBER]}],
     "epochs": int,
     "steps": int,
+    "best_epoch?": int,
     "train_seconds": (*_NUMBER, type(None)),
     "score_seconds": _NUMBER,
     "commit": (str, type(None)),
@@ -98,11 +99,16 @@ def of_run(record: Mapping) -> dict:
     return json.loads(json.dumps(config_of(record).of_run()))
 
 
-def of_run_before(record: Mapping, earlier: Mapping) -> dict:
-    """See `of_run`; where the epochs may grow, they are those of the earlier record."""
-    options, epochs = of_run(record), config_of(earlier).epochs
-    if config_of(record).may_grow and epochs < options["epochs"]:
-        options["epochs"] = epochs
+def before_growth(options: Mapping, earlier: Mapping) -> Mapping:
+    """Options with the epochs of an earlier record, if these may grow and have grown.
+
+    Args:
+      options: what `of_run` returns.
+      earlier: the record or the report of the same run at an earlier time.
+    """
+    was = config_of(earlier)
+    if was.may_grow and was.epochs < options["epochs"]:
+        return {**options, "epochs": was.epochs}
     return options
 
 

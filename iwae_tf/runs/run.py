@@ -26,7 +26,7 @@ from iwae_tf.files import (
 from iwae_tf.runs import names, records
 from iwae_tf.runs.config import Config
 from iwae_tf.runs.progress import say
-from iwae_tf.runs.rows import by_epoch, lines_of, lost_epochs, parsed
+from iwae_tf.runs.rows import best_of, by_epoch, lines_of, lost_epochs, parsed
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -139,7 +139,7 @@ class Run:
         old, new = self.record, json.loads(json.dumps(record))
         # An option that is newer than the run has its default value in it.
         old["config"] = records.of_run(old)
-        new["config"] = records.of_run_before(new, old)
+        new["config"] = records.before_growth(new["config"], old)
         old["start"], new["start"] = ({"init_from": _start(r)} for r in (old, new))
         for part in ("config", "data", "start"):
             was, now = old[part], new[part]
@@ -191,8 +191,12 @@ class Run:
         report = records.read(path, records.REPORT, what, _RESCORE)
         if (self.directory / "config.json").exists():
             record = self.record
-            own = records.of_run_before(record, report), record["data"]
-            if own != (records.of_run(report), report["data"]):
+            options = records.before_growth(records.of_run(record), report)
+            own, other = (
+                (options, record["data"]),
+                (records.of_run(report), report["data"]),
+            )
+            if own != other:
                 raise UsageError(
                     f"run_dir: must hold the report of the run of its config.json, got "
                     f"that of another run in {str(self)!r}; {_RESCORE}"
@@ -295,16 +299,21 @@ class Run:
         return found
 
     def checkpoints(
-        self, seconds: float = 0.0, steps_per_epoch: int = 1
+        self,
+        seconds: float = 0.0,
+        steps_per_epoch: int = 1,
+        keeps_best: bool = False,
     ) -> Checkpoints:
         """The checkpoints of the run; see `iwae_tf.runs.checkpoints.Checkpoints`."""
         from iwae_tf.runs.checkpoints import Checkpoints
 
-        return Checkpoints(self.directory / "checkpoints", seconds, steps_per_epoch)
+        return Checkpoints(
+            self.directory / "checkpoints", seconds, steps_per_epoch, keeps_best
+        )
 
     @functools.cached_property
     def model(self) -> IWAE:
-        """The model with the weights of the newest checkpoint, not compiled.
+        """The model with the weights of `checkpoint`, not compiled.
 
         Raises:
           UsageError: if there is no run, or its newest checkpoint cannot be read.
@@ -325,6 +334,8 @@ class Run:
     def checkpoint(self) -> Path:
         """The path of the newest checkpoint; if the run is finished, of its last step.
 
+        With early stopping, it is that of the best epoch so far.
+
         Raises:
           UsageError: if there is no checkpoint.
         """
@@ -336,7 +347,13 @@ class Run:
         with contextlib.suppress(UsageError):  # no report, or a damaged one
             report = self.report
             if self.is_finished:
-                return report["steps"]
+                n_epochs = report["epochs"]
+                best = report.get("best_epoch", n_epochs)
+                return report["steps"] // n_epochs * best
+        if self.config.early_stopping:
+            rows = self.rows(self.checkpoints().newest_step())
+            if rows:
+                return int(best_of(rows)["step"])
         return None
 
     def restore(self, model: IWAE) -> None:
@@ -356,7 +373,9 @@ class Run:
     @property
     def title(self) -> str:
         """A description of the finished run, for titles."""
-        return f"{names.caption(self.config)} · {names.epochs(self.report['epochs'])}"
+        report = self.report
+        epochs = names.epochs(report["epochs"], report.get("best_epoch"))
+        return f"{names.caption(self.config)} · {epochs}"
 
     @property
     def traits(self) -> tuple[str, ...]:
@@ -368,7 +387,7 @@ class Run:
             + (f" after {names.trained_as(init)}" if init else ""),
             f"m = {config.n_groups}",
             names.networks(config),
-            names.epochs(report["epochs"]),
+            names.epochs(report["epochs"], report.get("best_epoch")),
             names.schedule(config) or "the paper's schedule",
             f"seed {config.seed}",
             str(self),

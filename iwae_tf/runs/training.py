@@ -12,6 +12,7 @@ from iwae_tf.models.iwae import IWAE
 from iwae_tf.rules import TEST_BATCH, check_device
 from iwae_tf.runs.checkpoints import Checkpoints, steps_done
 from iwae_tf.runs.progress import Progress
+from iwae_tf.runs.rows import stops
 from iwae_tf.runs.schedules import Stage, learning_rate_at
 
 
@@ -143,8 +144,31 @@ class Display(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         """Ends the progress line after the last stage."""
-        if steps_done(self.model) >= self._epochs * self._steps_per_epoch:
+        is_complete = steps_done(self.model) >= self._epochs * self._steps_per_epoch
+        if is_complete or self.model.stop_training:
             self._progress.close()
+
+
+class StopEarly(keras.callbacks.Callback):
+    """Stops training after some epochs without a better bound on the held-out images.
+
+    It must come after the callback that writes the row of an epoch.
+    """
+
+    def __init__(self, rows: list[dict[str, str]], patience: int):
+        """Takes what decides.
+
+        Args:
+          rows: the rows of the metrics so far, to which later ones are added.
+          patience: the number of epochs.
+        """
+        super().__init__()
+        self._rows, self._patience = rows, patience
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Asks Keras to stop if it is time."""
+        if stops(self._rows, self._patience):
+            self.model.stop_training = True
 
 
 class AtEpochs(keras.callbacks.Callback):
@@ -185,8 +209,9 @@ def fit(
     binarization: str,
     first_step: int,
     callbacks: list[keras.callbacks.Callback],
+    watches_all: bool = False,
 ) -> None:
-    """Trains from a given step to the end of the last epoch.
+    """Trains from a given step to the end of the last epoch, or until a callback stops.
 
     Args:
       model: compiled, with `first_step` steps done.
@@ -197,11 +222,14 @@ def fit(
       binarization: see `iwae_tf.data.binarize`.
       first_step: the step to continue from.
       callbacks: Keras callbacks; they see epochs counted over the whole run.
+      watches_all: whether bounds are computed on all test images.
     """
     steps_per_epoch, _ = data.steps_of_epoch(len(sets.x_train), batch_size)
     first_epoch, n_done = divmod(first_step, steps_per_epoch)
     test_batch = min(len(sets.x_test), TEST_BATCH)
     n_watched = min(len(sets.x_test), 500) // test_batch * test_batch
+    if watches_all:
+        n_watched = len(sets.x_test)
     watched = sets.x_test[:n_watched]
     if sets.context_test is not None:
         watched = (watched, sets.context_test[:n_watched])
@@ -237,3 +265,5 @@ def fit(
             callbacks=callbacks,
             verbose=0,
         )
+        if model.stop_training:
+            return

@@ -6,12 +6,18 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 from small_runs import Stop, assert_same, contents, images_of, small, state
 
 import iwae_tf
 from iwae_tf import data
 from iwae_tf.errors import UsageError
-from iwae_tf.runs import experiment, scoring, training
+from iwae_tf.measures.likelihood import log_likelihood
+from iwae_tf.runs import experiment, rows, scoring, training
+from iwae_tf.runs.checkpoints import Checkpoints, step_of, steps_done
+from iwae_tf.runs.config import Config
+from iwae_tf.runs.metrics import Metrics
+from iwae_tf.runs.rows import SCALARS
 from iwae_tf.runs.run import Run
 from iwae_tf.runs.schedules import Stage
 
@@ -219,3 +225,193 @@ def test_epochs_that_all_steps_depend_on_cannot_grow(tmp_path, options):
         experiment.run(longer, IMAGES)
     with pytest.raises(UsageError, match="^seed: must be 5 to continue .* got 6;"):
         experiment.run(dataclasses.replace(config, seed=6), IMAGES)
+
+
+# Stopping early ----------------------------------------------------------------------
+
+
+def table_of(*bounds):
+    return [
+        {"epoch": str(epoch), "step": str(6 * epoch), "test_bound": bound}
+        for epoch, bound in enumerate(bounds, 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("bounds", "best", "since"),
+    [
+        (("-3.0",), 1, 0),
+        (("-3.0", "-2.0", "-2.5"), 2, 1),
+        (("-3.0", "-2.0", "-2.0", "-2.0"), 2, 2),  # an equal bound is not better
+        (("-10.0", "-9.0"), 2, 0),  # as numbers, not as texts
+        (("nan", "-9.0", "nan", "nan"), 2, 2),
+        (("nan", "", "nan"), 1, 2),
+        (("-2.0", "inf", "-1.0"), 2, 1),
+    ],
+)
+def test_best_epoch_and_the_end_are_functions_of_the_rows(bounds, best, since):
+    table = table_of(*bounds)
+    assert rows.best_of(table)["epoch"] == str(best)
+    for patience in range(1, 5):
+        assert rows.stops(table, patience) == (since >= patience)
+    assert not rows.stops(table, None) and not rows.stops([], 1)
+
+
+def stopping(run_dir, **options):
+    """A run that stops early: on 40 images, with 20 held out."""
+    options = {"epochs": 40, "validation": 20, "early_stopping": 2} | options
+    return constant(run_dir, **{"learning_rate": 0.05} | options)
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A run that stopped early, its report, and the weights after every epoch."""
+    config, weights = stopping(tmp_path_factory.mktemp("stopped") / "run"), {}
+
+    class Note(training.Display):
+        def on_epoch_end(self, epoch, logs=None):
+            super().on_epoch_end(epoch, logs)
+            weights[epoch + 1] = self.model.get_weights()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "Display", Note)
+        report = experiment.run(config, IMAGES)
+    return config, report, weights
+
+
+def test_run_stops_after_the_epochs_without_a_better_bound(stopped):
+    config, report, weights = stopped
+    bounds = [float(row["test_bound"]) for row in Run(config.run_dir).metrics()]
+    n, best = len(bounds), int(np.argmax(bounds)) + 1
+    assert 2 < n < 40 and best == n - 2
+    assert (report["epochs"], report["best_epoch"], report["steps"]) == (n, best, 4 * n)
+    # No earlier epoch had been as long without a better one.
+    for end in range(1, n):
+        assert end - (int(np.argmax(bounds[:end])) + 1) < 2
+    assert len(weights) == n
+
+
+def test_best_epoch_is_kept_scored_and_given_back(stopped):
+    config, report, weights = stopped
+    run, want = Run(config.run_dir), weights[report["best_epoch"]]
+    for model in (run.model, iwae_tf.load(config.run_dir)):
+        assert_same(model.get_weights(), want)
+    assert int(iwae_tf.load(config.run_dir).optimizer.iterations) == (
+        4 * report["best_epoch"]
+    )
+    x = sets_of(config).x_test
+    again = log_likelihood(run.model, x, 7, seed=config.seed, jit_compile=False)
+    np.testing.assert_array_equal(again.log_px, run.scores["log_px"])
+    assert f"epoch {report['best_epoch']} of {report['epochs']}" in run.title
+    pages = {int(p.stem[8:]) for p in run.directory.glob("figures/*")}
+    assert report["best_epoch"] in pages
+    with Image.open(run.directory / "samples.gif") as gif:
+        assert gif.n_frames == sum(page <= report["best_epoch"] for page in pages)
+
+
+def test_run_that_was_killed_stops_at_the_same_epoch_with_the_same_bits(
+    stopped, tmp_path, capsys
+):
+    config, report, _ = stopped
+    config = dataclasses.replace(config, run_dir=str(tmp_path / "run"))
+    best, n = report["best_epoch"], report["epochs"]
+    for place, epoch in (
+        ((Metrics, "on_epoch_end"), best),  # before the row of the best epoch
+        ((Checkpoints, "on_epoch_end"), best),  # before its checkpoint
+        ((Checkpoints, "on_epoch_end"), best + 1),
+        ((training.StopEarly, "on_epoch_end"), n),
+        ((experiment, "take_best"), None),
+        ((scoring, "log_likelihood"), None),
+    ):
+        real = getattr(*place)
+
+        def kill(self, *args, real=real, epoch=epoch, **kwargs):
+            if epoch is None or int(steps_done(self.model)) == 4 * epoch:
+                raise Stop
+            return real(self, *args, **kwargs)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(*place, kill)
+            with pytest.raises(Stop):
+                experiment.run(config, IMAGES)
+        assert not Run(config.run_dir).is_finished
+    assert_same(Run(config.run_dir).model.get_weights(), stopped[2][best])
+    experiment.run(config, IMAGES)
+    assert_same_run(config.run_dir, stopped[0].run_dir)
+    said = capsys.readouterr().out
+    assert (
+        f"stopped early after epoch {n}: no validation bound since epoch {best} "
+        in (said)
+    )
+
+
+def test_limit_of_epochs_counts_and_may_grow_until_the_run_stops_early(
+    stopped, tmp_path
+):
+    _, report, weights = stopped
+    n = report["epochs"]
+    config = stopping(tmp_path / "run", epochs=n - 1)
+    short = experiment.run(config, IMAGES)
+    assert (short["epochs"], short["best_epoch"]) == (n - 1, report["best_epoch"])
+    assert_same(Run(config.run_dir).model.get_weights(), weights[report["best_epoch"]])
+    experiment.run(dataclasses.replace(config, epochs=40), IMAGES)
+    assert_same_run(config.run_dir, stopped[0].run_dir)
+
+
+def test_damaged_newest_checkpoint_of_the_best_epoch_costs_only_time(stopped, tmp_path):
+    config, report, _ = stopped
+    config = dataclasses.replace(config, run_dir=str(tmp_path / "run"))
+
+    real = Checkpoints.on_epoch_end
+
+    def kill(self, epoch, logs=None):
+        real(self, epoch, logs)
+        if epoch + 1 == report["best_epoch"]:
+            raise Stop
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoints, "on_epoch_end", kill)
+        with pytest.raises(Stop):
+            experiment.run(config, IMAGES)
+    newest = Run(config.run_dir).checkpoints().paths()[-1]
+    assert step_of(newest) == 4 * report["best_epoch"]
+    newest.write_bytes(newest.read_bytes()[:100])
+    experiment.run(config, IMAGES)
+    assert_same_run(config.run_dir, stopped[0].run_dir)
+
+
+def test_lost_best_checkpoint_and_lost_rows_are_told_in_one_line(stopped, tmp_path):
+    config, report, _ = stopped
+    copy = tmp_path / "run"
+    shutil.copytree(config.run_dir, copy)
+    again = dataclasses.replace(config, run_dir=str(copy), rescore=True)
+    run = Run(copy)
+    run.checkpoint.unlink()
+    with pytest.raises(UsageError, match="^run_dir: the best checkpoint must be"):
+        experiment.run(again, IMAGES)
+    (copy / "metrics.csv").unlink()
+    for path in copy.glob("checkpoints/*.json"):
+        path.unlink()
+    with pytest.raises(UsageError, match="^early_stopping: must have the metrics of"):
+        experiment.run(again, IMAGES)
+
+
+@pytest.mark.parametrize("jit", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_bound_that_stops_is_that_of_all_held_out_images(tmp_path, jit):
+    images = images_of(170, 5)
+    config = stopping(tmp_path / "run", epochs=1, validation=130)
+    config = dataclasses.replace(config, jit=jit)
+    experiment.run(config, images)
+    x = data.sets_of(images, **config.of_sets()).x_test
+    assert len(x) == 130
+    logs = iwae_tf.load(config.run_dir).evaluate(
+        x, batch_size=100, verbose=0, return_dict=True
+    )
+    (row,) = Run(config.run_dir).metrics()
+    for name in SCALARS:
+        assert float(row[f"test_{name}"]) == pytest.approx(logs[name], abs=1e-3)
+
+
+def test_early_stopping_needs_held_out_images():
+    with pytest.raises(UsageError, match="^early_stopping: goes with validation only"):
+        Config(early_stopping=3)

@@ -54,6 +54,7 @@ OTHER = {
     "learning_rate": 0.1,
     "grow_samples": True,
     "validation": 7,
+    "early_stopping": 3,
     "model": "vae60",
     "feature_maps": 8,
     "n_bounded": 3,
