@@ -363,6 +363,7 @@ def test_every_flag_arrives_in_its_option(elsewhere):
         "seed": 8,
         "jit": False,
         "init_from": "elsewhere",
+        "continue_from": None,  # goes without init_from
         "pretrained": None,  # goes without the options of a run, below
         "run_dir": "here",
         "data_dir": "there",
@@ -391,6 +392,7 @@ def test_every_flag_arrives_in_its_option(elsewhere):
         "n_bounded",
         *flows,
         "combination_beta",
+        "continue_from",
         "pretrained",
     ]
     arguments = []

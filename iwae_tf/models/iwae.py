@@ -93,6 +93,7 @@ class IWAE(Part, keras.Model):
         may set it to False.
       n_context: c, the size of a context; 0 for a model without contexts.
       train_samples: number of samples per observation and group in a training step.
+      steps_before: number of the optimizer's iterations before the present run.
       first_bad_step: the first optimizer step, counted from 0, whose loss was not
         finite; -1 if there was none.
 
@@ -106,6 +107,7 @@ class IWAE(Part, keras.Model):
     train_samples = _Traced()
     warmup_steps = _Traced()
     checks_values = _Traced()
+    steps_before = 0
 
     def __init__(
         self,

@@ -40,6 +40,7 @@ class Checkpoints(keras.callbacks.Callback):
         seconds: float = 0.0,
         steps_per_epoch: int = 1,
         keeps_best: bool = False,
+        steps_before: int = 0,
     ):
         """Takes the directory and the intervals.
 
@@ -48,8 +49,10 @@ class Checkpoints(keras.callbacks.Callback):
           seconds: minimum number of seconds between two checkpoints.
           steps_per_epoch: number of optimizer steps in an epoch.
           keeps_best: whether to keep the state after the epoch with the best row.
+          steps_before: see `iwae_tf.IWAE`; the steps of checkpoints are without them.
         """
         super().__init__()
+        self._steps_before = steps_before
         self._keeps_best = keeps_best
         self.directory = Path(directory)
         self.rows = []
@@ -156,8 +159,10 @@ class Checkpoints(keras.callbacks.Callback):
                 raise ValueError(f"its SHA-256 must be that in {beside.name}")
         with h5py.File(io.BytesIO(content)) as file:
             steps = file.get(_STEPS)
-            if steps is not None and int(steps[()]) != step_of(path):
-                raise ValueError(f"it is of step {int(steps[()])}")
+            if steps is not None:
+                step = int(steps[()]) - self._steps_before
+                if step != step_of(path):
+                    raise ValueError(f"it is of step {step}")
             if steps is None and model.compiled:
                 raise ValueError("it has no state of the optimizer")
 
@@ -257,5 +262,5 @@ def step_of(path: Path) -> int:
 
 
 def steps_done(model: IWAE) -> int:
-    """The number of optimizer steps that a compiled model has done."""
-    return int(model.optimizer.iterations.numpy())
+    """The number of optimizer steps that a compiled model has done in its run."""
+    return int(model.optimizer.iterations.numpy()) - model.steps_before

@@ -349,6 +349,17 @@ class Config:
         of_run=False,
         is_path=True,
     )
+    continue_from: str | None = _option(
+        "training",
+        None,
+        "Directory of a run with the same networks and optimizer, from whose weights "
+        "and optimizer to go on. --epochs and the schedule of the learning rate count "
+        "from here. The iterations of the optimizer, and with them Adam's bias "
+        "correction, --warmup_steps and all noise, count from the start of that run; "
+        "images come in the order of its next epoch.",
+        of_run=False,
+        is_path=True,
+    )
     jit: bool = _option("training", True, "Compile training and scoring with XLA.")
     checkpoint_seconds: float = _option(
         "training",
@@ -505,10 +516,13 @@ class Config:
             self.combination_beta,
             self.n_flows,
         )
-        if self.pretrained and self.init_from:
+        starts = ("continue_from", "init_from", "pretrained")
+        given = [name for name in starts if getattr(self, name)]
+        if len(given) > 1:
+            name, other = given[:2]
             raise UsageError(
-                "init_from: must not be given with pretrained, got "
-                f"{self.init_from!r} with {self.pretrained!r}"
+                f"{name}: must not be given with {other}, got {getattr(self, name)!r} "
+                f"with {getattr(self, other)!r}"
             )
         if self.early_stopping and not self.validation:
             raise UsageError(

@@ -60,6 +60,8 @@ def run(
     record = {"config": config.of_run(), "data": describe(images, sets)}
     if config.pretrained:
         record |= from_pretrained(model, config, record)
+    elif config.continue_from:
+        record |= from_state(model, config, record)
     elif config.init_from:
         record |= from_run(model, config, record)
     else:
@@ -140,11 +142,12 @@ def build(config: Config, sets: data.Sets) -> IWAE:
     return model
 
 
-def _compile(model, config, n_train, steps_per_execution=1):
+def _compile(model, config, n_train, steps_per_execution=1, steps_before=0):
     """Compiles a model as its options say, with a new optimizer."""
+    model.steps_before = steps_before
     steps_per_epoch, _ = data.steps_of_epoch(n_train, config.batch_size)
     model.compile(
-        schedules.optimizer(config, config.epochs * steps_per_epoch),
+        schedules.optimizer(config, config.epochs * steps_per_epoch, steps_before),
         config.objective,
         config.n_samples,
         config.beta,
@@ -189,15 +192,20 @@ def load(run: str | Path) -> IWAE:
     Raises:
       UsageError: if there is no such run, or its newest checkpoint cannot be read.
     """
-    this = pretrained.run_of(run) if run in pretrained.SHA256 else Run(run)
+    return _loaded(pretrained.run_of(run) if run in pretrained.SHA256 else Run(run))
+
+
+def _loaded(this):
+    """The model of a run, compiled, with the optimizer's state if there is one."""
     model = this.model
-    _compile(model, this.config, this.record["data"]["n_train"])
+    n_train, before = this.record["data"]["n_train"], this.steps_before
+    _compile(model, this.config, n_train, steps_before=before)
     if has_optimizer(this.checkpoint):
         this.restore(model)
     return model
 
 
-# Three sources of the initial weights. Each function gives them to the model, and
+# Four sources of the initial weights. Each function gives them to the model, and
 # returns what the record of the run must say about them.
 
 
@@ -212,21 +220,61 @@ def from_run(model: IWAE, config: Config, record: dict) -> dict:
     Raises:
       UsageError: if there is no such run, or it has other networks.
     """
-    other = Run(config.init_from)
+    return {"init": _take_from(model, "init_from", Run(config.init_from))}
+
+
+def from_state(model: IWAE, config: Config, record: dict) -> dict:
+    """Gives a model the weights and the optimizer's state of the run `continue_from`.
+
+    The optimizer goes on at its iteration, so that the bias correction of Adam, the
+    warm-up and the noise go on too. The schedule of the learning rate begins anew.
+
+    Raises:
+      UsageError: if there is no such run, it has other networks or another optimizer,
+        or its checkpoint has no state of the optimizer.
+    """
+    other = Run(config.continue_from)
+    init = _take_from(model, "continue_from", other)
+    trained_by = other.config.optimizer
+    if trained_by != config.optimizer:
+        raise UsageError(
+            f"continue_from: must be a run with the same optimizer, got {str(other)!r} "
+            f"with {trained_by} for {config.optimizer}"
+        )
+    if not has_optimizer(other.checkpoint):
+        raise UsageError(
+            "continue_from: must be a run with the state of its optimizer, got "
+            f"{str(other)!r} with weights only"
+        )
+    source = _loaded(other).optimizer
+    iterations = int(source.iterations)
+    n_train, n_at_once = record["data"]["n_train"], model.steps_per_execution
+    _compile(model, config, n_train, n_at_once, iterations)
+    for own, its in zip(*map(_slots, (model.optimizer, source)), strict=True):
+        own.assign(its)
+    return {"init": init | {"iterations": iterations}}
+
+
+def _slots(optimizer):
+    """The state of an optimizer, without the learning rate that it may have."""
+    rate = optimizer._learning_rate
+    return [variable for variable in optimizer.variables if variable is not rate]
+
+
+def _take_from(model, argument, other):
+    """Gives a model the weights of a run; returns what the record says about them."""
     try:
         source, options = other.model, other.record["config"]
         newest = other.checkpoint
     except UsageError as error:
-        raise UsageError(str(error).replace("run_dir", "init_from", 1)) from None
-    _take_weights(model, source, "init_from", other)
+        raise UsageError(str(error).replace("run_dir", argument, 1)) from None
+    _take_weights(model, source, argument, other)
     return {
-        "init": {
-            "run": other.directory.resolve().name,
-            "objective": options["objective"],
-            "n_samples": options["n_samples"],
-            "step": step_of(newest),
-            "weights_sha256": sha256_of_file(newest),
-        }
+        "run": other.directory.resolve().name,
+        "objective": options["objective"],
+        "n_samples": options["n_samples"],
+        "step": step_of(newest),
+        "weights_sha256": sha256_of_file(newest),
     }
 
 

@@ -27,6 +27,8 @@ def run_name(config: Config) -> str:
         networks += f"-f{config.n_flows}"
     networks += "".join(f"-{part}" for part in _of_data(config))
     start = f"-from-{Path(config.init_from).name}" if config.init_from else ""
+    if config.continue_from:
+        start = f"-after-{Path(config.continue_from).name}"
     return (
         f"{config.dataset}-{config.objective}-{networks}{given}"
         f"{options}-k{config.n_samples}-s{config.seed}{start}"

@@ -16,6 +16,7 @@ _INIT = {
     "objective": str,
     "n_samples": int,
     "step": int,
+    "iterations?": int,  # of the optimizer, if it goes on too
     "weights_sha256": str,
 }
 RECORD = {

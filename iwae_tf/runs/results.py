@@ -61,7 +61,7 @@ def paper_units(report: dict) -> str | None:
 def _of_paper(report):
     config, init = report["config"], report.get("init")
     layers = config["stochastic_layers"]
-    if _is_other_model(config) or (init and layers > 1):
+    if _is_other_model(config) or (init and (layers > 1 or "iterations" in init)):
         return None, None
     family, k = _family(config)
     if init:

@@ -140,7 +140,7 @@ class Run:
         # An option that is newer than the run has its default value in it.
         old["config"] = records.of_run(old)
         new["config"] = records.before_growth(new["config"], old)
-        old["start"], new["start"] = ({"init_from": _start(r)} for r in (old, new))
+        old["start"], new["start"] = map(_start, (old, new))
         for part in ("config", "data", "start"):
             was, now = old[part], new[part]
             for name in sorted({*was, *now}):
@@ -308,8 +308,19 @@ class Run:
         from iwae_tf.runs.checkpoints import Checkpoints
 
         return Checkpoints(
-            self.directory / "checkpoints", seconds, steps_per_epoch, keeps_best
+            self.directory / "checkpoints",
+            seconds,
+            steps_per_epoch,
+            keeps_best,
+            self.steps_before,
         )
+
+    @property
+    def steps_before(self) -> int:
+        """The optimizer's iterations before the run, in those that it continues."""
+        with contextlib.suppress(UsageError):  # there is no config.json
+            return self.record.get("init", {}).get("iterations", 0)
+        return 0
 
     @functools.cached_property
     def model(self) -> IWAE:
@@ -395,10 +406,16 @@ class Run:
 
 
 def _start(record):
+    """What a run has started from, under the name of the option."""
     init = record.get("init")
     if init is None:
-        return None
-    return f"{init['run']} at step {init['step']}, weights {init['weights_sha256'][:8]}"
+        return {}
+    return {
+        "continue_from" if "iterations" in init else "init_from": (
+            f"{init['run']} at step {init['step']}, weights "
+            f"{init['weights_sha256'][:8]}"
+        )
+    }
 
 
 def versions() -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Training by a resumable `fit`: device, callbacks and stages."""
 
+import math
 import os
 from collections.abc import Callable
 
@@ -68,13 +69,14 @@ class StopWhenDiverged(keras.callbacks.Callback):
         Raises:
           Diverged: if it has.
         """
-        step = int(self.model.first_bad_step.numpy())
-        if step < 0:
+        iteration = int(self.model.first_bad_step.numpy())
+        if iteration < 0:
             return
+        step = iteration - self.model.steps_before
         paths = self._checkpoints.paths()
         raise Diverged(
             f"the loss was not finite at step {step} (counted from 0), learning rate "
-            f"{learning_rate_at(self.model.optimizer, step):.3g}; "
+            f"{learning_rate_at(self.model.optimizer, iteration):.3g}; "
             f"last good checkpoint: {paths[-1] if paths else 'none'}"
         )
 
@@ -214,7 +216,8 @@ def fit(
     """Trains from a given step to the end of the last epoch, or until a callback stops.
 
     Args:
-      model: compiled, with `first_step` steps done.
+      model: compiled, with `first_step` steps done after its `steps_before`. Images
+        come in the order of the first epoch that begins after these.
       sets: training and test images; bounds are computed on the first 500 test images
         at most.
       stages: the stages of the whole run.
@@ -242,6 +245,7 @@ def fit(
         (first, end, n_steps, k), *others = spans
         rest = (first, first + 1, n_steps - n_done, k)
         spans = [rest, (first + 1, end, n_steps, k), *others]
+    epochs_before = math.ceil(model.steps_before / steps_per_epoch)
     model.checks_values = False  # `training_batches` and `sets_of` have checked them
     for first, last, n_steps, k in spans:
         if first == last:
@@ -252,7 +256,7 @@ def fit(
                 sets.x_train,
                 batch_size,
                 model.seed,
-                first * steps_per_epoch + steps_per_epoch - n_steps,
+                (epochs_before + first + 1) * steps_per_epoch - n_steps,
                 binarization,
                 sets.context_train,
             ),

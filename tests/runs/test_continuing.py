@@ -1,9 +1,11 @@
 """Tests of runs that go on: a loaded model, more epochs, another run's state."""
 
 import dataclasses
+import hashlib
 import json
 import shutil
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,13 +15,13 @@ import iwae_tf
 from iwae_tf import data
 from iwae_tf.errors import UsageError
 from iwae_tf.measures.likelihood import log_likelihood
-from iwae_tf.runs import experiment, rows, scoring, training
+from iwae_tf.runs import experiment, names, rows, scoring, training
 from iwae_tf.runs.checkpoints import Checkpoints, step_of, steps_done
 from iwae_tf.runs.config import Config
 from iwae_tf.runs.metrics import Metrics
 from iwae_tf.runs.rows import SCALARS
 from iwae_tf.runs.run import Run
-from iwae_tf.runs.schedules import Stage
+from iwae_tf.runs.schedules import Stage, learning_rate_at
 
 IMAGES = images_of(60, 20)
 N_STEPS = 6  # in an epoch of 60 images in batches of 10
@@ -415,3 +417,176 @@ def test_bound_that_stops_is_that_of_all_held_out_images(tmp_path, jit):
 def test_early_stopping_needs_held_out_images():
     with pytest.raises(UsageError, match="^early_stopping: goes with validation only"):
         Config(early_stopping=3)
+
+
+# Another run's state -----------------------------------------------------------------
+
+
+def after(run_dir, other, epochs, **options):
+    return constant(run_dir, epochs, continue_from=str(other), **options)
+
+
+def test_epochs_that_continue_others_are_those_of_one_run(finished, tmp_path):
+    two, four = (finished(n)[0].run_dir for n in (2, 4))
+    third, fourth = tmp_path / "third", tmp_path / "fourth"
+    report = experiment.run(after(third, two, 1), IMAGES)
+    assert (report["epochs"], report["steps"]) == (1, N_STEPS)
+    newest = Run(two).checkpoint
+    assert (
+        report["init"]
+        == Run(third).record["init"]
+        == {
+            "run": "2",
+            "objective": "iwae_elbo",
+            "n_samples": 2,
+            "step": 2 * N_STEPS,
+            "iterations": 2 * N_STEPS,
+            "weights_sha256": hashlib.sha256(newest.read_bytes()).hexdigest(),
+        }
+    )
+    report = experiment.run(after(fourth, third, 1), IMAGES)
+    assert report["init"]["step"] == N_STEPS
+    assert report["init"]["iterations"] == 3 * N_STEPS
+    assert_same(*(state(iwae_tf.load(run)) for run in (fourth, four)))
+    own, whole = (Run(run).metrics() for run in (fourth, four))
+    assert [row["epoch"] for row in own] == ["1"]
+    for name in SCALARS:
+        for part in ("train", "test"):
+            assert own[-1][f"{part}_{name}"] == whole[-1][f"{part}_{name}"]
+    for name, values in Run(fourth).scores.items():
+        np.testing.assert_array_equal(values, Run(four).scores[name])
+    assert names.run_name(after(third, two, 1)).endswith("-s5-after-2")
+
+
+def test_interrupted_continuation_resumes_to_the_bit(finished, tmp_path):
+    two, four = (finished(n)[0].run_dir for n in (2, 4))
+    config = after(tmp_path / "run", two, 2)
+    for place in ((Metrics, "on_epoch_end"), (Checkpoints, "on_epoch_end")):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(*place, stop)
+            with pytest.raises(Stop):
+                experiment.run(config, IMAGES)
+    seen = []
+
+    def watch(model, epoch, run):
+        seen.append((epoch, steps_done(model), int(model.optimizer.iterations)))
+        if epoch == 1:
+            raise Stop
+
+    with pytest.raises(Stop):
+        experiment.run(config, IMAGES, watch)
+    assert seen == [(0, 0, 12), (1, 6, 18)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.Display, "on_epoch_end", interrupt_at(2))
+        with pytest.raises(Stop):
+            experiment.run(config, IMAGES)
+    assert Run(config.run_dir).checkpoints().newest_step() == N_STEPS
+    experiment.run(config, IMAGES)
+    assert_same(*(state(iwae_tf.load(run)) for run in (config.run_dir, four)))
+    without = dataclasses.replace(config, continue_from=None)
+    says = "^continue_from: must be '2 at step 12, weights .*' to continue .* got None;"
+    with pytest.raises(UsageError, match=says):
+        experiment.run(without, IMAGES)
+    started = dataclasses.replace(without, init_from=str(two))
+    with pytest.raises(UsageError, match=says):
+        experiment.run(started, IMAGES)
+
+
+def interrupt_at(epoch):
+    def update(self, number, logs=None):
+        if number + 1 == epoch:
+            raise Stop
+
+    return update
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+@pytest.mark.parametrize(
+    ("first", "then"), [("constant", "fast"), ("fast", "constant")]
+)
+def test_schedule_begins_anew_and_the_optimizer_goes_on(
+    tmp_path, first, then, optimizer
+):
+    options = {"optimizer": optimizer, "grow_samples": False, "learning_rate": 0.01}
+    one, two, fresh = (tmp_path / name for name in ("one", "two", "fresh"))
+    experiment.run(constant(one, 2, schedule=first, **options), IMAGES)
+    source = iwae_tf.load(one)
+    seen = {}
+
+    def watch(model, epoch, run):
+        seen[epoch] = model.get_weights(), slots(model)
+
+    config = constant(two, 3, schedule=then, continue_from=str(one), **options)
+    experiment.run(config, IMAGES, watch)
+    weights, own = seen[0]
+    assert_same(weights, source.get_weights())
+    assert own.keys() == slots(source).keys() and len(own) > 10
+    assert own["iteration"] == 2 * N_STEPS
+    for name, value in slots(source).items():
+        np.testing.assert_array_equal(own[name], value, err_msg=name)
+    config = dataclasses.replace(config, run_dir=str(fresh), continue_from=None)
+    experiment.run(config, IMAGES)
+    for column in ("epoch", "step", "learning_rate"):
+        assert [row[column] for row in Run(two).metrics()] == [
+            row[column] for row in Run(fresh).metrics()
+        ]
+    loaded = iwae_tf.load(two).optimizer
+    copy = keras.optimizers.deserialize(keras.optimizers.serialize(loaded))
+    new = iwae_tf.load(fresh).optimizer
+    for iteration in range(2 * N_STEPS, 5 * N_STEPS):
+        rates = [learning_rate_at(o, iteration) for o in (loaded, copy)]
+        rates.append(learning_rate_at(new, iteration - 2 * N_STEPS))
+        assert rates[0] == rates[1] == rates[2]
+
+
+def slots(model):
+    """The state of an optimizer by name, but for the learning rate."""
+    return {
+        variable.path.partition("/")[2]: variable.numpy()
+        for variable in model.optimizer.variables
+        if "learning_rate" not in variable.path
+    }
+
+
+def test_images_come_in_the_order_of_the_next_whole_epoch(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    config = dataclasses.replace(constant(one, 2), batch_size=7)
+    experiment.run(config, IMAGES)  # eight steps an epoch
+    experiment.run(after(two, one, 1), IMAGES)
+    model = iwae_tf.load(one)
+    assert int(model.optimizer.iterations) == 16
+    # The first epoch of six steps that begins at step 16 or later begins at step 18.
+    batches = data.training_batches(IMAGES.x_train, 10, model.seed, 18).take(6)
+    model.fit(batches, shuffle=False, verbose=0)
+    assert_same(state(model), state(iwae_tf.load(two)))
+
+
+def test_what_cannot_be_continued_is_refused_in_one_line(finished, tmp_path):
+    two = finished(2)[0].run_dir
+    run, bare = Run(two), tmp_path / "bare"
+    (bare / "checkpoints").mkdir(parents=True)
+    run.model.save_weights(bare / "checkpoints" / run.checkpoint.name)
+    for name in ("config.json", "report.json"):
+        shutil.copy(run.directory / name, bare)
+    for other, options, says in (
+        (tmp_path, {}, "must hold a run.*config"),
+        (two, {"optimizer": "muon"}, "must be .* same optimizer, .* adam for muon"),
+        (
+            two,
+            {"stochastic_layers": 2, "n_latent": (2, 2), "n_hidden": (3, 3)},
+            NETWORK,
+        ),
+        (bare, {}, "must be a run with the state of its optimizer, .* weights only"),
+    ):
+        config = dataclasses.replace(after(tmp_path / "run", other, 1), **options)
+        with pytest.raises(UsageError, match=f"^continue_from: {says}") as info:
+            experiment.run(config, IMAGES)
+        assert "\n" not in str(info.value) and not (tmp_path / "run").exists()
+    for name in ("init_from", "pretrained"):
+        with pytest.raises(
+            UsageError, match=f"^continue_from: must not .* {name}, got"
+        ):
+            Config(continue_from="a", **{name: "b"})
+
+
+NETWORK = "must be a run with the same networks and image size, got .* with latents"
