@@ -336,6 +336,7 @@ def test_every_flag_arrives_in_its_option(elsewhere):
         "binarization": "none",
         "standardize": True,
         "validation": 6,
+        "early_stopping": 9,
         "model": "burda",  # the others have no layers to choose, below
         "n_bounded": 0,
         "likelihood": "student_t",
@@ -364,6 +365,7 @@ def test_every_flag_arrives_in_its_option(elsewhere):
         "seed": 8,
         "jit": False,
         "init_from": "elsewhere",
+        "continue_from": None,  # goes without init_from
         "pretrained": None,  # goes without the options of a run, below
         "run_dir": "here",
         "data_dir": "there",
@@ -392,6 +394,7 @@ def test_every_flag_arrives_in_its_option(elsewhere):
         "n_bounded",
         *flows,
         "combination_beta",
+        "continue_from",
         "pretrained",
     ]
     arguments = []

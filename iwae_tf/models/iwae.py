@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
+from keras.src.trainers import compile_utils
 
 from iwae_tf import randomness
 from iwae_tf.draws import Draws
@@ -60,6 +61,21 @@ class _Traced:
             model.make_test_function(force=True)
 
 
+class _Directions(compile_utils.MetricsList):
+    """The metrics in which Keras' callbacks look whether more or less is better.
+
+    They look in no other class. The values are those of the metrics themselves.
+    """
+
+    variables = ()
+
+    def reset_state(self):
+        pass
+
+    def result(self):
+        return {}
+
+
 @keras.saving.register_keras_serializable(package="iwae_tf")
 class IWAE(Representation, Part, keras.Model):
     """An importance weighted autoencoder.
@@ -87,6 +103,7 @@ class IWAE(Representation, Part, keras.Model):
         may set it to False.
       n_context: c, the size of a context; 0 for a model without contexts.
       train_samples: number of samples per observation and group in a training step.
+      steps_before: number of the optimizer's iterations before the present run.
       first_bad_step: the first optimizer step, counted from 0, whose loss was not
         finite; -1 if there was none.
 
@@ -100,6 +117,7 @@ class IWAE(Representation, Part, keras.Model):
     train_samples = _Traced()
     warmup_steps = _Traced()
     checks_values = _Traced()
+    steps_before = 0
 
     def __init__(
         self,
@@ -143,6 +161,8 @@ class IWAE(Representation, Part, keras.Model):
                 "log_qz",
             )
         }
+        for name in ("bound", "vae_elbo", "iwae_elbo", "log_px"):
+            self._means[name]._direction = "up"
         self._seen = Seen(generator)
         x, context = self._example()
         self(x if context is None else (x, context))
@@ -342,7 +362,8 @@ class IWAE(Representation, Part, keras.Model):
     @property
     def metrics(self):
         """Means over the images of an epoch, nats per image."""
-        return list(self._means.values())
+        means = list(self._means.values())
+        return [*means, _Directions(means)]
 
     def draw(
         self,

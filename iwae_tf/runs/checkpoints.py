@@ -15,7 +15,9 @@ from iwae_tf import signals
 from iwae_tf.errors import UsageError
 from iwae_tf.files import read_json, write_json, written_whole
 from iwae_tf.models.iwae import IWAE
-from iwae_tf.runs.rows import lines_of
+from iwae_tf.runs.rows import best_of, lines_of
+
+_STEPS = "optimizer/vars/0"  # the optimizer's iterations in a checkpoint
 
 
 class Checkpoints(keras.callbacks.Callback):
@@ -26,19 +28,32 @@ class Checkpoints(keras.callbacks.Callback):
     damage is noticed, and the lines of `metrics.csv` until then. Checkpoints of older
     versions have none.
 
+    With early stopping, the best state until each of them is kept too.
+
     Attributes:
       rows: the rows of the metrics, to be kept beside the next checkpoint.
     """
 
-    def __init__(self, directory: Path, seconds: float = 0.0, steps_per_epoch: int = 1):
+    def __init__(
+        self,
+        directory: Path,
+        seconds: float = 0.0,
+        steps_per_epoch: int = 1,
+        keeps_best: bool = False,
+        steps_before: int = 0,
+    ):
         """Takes the directory and the intervals.
 
         Args:
           directory: the directory of the checkpoints; created when first needed.
           seconds: minimum number of seconds between two checkpoints.
           steps_per_epoch: number of optimizer steps in an epoch.
+          keeps_best: whether to keep the state after the epoch with the best row.
+          steps_before: see `iwae_tf.IWAE`; the steps of checkpoints are without them.
         """
         super().__init__()
+        self._steps_before = steps_before
+        self._keeps_best = keeps_best
         self.directory = Path(directory)
         self.rows = []
         self._seconds, self._steps_per_epoch = seconds, steps_per_epoch
@@ -82,18 +97,14 @@ class Checkpoints(keras.callbacks.Callback):
             )
         return 0
 
-    def restore_newest(self, model: IWAE, step: int | None = None) -> Path:
-        """Loads the newest checkpoint and no other.
+    def path_at(self, step: int | None = None) -> Path:
+        """The path of a checkpoint, which need not be there.
 
         Args:
-          model: see `restore`.
-          step: the step that it must be of; by default that of the newest there is.
-
-        Returns:
-          path: the path of the checkpoint.
+          step: the step that it is of; by default that of the newest there is.
 
         Raises:
-          UsageError: if there is none, or it cannot be read.
+          UsageError: if there is no checkpoint at all.
         """
         paths = self.paths()
         if not paths:
@@ -101,11 +112,30 @@ class Checkpoints(keras.callbacks.Callback):
                 "run_dir: must hold a run with a checkpoint, got "
                 f"{str(self.directory.parent)!r}"
             )
-        path = paths[-1] if step is None else self._path_of(step)
+        return paths[-1] if step is None else self._path_of(step)
+
+    def restore_newest(self, model: IWAE, step: int | None = None) -> Path:
+        """Loads the newest checkpoint and no other.
+
+        Args:
+          model: see `restore`.
+          step: see `path_at`.
+
+        Returns:
+          path: the path of the checkpoint.
+
+        Raises:
+          UsageError: if there is none, or it cannot be read.
+        """
+        path = self.path_at(step)
         if self._read(model, path) is not None:
+            which = "newest"
+            remedy = "the command of the run, with --rescore, writes it again"
+            if path < self.paths()[-1]:
+                which, remedy = "best", "train it again in another --run_dir"
             raise UsageError(
-                f"run_dir: the newest checkpoint must be readable, got {str(path)!r}; "
-                "the command of the run, with --rescore, writes it again"
+                f"run_dir: the {which} checkpoint must be readable, got {str(path)!r}; "
+                f"{remedy}"
             )
         return path
 
@@ -128,9 +158,11 @@ class Checkpoints(keras.callbacks.Callback):
             if saved != hashlib.sha256(content).hexdigest():
                 raise ValueError(f"its SHA-256 must be that in {beside.name}")
         with h5py.File(io.BytesIO(content)) as file:
-            steps = file.get("optimizer/vars/0")
-            if steps is not None and int(steps[()]) != step_of(path):
-                raise ValueError(f"it is of step {int(steps[()])}")
+            steps = file.get(_STEPS)
+            if steps is not None:
+                step = int(steps[()]) - self._steps_before
+                if step != step_of(path):
+                    raise ValueError(f"it is of step {step}")
             if steps is None and model.compiled:
                 raise ValueError("it has no state of the optimizer")
 
@@ -155,10 +187,17 @@ class Checkpoints(keras.callbacks.Callback):
         self._whole = path
         before = [other for other in self.paths() if other < path]
         kept = {*before[-1:], path}
+        if self._keeps_best:
+            kept |= {self._best_until(step_of(last)) for last in kept}
         kept |= set(map(_beside, kept))
         for other in self.directory.glob("step-*"):
             if other not in kept:  # older ones, and damaged ones of later steps
                 other.unlink()
+
+    def _best_until(self, step):
+        """The checkpoint of the best epoch until a step, or of the step if none is."""
+        rows = [row for row in self.rows if int(row["step"]) <= step]
+        return self._path_of(int(best_of(rows)["step"]) if rows else step)
 
     @contextlib.contextmanager
     def guard(self):
@@ -177,8 +216,8 @@ class Checkpoints(keras.callbacks.Callback):
         with signals.handled_by(note):
             yield
 
-    def _save_if_due(self):
-        is_due = time.monotonic() - self._last >= self._seconds
+    def _save_if_due(self, is_best=False):
+        is_due = is_best or time.monotonic() - self._last >= self._seconds
         if is_due or self._signal is not None:
             self.save()
         if self._signal is not None:
@@ -195,7 +234,8 @@ class Checkpoints(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         """Saves between epochs; this must be the last callback to see the epoch."""
-        self._save_if_due()
+        is_last = self.rows and best_of(self.rows) is self.rows[-1]
+        self._save_if_due(is_best=self._keeps_best and bool(is_last))
 
 
 class _Memory(io.BytesIO):
@@ -210,11 +250,17 @@ def _beside(path):
     return path.with_name(path.name.partition(".")[0] + ".json")
 
 
+def has_optimizer(path: Path) -> bool:
+    """Whether a checkpoint has the state of the optimizer beside the weights."""
+    with h5py.File(path) as file:
+        return _STEPS in file
+
+
 def step_of(path: Path) -> int:
     """The number of optimizer steps that the name of a checkpoint states."""
     return int(path.name.removeprefix("step-").partition(".")[0])
 
 
 def steps_done(model: IWAE) -> int:
-    """The number of optimizer steps that a compiled model has done."""
-    return int(model.optimizer.iterations.numpy())
+    """The number of optimizer steps that a compiled model has done in its run."""
+    return int(model.optimizer.iterations.numpy()) - model.steps_before

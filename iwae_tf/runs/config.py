@@ -88,7 +88,8 @@ class Config:
     """The options of a run.
 
     The fields with `of_run` describe the model and its training. They determine the
-    numbers of a run, and must stay the same when the run is continued.
+    numbers of a run, and must stay the same when the run is continued; but there may be
+    more epochs, see `may_grow`.
 
     Raises:
       UsageError: if a value breaks a rule.
@@ -293,8 +294,17 @@ class Config:
     epochs: int | None = _option(
         "training",
         None,
-        "Number of passes over the training images.",
+        "Number of passes over the training images. With --schedule constant, the "
+        "same command with more of them continues a run.",
         unset="the paper's 3,280, and 200 with --schedule fast",
+        minimum=1,
+    )
+    early_stopping: int | None = _option(
+        "training",
+        None,
+        "With --validation, stop after this many epochs without a better bound on the "
+        "held-out images. The model of the best epoch is kept, scored and pictured.",
+        unset="train all epochs",
         minimum=1,
     )
     schedule: str = _option(
@@ -344,6 +354,17 @@ class Config:
         None,
         "Directory of a run from whose weights to start, at step 0 and with a new "
         "optimizer.",
+        of_run=False,
+        is_path=True,
+    )
+    continue_from: str | None = _option(
+        "training",
+        None,
+        "Directory of a run with the same networks and optimizer, from whose weights "
+        "and optimizer to go on. --epochs and the schedule of the learning rate count "
+        "from here. The iterations of the optimizer, and with them Adam's bias "
+        "correction, --warmup_steps and all noise, count from the start of that run; "
+        "images come in the order of its next epoch.",
         of_run=False,
         is_path=True,
     )
@@ -503,10 +524,18 @@ class Config:
             self.combination_beta,
             self.n_flows,
         )
-        if self.pretrained and self.init_from:
+        starts = ("continue_from", "init_from", "pretrained")
+        given = [name for name in starts if getattr(self, name)]
+        if len(given) > 1:
+            name, other = given[:2]
             raise UsageError(
-                "init_from: must not be given with pretrained, got "
-                f"{self.init_from!r} with {self.pretrained!r}"
+                f"{name}: must not be given with {other}, got {getattr(self, name)!r} "
+                f"with {getattr(self, other)!r}"
+            )
+        if self.early_stopping and not self.validation:
+            raise UsageError(
+                f"early_stopping: goes with validation only, got {self.early_stopping} "
+                "without held-out images"
             )
         if self.conditional_prior and not self.conditional:
             raise UsageError(
@@ -608,6 +637,11 @@ class Config:
         rules.check_elements(width * rules.SCORE_BATCH, eval_chunk=chunk)
         if self.scorer == "ais":
             rules.check_elements(width * rules.AIS_BATCH, ais_chains=self.ais_chains)
+
+    @property
+    def may_grow(self) -> bool:
+        """Whether no epoch depends on how many there are, so that there may be more."""
+        return self.schedule == "constant" and not self.grow_samples
 
     def of_run(self) -> dict:
         """The fields that determine the numbers of a run."""

@@ -12,15 +12,15 @@ from iwae_tf import data, randomness, rules
 from iwae_tf.data import datasets
 from iwae_tf.errors import UsageError
 from iwae_tf.files import sha256_of_file
-from iwae_tf.models import zoo
+from iwae_tf.models import likelihoods, zoo
 from iwae_tf.models.iwae import IWAE
 from iwae_tf.runs import figures, names, pretrained, schedules, scoring, training
-from iwae_tf.runs.checkpoints import step_of
+from iwae_tf.runs.checkpoints import has_optimizer, step_of
 from iwae_tf.runs.config import Config
 from iwae_tf.runs.metrics import Metrics
 from iwae_tf.runs.progress import say
 from iwae_tf.runs.results import summary
-from iwae_tf.runs.rows import lost_epochs
+from iwae_tf.runs.rows import best_of, lost_epochs, stops
 from iwae_tf.runs.run import Run, commit, versions
 
 _WIDEST_DEFAULT = 450  # number of units in a layer whose size is not chosen, at most
@@ -60,6 +60,8 @@ def run(
     record = {"config": config.of_run(), "data": describe(images, sets)}
     if config.pretrained:
         record |= from_pretrained(model, config, record)
+    elif config.continue_from:
+        record |= from_state(model, config, record)
     elif config.init_from:
         record |= from_run(model, config, record)
     else:
@@ -79,6 +81,8 @@ def run(
                 take_metrics(this, model, config, sets)
             else:
                 train(this, model, config, sets, watch)
+                if config.early_stopping:
+                    take_best(this, model, config, sets)
             figures.draw(this, model, config, sets)
             report = record | scoring.score(this, model, config, sets)
             report |= facts_of_training(this, config, sets) | {"device": device}
@@ -119,9 +123,8 @@ def build(config: Config, sets: data.Sets) -> IWAE:
     Raises:
       UsageError: if the options do not fit the data set or one another.
     """
-    steps_per_epoch, steps_per_execution = data.steps_of_epoch(
-        len(sets.x_train), config.batch_size
-    )
+    n_train = len(sets.x_train)
+    _, steps_per_execution = data.steps_of_epoch(n_train, config.batch_size)
     _check_size(config, sets)
     model = zoo.build(
         sets.x_train.shape[1:],
@@ -135,8 +138,16 @@ def build(config: Config, sets: data.Sets) -> IWAE:
         contexts = sets.context_train[:100] if sets.n_context else None
         seed = randomness.seed_of(config.seed, randomness.TRAIN)
         model.posterior.initialise(images, seed, contexts)
+    _compile(model, config, n_train, steps_per_execution)
+    return model
+
+
+def _compile(model, config, n_train, steps_per_execution=1, steps_before=0):
+    """Compiles a model as its options say, with a new optimizer."""
+    model.steps_before = steps_before
+    steps_per_epoch, _ = data.steps_of_epoch(n_train, config.batch_size)
     model.compile(
-        schedules.optimizer(config, config.epochs * steps_per_epoch),
+        schedules.optimizer(config, config.epochs * steps_per_epoch, steps_before),
         config.objective,
         config.n_samples,
         config.beta,
@@ -147,14 +158,15 @@ def build(config: Config, sets: data.Sets) -> IWAE:
         steps_per_execution=steps_per_execution,
         auto_scale_loss=False,  # `schedules.optimizer` has a scale
     )
-    return model
 
 
 def _check_size(config, sets):
     """Checks that no tensor becomes too large for TensorFlow to count its elements."""
     shape = sets.x_train.shape[1:]
-    n_parameters = {"categorical": sets.n_levels}.get(config.likelihood, 1)
-    n_outputs = math.prod(shape) * n_parameters
+    likelihood = likelihoods.by_name(
+        config.likelihood, config.likelihood_scale, sets.n_levels
+    )
+    n_outputs = math.prod(shape) * likelihood.n_parameters
     given = (config.n_latent, config.n_hidden, config.flow_hidden)
     units = [_WIDEST_DEFAULT, *itertools.chain(*filter(None, given))]
     maps = math.prod(shape[:2]) * (config.feature_maps or 0)
@@ -164,21 +176,39 @@ def _check_size(config, sets):
 
 
 def load(run: str | Path) -> IWAE:
-    """The model of a run, with the weights of its newest checkpoint.
+    """The model of a run, with the state of its newest checkpoint.
+
+    With early stopping, that is the checkpoint of the best epoch.
+
+    `fit` and `evaluate` work at once: the model is compiled with the objective, the k
+    and the optimizer of the run. The optimizer goes on at the step of the checkpoint,
+    so its schedule does too; after the last step of `--schedule fast`, the learning
+    rate is 0. A trained model of the package has no state of its optimizer, which
+    starts anew. An execution has one step, because the number of batches is yours.
 
     Args:
       run: the directory of a run, or the name of a trained model of the package.
 
     Returns:
-      model: the model, not compiled.
+      model: the model, compiled.
 
     Raises:
       UsageError: if there is no such run, or its newest checkpoint cannot be read.
     """
-    return (pretrained.run_of(run) if run in pretrained.SHA256 else Run(run)).model
+    return _loaded(pretrained.run_of(run) if run in pretrained.SHA256 else Run(run))
 
 
-# Three sources of the initial weights. Each function gives them to the model, and
+def _loaded(this):
+    """The model of a run, compiled, with the optimizer's state if there is one."""
+    model = this.model
+    n_train, before = this.record["data"]["n_train"], this.steps_before
+    _compile(model, this.config, n_train, steps_before=before)
+    if has_optimizer(this.checkpoint):
+        this.restore(model)
+    return model
+
+
+# Four sources of the initial weights. Each function gives them to the model, and
 # returns what the record of the run must say about them.
 
 
@@ -193,21 +223,61 @@ def from_run(model: IWAE, config: Config, record: dict) -> dict:
     Raises:
       UsageError: if there is no such run, or it has other networks.
     """
-    other = Run(config.init_from)
+    return {"init": _take_from(model, "init_from", Run(config.init_from))}
+
+
+def from_state(model: IWAE, config: Config, record: dict) -> dict:
+    """Gives a model the weights and the optimizer's state of the run `continue_from`.
+
+    The optimizer goes on at its iteration, so that the bias correction of Adam, the
+    warm-up and the noise go on too. The schedule of the learning rate begins anew.
+
+    Raises:
+      UsageError: if there is no such run, it has other networks or another optimizer,
+        or its checkpoint has no state of the optimizer.
+    """
+    other = Run(config.continue_from)
+    init = _take_from(model, "continue_from", other)
+    trained_by = other.config.optimizer
+    if trained_by != config.optimizer:
+        raise UsageError(
+            f"continue_from: must be a run with the same optimizer, got {str(other)!r} "
+            f"with {trained_by} for {config.optimizer}"
+        )
+    if not has_optimizer(other.checkpoint):
+        raise UsageError(
+            "continue_from: must be a run with the state of its optimizer, got "
+            f"{str(other)!r} with weights only"
+        )
+    source = _loaded(other).optimizer
+    iterations = int(source.iterations)
+    n_train, n_at_once = record["data"]["n_train"], model.steps_per_execution
+    _compile(model, config, n_train, n_at_once, iterations)
+    for own, its in zip(*map(_slots, (model.optimizer, source)), strict=True):
+        own.assign(its)
+    return {"init": init | {"iterations": iterations}}
+
+
+def _slots(optimizer):
+    """The state of an optimizer, without the learning rate that it may have."""
+    rate = optimizer._learning_rate
+    return [variable for variable in optimizer.variables if variable is not rate]
+
+
+def _take_from(model, argument, other):
+    """Gives a model the weights of a run; returns what the record says about them."""
     try:
         source, options = other.model, other.record["config"]
+        newest = other.checkpoint
     except UsageError as error:
-        raise UsageError(str(error).replace("run_dir", "init_from", 1)) from None
-    _take_weights(model, source, "init_from", other)
-    newest = other.checkpoints().paths()[-1]
+        raise UsageError(str(error).replace("run_dir", argument, 1)) from None
+    _take_weights(model, source, argument, other)
     return {
-        "init": {
-            "run": other.directory.resolve().name,
-            "objective": options["objective"],
-            "n_samples": options["n_samples"],
-            "step": step_of(newest),
-            "weights_sha256": sha256_of_file(newest),
-        }
+        "run": other.directory.resolve().name,
+        "objective": options["objective"],
+        "n_samples": options["n_samples"],
+        "step": step_of(newest),
+        "weights_sha256": sha256_of_file(newest),
     }
 
 
@@ -227,11 +297,10 @@ def from_pretrained(model: IWAE, config: Config, record: dict) -> dict:
                 f"{value!r}, got {record['data'].get(fact)!r}"
             )
     _take_weights(model, source.model, "pretrained", source)
-    newest = source.checkpoints().paths()[-1]
     return {
         "pretrained": {
             "name": name,
-            "weights_sha256": sha256_of_file(newest),
+            "weights_sha256": sha256_of_file(source.checkpoint),
             "commit": trained["commit"],
         }
     }
@@ -264,7 +333,33 @@ def take_metrics(this: Run, model: IWAE, config: Config, sets: data.Sets) -> Non
     source = pretrained.run_of(config.pretrained)
     metrics = Metrics(this, config.batch_size, source.metrics())
     metrics.set_model(model)
-    figures.painter(this, model, config, sets, metrics)(config.epochs)
+    last = source.report.get("best_epoch", config.epochs)
+    figures.painter(this, model, config, sets, metrics)(last)
+    metrics.on_train_end()
+
+
+def take_best(this: Run, model: IWAE, config: Config, sets: data.Sets) -> None:
+    """Gives a model the state after its best epoch, and pictures it.
+
+    It also says whether and why training has stopped early.
+
+    Raises:
+      UsageError: if the checkpoint of that epoch cannot be read.
+    """
+    rows = this.rows()
+    best = best_of(rows)
+    this.checkpoints().restore_newest(model, int(best["step"]))
+    epoch = int(best["epoch"])
+    if stops(rows, config.early_stopping):
+        say(
+            f"stopped early after epoch {rows[-1]['epoch']}: no validation bound since "
+            f"epoch {epoch} was better than its {float(best['test_bound']):.2f}"
+        )
+    if training.is_watched(epoch, config.epochs):  # it has been pictured
+        return
+    metrics = Metrics(this, config.batch_size, rows)
+    metrics.set_model(model)
+    figures.painter(this, model, config, sets, metrics)(epoch)
     metrics.on_train_end()
 
 
@@ -286,14 +381,21 @@ def train(
     """
     steps_per_epoch, _ = data.steps_of_epoch(len(sets.x_train), config.batch_size)
     n_steps = config.epochs * steps_per_epoch
-    checkpoints = this.checkpoints(config.checkpoint_seconds, steps_per_epoch)
+    checkpoints = this.checkpoints(
+        config.checkpoint_seconds, steps_per_epoch, bool(config.early_stopping)
+    )
     checkpoints.set_model(model)
     first_step = checkpoints.restore(model)
     checkpoints.rows = this.rows(first_step)
     lost = lost_epochs(checkpoints.rows, first_step // steps_per_epoch)
+    if lost and config.early_stopping:
+        raise UsageError(
+            "early_stopping: must have the metrics of all epochs, got none of epochs "
+            f"{lost} in {str(this)!r}; train it again in another --run_dir"
+        )
     if lost:
         say(f"{this}: the metrics of epochs {lost} are lost")
-    if first_step >= n_steps:
+    if first_step >= n_steps or stops(checkpoints.rows, config.early_stopping):
         this.write_rows(checkpoints.rows)
         return
     if first_step:
@@ -302,11 +404,15 @@ def train(
     watchers = [figures.painter(this, model, config, sets, metrics)]
     if watch is not None:
         watchers.append(lambda epoch: watch(model, epoch, this))
+    early = []
+    if config.early_stopping:
+        early = [training.StopEarly(checkpoints.rows, config.early_stopping)]
     stages = schedules.stages(config)
     callbacks = [
         training.StopWhenDiverged(checkpoints),
         training.Display(stages, steps_per_epoch, first_step),
         metrics,
+        *early,
         *(training.AtEpochs(config.epochs, watcher) for watcher in watchers),
         checkpoints,
     ]
@@ -320,6 +426,7 @@ def train(
                 binarization=config.binarization,
                 first_step=first_step,
                 callbacks=callbacks,
+                watches_all=bool(config.early_stopping),
             )
     except KeyboardInterrupt:
         say(
@@ -333,9 +440,14 @@ def train(
 def facts_of_training(this: Run, config: Config, sets: data.Sets) -> dict:
     """The part of a report about training; the seconds are None if they are lost."""
     steps_per_epoch, _ = data.steps_of_epoch(len(sets.x_train), config.batch_size)
-    last = {int(row["epoch"]): row for row in this.rows()}.get(config.epochs)
+    rows, epochs, best = this.rows(), config.epochs, {}
+    if config.early_stopping:
+        epochs = int(rows[-1]["epoch"])
+        best = {"best_epoch": int(best_of(rows)["epoch"])}
+    last = {int(row["epoch"]): row for row in rows}.get(epochs)
     return {
-        "epochs": config.epochs,
-        "steps": config.epochs * steps_per_epoch,
+        "epochs": epochs,
+        "steps": epochs * steps_per_epoch,
+        **best,
         "train_seconds": float(last["seconds"]) if last else None,
     }

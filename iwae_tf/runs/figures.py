@@ -6,9 +6,10 @@ import numpy as np
 
 from iwae_tf import data, plots, randomness
 from iwae_tf.models.iwae import IWAE
-from iwae_tf.runs import names, scoring
+from iwae_tf.runs import names, scoring, training
 from iwae_tf.runs.config import Config
 from iwae_tf.runs.metrics import Metrics
+from iwae_tf.runs.rows import best_of
 from iwae_tf.runs.run import Run
 
 N_SAMPLES_SHOWN = 100
@@ -36,7 +37,7 @@ def painter(
       paint: takes the number of epochs done.
     """
     seed = randomness.seed_of(config.seed, randomness.FIGURES)
-    digits = len(str(config.epochs))
+    of_all = "" if config.may_grow else f" of {config.epochs}"
     is_of_images = sets.x_test.ndim == 4
     n = N_SAMPLES_SHOWN if is_of_images else min(N_DRAWN, len(sets.x_test))
     context = None
@@ -48,7 +49,7 @@ def painter(
 
     def paint(epoch):
         samples, means = (part.numpy() for part in model.sample(n, seed, context))
-        title = f"{names.caption(config)} · epoch {epoch} of {config.epochs}"
+        title = f"{names.caption(config)} · epoch {epoch}{of_all}"
         if is_of_images:
             sheet = plots.sample_sheet(samples, means, title)
             metrics.write_images("samples", plots.montage(samples, 10))
@@ -60,10 +61,28 @@ def painter(
             metrics.write_images("reconstructions", plots.montage(pairs, 10))
         else:
             sheet = _marginals(samples, sets.x_test, title)
-        plots.save(sheet, directory / f"samples-{epoch:0{digits}}.png")
+        plots.save(sheet, directory / _page(epoch, config))
         metrics.write_units(scoring.unit_statistics(model, config, sets, N_WATCHED))
 
     return paint
+
+
+def _page(epoch, config):
+    """The name of the page of an epoch; the order of names is that of epochs."""
+    return f"samples-{epoch:0{len(str(config.epochs))}}.png"
+
+
+def _arrange(directory, config, last):
+    """Names pages anew if the epochs have grown, and removes that of the old last."""
+    lasts = {last, config.epochs}
+    for path in [*directory.glob("samples-*.png")]:
+        epoch = path.stem.removeprefix("samples-")
+        if not epoch.isdecimal():
+            continue
+        if any(training.is_watched(int(epoch), last) for last in lasts):
+            path.replace(directory / _page(int(epoch), config))
+        else:
+            path.unlink()
 
 
 def _marginals(samples, x_test, title):
@@ -124,23 +143,34 @@ def reconstructions(
 def draw(this: Run, model: IWAE, config: Config, sets: data.Sets) -> None:
     """Writes the final figures of a run: reconstructions, curves, a GIF of samples.
 
+    With early stopping, the GIF ends at the best epoch.
+
     Args:
       this: the run, with its metrics and the pages of `painter`.
       model: the trained model.
       config: options of the run.
       sets: holds the test images.
     """
-    title = f"{names.caption(config)} · {names.epochs(config.epochs)}"
+    rows, last = this.rows(), config.epochs
+    epochs = names.epochs(last)
+    if config.early_stopping:
+        last = int(best_of(rows)["epoch"])
+        epochs = names.epochs(int(rows[-1]["epoch"]), last)
+    title = f"{names.caption(config)} · {epochs}"
     if sets.x_test.ndim == 4:
         pair = reconstructions(model, config, sets)
         sheet = plots.reconstruction_sheet(*pair, title)
     else:
         sheet = _scatters(*reconstructions(model, config, sets, N_DRAWN), title)
     plots.save(sheet, this.directory / "reconstructions.png")
-    rows = this.rows()
     if rows:
         curves = plots.training_curves(rows, title)
         plots.save(curves, this.directory / "curves.png")
-    frames = list(this.kept("figures/samples-*.png", plots.read_png))
+    _arrange(this.directory / "figures", config, last)
+    frames = [
+        path
+        for path in this.kept("figures/samples-*.png", plots.read_png)
+        if path.name <= _page(last, config)
+    ]
     if frames:
         plots.animate(frames, this.directory / "samples.gif")

@@ -76,7 +76,9 @@ class Metrics(keras.callbacks.Callback):
         train = {name: logs[name] for name in SCALARS}
         test = {name: logs[f"val_{name}"] for name in SCALARS}
         rates = {
-            "learning_rate": learning_rate_at(self.model.optimizer, step - 1),
+            "learning_rate": learning_rate_at(
+                self.model.optimizer, self.model.steps_before + step - 1
+            ),
             "images_per_second": rate,
         }
         row = {

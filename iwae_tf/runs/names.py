@@ -27,6 +27,8 @@ def run_name(config: Config) -> str:
         networks += f"-f{config.n_flows}"
     networks += "".join(f"-{part}" for part in _of_data(config))
     start = f"-from-{Path(config.init_from).name}" if config.init_from else ""
+    if config.continue_from:
+        start = f"-after-{Path(config.continue_from).name}"
     return (
         f"{config.dataset}-{config.objective}-{networks}{given}"
         f"{options}-k{config.n_samples}-s{config.seed}{start}"
@@ -88,8 +90,10 @@ def flows(n: int, normalisation: str | None) -> str:
     return f"{n} flows with {normalisation.replace('none', 'no')} normalisation"
 
 
-def epochs(n: int) -> str:
-    """A number of epochs with its unit."""
+def epochs(n: int, best: int | None = None) -> str:
+    """A number of epochs with its unit, and which was the best if that was kept."""
+    if best is not None:
+        return f"epoch {best} of {n}"
     return "1 epoch" if n == 1 else f"{n} epochs"
 
 

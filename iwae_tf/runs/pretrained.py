@@ -85,9 +85,8 @@ def add(run_dir: str | Path, name: str) -> str:
     """
     run, target = Run(run_dir), DIRECTORY / name
     run.report  # noqa: B018  It must exist.
-    newest = run.checkpoints().paths()[-1]
     shutil.rmtree(target, ignore_errors=True)
-    path = target / "checkpoints" / newest.name
+    path = target / "checkpoints" / run.checkpoint.name
     path.parent.mkdir(parents=True)
     run.model.save_weights(path)
     for file in ("config.json", "report.json", "metrics.csv"):

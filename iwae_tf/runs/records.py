@@ -16,11 +16,18 @@ _INIT = {
     "objective": str,
     "n_samples": int,
     "step": int,
+    "iterations?": int,  # of the optimizer, if it goes on too
     "weights_sha256": str,
 }
 RECORD = {
     "config": dict,
-    "data": {"name": str, "image_shape": [int], "classes?": list, "n_levels?": int},
+    "data": {
+        "name": str,
+        "image_shape": [int],
+        "n_train?": int,
+        "classes?": list,
+        "n_levels?": int,
+    },
     "init?": _INIT,
 }
 REPORT = RECORD | {
@@ -44,6 +51,7 @@ REPORT = RECORD | {
     "units?": [{"n_active": int, "activity": [_NUMBER]}],
     "epochs": int,
     "steps": int,
+    "best_epoch?": int,
     "train_seconds": (*_NUMBER, type(None)),
     "score_seconds": _NUMBER,
     "commit": (str, type(None)),
@@ -90,6 +98,19 @@ def read(path: Path, kind: Mapping, what: str, remedy: str) -> dict:
 def of_run(record: Mapping) -> dict:
     """The options in a record that its numbers depend on, as JSON has them."""
     return json.loads(json.dumps(config_of(record).of_run()))
+
+
+def before_growth(options: Mapping, earlier: Mapping) -> Mapping:
+    """Options with the epochs of an earlier record, if these may grow and have grown.
+
+    Args:
+      options: what `of_run` returns.
+      earlier: the record or the report of the same run at an earlier time.
+    """
+    was = config_of(earlier)
+    if was.may_grow and was.epochs < options["epochs"]:
+        return {**options, "epochs": was.epochs}
+    return options
 
 
 def config_of(record: Mapping) -> Config:

@@ -61,7 +61,7 @@ def paper_units(report: dict) -> str | None:
 def _of_paper(report):
     config, init = report["config"], report.get("init")
     layers = config["stochastic_layers"]
-    if _is_other_model(config) or (init and layers > 1):
+    if _is_other_model(config) or (init and (layers > 1 or "iterations" in init)):
         return None, None
     family, k = _family(config)
     if init:
@@ -106,7 +106,7 @@ def summary(report: dict) -> str:
     lines = [
         f"{_set(report)} log {_what(report)} = {estimate(report)} nats "
         f"({test['n_samples']} samples, {test['n_images']} images), "
-        f"{epochs(report['epochs'])}",
+        f"{epochs(report['epochs'], report.get('best_epoch'))}",
         f"bound at k = {bounds}",
         f"ELBO = E log p(x|z) - KL = {test['log_px_given_z']:.2f} - {test['kl']:.2f}; "
         f"effective sample size: median {test['ess_median']:.0f}, "
@@ -281,7 +281,8 @@ def table_over_seeds(reports: list[dict]) -> str:
     groups = {}
     for report in sorted(reports, key=_key):
         config = config_of(report).of_run() | {"seed": None}
-        same = (report["test"]["n_samples"], report["epochs"], _start(report))
+        n_epochs = None if "best_epoch" in report else report["epochs"]
+        same = (report["test"]["n_samples"], n_epochs, _start(report))
         groups.setdefault((json.dumps(config, sort_keys=True), same), []).append(report)
     rows = []
     for group in groups.values():
@@ -294,7 +295,7 @@ def table_over_seeds(reports: list[dict]) -> str:
                     _objective(config) + _start(group[0]),
                     config["stochastic_layers"],
                     config["n_samples"],
-                    group[0]["epochs"],
+                    ", ".join(dict.fromkeys(map(_epochs, group))),
                     ", ".join(map(str, scores)),
                     f"{statistics.mean(values):.3f}",
                     f"{statistics.stdev(values):.3f}",
@@ -318,6 +319,12 @@ def _key(report):
         report["epochs"],
         config["seed"],
     )
+
+
+def _epochs(report):
+    """The number of epochs, with early stopping after the best one."""
+    best, n = report.get("best_epoch"), report["epochs"]
+    return str(n) if best is None else f"{best} of {n}"
 
 
 def _objective(config):
@@ -374,7 +381,7 @@ def _row(report):
         _objective(config) + _start(report),
         config["stochastic_layers"],
         config["n_samples"],
-        report["epochs"],
+        _epochs(report),
         _schedule(config),
         config["seed"],
         f"{estimate(report)} (k = {test['n_samples']}, {test['n_images']:,} images)"

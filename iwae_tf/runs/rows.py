@@ -1,6 +1,7 @@
 """The rows of `metrics.csv`, one for each epoch, as text."""
 
 import collections
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -33,6 +34,26 @@ def lost_epochs(rows: Iterable[Mapping[str, str]], epochs: int) -> str:
         str(first) if first == last else f"{first}-{last}"
         for first, last in zip(firsts, lasts, strict=True)
     )
+
+
+def best_of(rows: Sequence[Mapping[str, str]]) -> Mapping[str, str]:
+    """The first row with the largest test bound; NaN is less than any number."""
+    bounds = [float(row.get("test_bound") or "nan") for row in rows]
+    bounds = [-math.inf if math.isnan(bound) else bound for bound in bounds]
+    return rows[bounds.index(max(bounds))]
+
+
+def stops(rows: Sequence[Mapping[str, str]], patience: int | None) -> bool:
+    """Whether the last epochs had no better test bound than one before them.
+
+    Args:
+      rows: the rows of all epochs so far.
+      patience: the number of last epochs; None for training that never stops early.
+    """
+    if not rows or patience is None:
+        return False
+    last, best = (int(row["epoch"]) for row in (rows[-1], best_of(rows)))
+    return last - best >= patience
 
 
 def parsed(lines: Iterable[str]) -> list[dict[str, str]]:

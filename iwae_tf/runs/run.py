@@ -26,7 +26,7 @@ from iwae_tf.files import (
 from iwae_tf.runs import names, records
 from iwae_tf.runs.config import Config
 from iwae_tf.runs.progress import say
-from iwae_tf.runs.rows import by_epoch, lines_of, lost_epochs, parsed
+from iwae_tf.runs.rows import best_of, by_epoch, lines_of, lost_epochs, parsed
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -96,6 +96,7 @@ class Run:
                 self._check_same(record)
             else:
                 self._check_new()
+            if not path.exists() or self.config.epochs != record["config"]["epochs"]:
                 write_json(path, record)
             yield
 
@@ -138,7 +139,8 @@ class Run:
         old, new = self.record, json.loads(json.dumps(record))
         # An option that is newer than the run has its default value in it.
         old["config"] = records.of_run(old)
-        old["start"], new["start"] = ({"init_from": _start(r)} for r in (old, new))
+        new["config"] = records.before_growth(new["config"], old)
+        old["start"], new["start"] = map(_start, (old, new))
         for part in ("config", "data", "start"):
             was, now = old[part], new[part]
             for name in sorted({*was, *now}):
@@ -169,12 +171,17 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the run has a report."""
+        """Whether the run has a report, and its epochs have not grown since."""
+        with contextlib.suppress(UsageError):  # of a damaged file, or no config.json
+            return records.config_of(self.report).epochs == self.config.epochs
         return (self.directory / "report.json").exists()
 
     @property
     def report(self) -> dict:
         """The content of `report.json`.
+
+        If the epochs have grown since, it is that of the earlier ones until the run has
+        been scored again.
 
         Raises:
           UsageError: if there is no such file, or it is damaged or of another run than
@@ -183,9 +190,11 @@ class Run:
         path, what = self.directory / "report.json", "a finished run"
         report = records.read(path, records.REPORT, what, _RESCORE)
         if (self.directory / "config.json").exists():
+            record = self.record
+            options = records.before_growth(records.of_run(record), report)
             own, other = (
-                (records.of_run(record), record["data"])
-                for record in (self.record, report)
+                (options, record["data"]),
+                (records.of_run(report), report["data"]),
             )
             if own != other:
                 raise UsageError(
@@ -290,16 +299,32 @@ class Run:
         return found
 
     def checkpoints(
-        self, seconds: float = 0.0, steps_per_epoch: int = 1
+        self,
+        seconds: float = 0.0,
+        steps_per_epoch: int = 1,
+        keeps_best: bool = False,
     ) -> Checkpoints:
         """The checkpoints of the run; see `iwae_tf.runs.checkpoints.Checkpoints`."""
         from iwae_tf.runs.checkpoints import Checkpoints
 
-        return Checkpoints(self.directory / "checkpoints", seconds, steps_per_epoch)
+        return Checkpoints(
+            self.directory / "checkpoints",
+            seconds,
+            steps_per_epoch,
+            keeps_best,
+            self.steps_before,
+        )
+
+    @property
+    def steps_before(self) -> int:
+        """The optimizer's iterations before the run, in those that it continues."""
+        with contextlib.suppress(UsageError):  # there is no config.json
+            return self.record.get("init", {}).get("iterations", 0)
+        return 0
 
     @functools.cached_property
     def model(self) -> IWAE:
-        """The model with the weights of the newest checkpoint, not compiled.
+        """The model with the weights of `checkpoint`, not compiled.
 
         Raises:
           UsageError: if there is no run, or its newest checkpoint cannot be read.
@@ -316,17 +341,39 @@ class Run:
         self.restore(model)
         return model
 
-    def restore(self, model: IWAE) -> None:
-        """Gives a model the weights of the newest checkpoint.
+    @property
+    def checkpoint(self) -> Path:
+        """The path of the newest checkpoint; if the run is finished, of its last step.
+
+        With early stopping, it is that of the best epoch so far.
 
         Raises:
-          UsageError: if there is none, it cannot be read, or the run is finished and it
-            is not that of the last step.
+          UsageError: if there is no checkpoint.
         """
-        step = None
+        return self.checkpoints().path_at(self._step)
+
+    @property
+    def _step(self):
+        """The step of the model; None is that of the newest checkpoint."""
         with contextlib.suppress(UsageError):  # no report, or a damaged one
-            step = self.report["steps"]
-        self.checkpoints().restore_newest(model, step)
+            report = self.report
+            if self.is_finished:
+                n_epochs = report["epochs"]
+                best = report.get("best_epoch", n_epochs)
+                return report["steps"] // n_epochs * best
+        if self.config.early_stopping:
+            rows = self.rows(self.checkpoints().newest_step())
+            if rows:
+                return int(best_of(rows)["step"])
+        return None
+
+    def restore(self, model: IWAE) -> None:
+        """Gives a model the weights of `checkpoint`, and its optimizer the state.
+
+        Raises:
+          UsageError: if there is no checkpoint, or it cannot be read.
+        """
+        self.checkpoints().restore_newest(model, self._step)
 
     def figure_seed(self, number: int) -> tf.Tensor:
         """The seed of the noise in one figure, the same for all runs with one seed."""
@@ -337,7 +384,9 @@ class Run:
     @property
     def title(self) -> str:
         """A description of the finished run, for titles."""
-        return f"{names.caption(self.config)} · {names.epochs(self.report['epochs'])}"
+        report = self.report
+        epochs = names.epochs(report["epochs"], report.get("best_epoch"))
+        return f"{names.caption(self.config)} · {epochs}"
 
     @property
     def traits(self) -> tuple[str, ...]:
@@ -349,7 +398,7 @@ class Run:
             + (f" after {names.trained_as(init)}" if init else ""),
             f"m = {config.n_groups}",
             names.networks(config),
-            names.epochs(report["epochs"]),
+            names.epochs(report["epochs"], report.get("best_epoch")),
             names.schedule(config) or "the paper's schedule",
             f"seed {config.seed}",
             str(self),
@@ -357,10 +406,16 @@ class Run:
 
 
 def _start(record):
+    """What a run has started from, under the name of the option."""
     init = record.get("init")
     if init is None:
-        return None
-    return f"{init['run']} at step {init['step']}, weights {init['weights_sha256'][:8]}"
+        return {}
+    return {
+        "continue_from" if "iterations" in init else "init_from": (
+            f"{init['run']} at step {init['step']}, weights "
+            f"{init['weights_sha256'][:8]}"
+        )
+    }
 
 
 def versions() -> dict[str, str]:

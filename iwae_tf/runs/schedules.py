@@ -38,7 +38,40 @@ def burda(total_steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
 _SCALE = 256.0
 
 
-def optimizer(config: Config, total_steps: int) -> keras.optimizers.Optimizer:
+@keras.saving.register_keras_serializable(package="iwae_tf")
+class Later(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule that begins at a later iteration of the optimizer."""
+
+    def __init__(
+        self, schedule: keras.optimizers.schedules.LearningRateSchedule, start: int
+    ):
+        """Takes the schedule, and the iteration at which it begins.
+
+        Args:
+          schedule: counts from 0.
+          start: number of iterations before its first step.
+        """
+        self.schedule, self.start = schedule, start
+
+    def __call__(self, step):
+        """The learning rate of an iteration, counted from 0."""
+        return self.schedule(step - self.start)
+
+    def get_config(self) -> dict:
+        """What this schedule was made with."""
+        schedule = keras.saving.serialize_keras_object(self.schedule)
+        return {"schedule": schedule, "start": self.start}
+
+    @classmethod
+    def from_config(cls, config: dict):
+        """Makes a schedule from what `get_config` has returned."""
+        schedule = keras.saving.deserialize_keras_object(config["schedule"])
+        return cls(schedule, config["start"])
+
+
+def optimizer(
+    config: Config, total_steps: int, start: int = 0
+) -> keras.optimizers.Optimizer:
     """The optimizer of a run, with its learning rate.
 
     Muon orthogonalises the momentum of every weight matrix, and its updates have the
@@ -47,12 +80,15 @@ def optimizer(config: Config, total_steps: int) -> keras.optimizers.Optimizer:
     Args:
       config: options of the run.
       total_steps: number of optimizer steps of the whole run.
+      start: number of its iterations before the run, in which the schedule begins.
 
     Reference:
       Jordan et al. 2024, Muon: an optimizer for hidden layers; Liu et al. 2025,
       arXiv:2502.16982. Kingma and Ba 2015, arXiv:1412.6980.
     """
     rate = _rate(config, total_steps)
+    if start and callable(rate):
+        rate = Later(rate, start)
     scale = {"loss_scale_factor": _SCALE if config.precision == "float16" else None}
     if config.optimizer == "adam":
         return keras.optimizers.Adam(rate, epsilon=1e-4, **scale)

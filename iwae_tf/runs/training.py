@@ -1,5 +1,6 @@
 """Training by a resumable `fit`: device, callbacks and stages."""
 
+import math
 import os
 from collections.abc import Callable
 
@@ -12,6 +13,7 @@ from iwae_tf.models.iwae import IWAE
 from iwae_tf.rules import TEST_BATCH, check_device
 from iwae_tf.runs.checkpoints import Checkpoints, steps_done
 from iwae_tf.runs.progress import Progress
+from iwae_tf.runs.rows import stops
 from iwae_tf.runs.schedules import Stage, learning_rate_at
 
 
@@ -67,13 +69,14 @@ class StopWhenDiverged(keras.callbacks.Callback):
         Raises:
           Diverged: if it has.
         """
-        step = int(self.model.first_bad_step.numpy())
-        if step < 0:
+        iteration = int(self.model.first_bad_step.numpy())
+        if iteration < 0:
             return
+        step = iteration - self.model.steps_before
         paths = self._checkpoints.paths()
         raise Diverged(
             f"the loss was not finite at step {step} (counted from 0), learning rate "
-            f"{learning_rate_at(self.model.optimizer, step):.3g}; "
+            f"{learning_rate_at(self.model.optimizer, iteration):.3g}; "
             f"last good checkpoint: {paths[-1] if paths else 'none'}"
         )
 
@@ -143,8 +146,31 @@ class Display(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         """Ends the progress line after the last stage."""
-        if steps_done(self.model) >= self._epochs * self._steps_per_epoch:
+        is_complete = steps_done(self.model) >= self._epochs * self._steps_per_epoch
+        if is_complete or self.model.stop_training:
             self._progress.close()
+
+
+class StopEarly(keras.callbacks.Callback):
+    """Stops training after some epochs without a better bound on the held-out images.
+
+    It must come after the callback that writes the row of an epoch.
+    """
+
+    def __init__(self, rows: list[dict[str, str]], patience: int):
+        """Takes what decides.
+
+        Args:
+          rows: the rows of the metrics so far, to which later ones are added.
+          patience: the number of epochs.
+        """
+        super().__init__()
+        self._rows, self._patience = rows, patience
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Asks Keras to stop if it is time."""
+        if stops(self._rows, self._patience):
+            self.model.stop_training = True
 
 
 class AtEpochs(keras.callbacks.Callback):
@@ -167,9 +193,13 @@ class AtEpochs(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         """Calls the function at the other epochs."""
-        done = epoch + 1
-        if done & (done - 1) == 0 or done == self._epochs:
-            self._function(done)
+        if is_watched(epoch + 1, self._epochs):
+            self._function(epoch + 1)
+
+
+def is_watched(epoch: int, last: int) -> bool:
+    """Whether a number of epochs done is 0, 1, 2, 4, 8, ... or the last."""
+    return epoch & (epoch - 1) == 0 or epoch == last
 
 
 def fit(
@@ -181,11 +211,13 @@ def fit(
     binarization: str,
     first_step: int,
     callbacks: list[keras.callbacks.Callback],
+    watches_all: bool = False,
 ) -> None:
-    """Trains from a given step to the end of the last epoch.
+    """Trains from a given step to the end of the last epoch, or until a callback stops.
 
     Args:
-      model: compiled, with `first_step` steps done.
+      model: compiled, with `first_step` steps done after its `steps_before`. Images
+        come in the order of the first epoch that begins after these.
       sets: training and test images; bounds are computed on the first 500 test images
         at most.
       stages: the stages of the whole run.
@@ -193,11 +225,14 @@ def fit(
       binarization: see `iwae_tf.data.binarize`.
       first_step: the step to continue from.
       callbacks: Keras callbacks; they see epochs counted over the whole run.
+      watches_all: whether bounds are computed on all test images.
     """
     steps_per_epoch, _ = data.steps_of_epoch(len(sets.x_train), batch_size)
     first_epoch, n_done = divmod(first_step, steps_per_epoch)
     test_batch = min(len(sets.x_test), TEST_BATCH)
     n_watched = min(len(sets.x_test), 500) // test_batch * test_batch
+    if watches_all:
+        n_watched = len(sets.x_test)
     watched = sets.x_test[:n_watched]
     if sets.context_test is not None:
         watched = (watched, sets.context_test[:n_watched])
@@ -210,6 +245,7 @@ def fit(
         (first, end, n_steps, k), *others = spans
         rest = (first, first + 1, n_steps - n_done, k)
         spans = [rest, (first + 1, end, n_steps, k), *others]
+    epochs_before = math.ceil(model.steps_before / steps_per_epoch)
     model.checks_values = False  # `training_batches` and `sets_of` have checked them
     for first, last, n_steps, k in spans:
         if first == last:
@@ -220,7 +256,7 @@ def fit(
                 sets.x_train,
                 batch_size,
                 model.seed,
-                first * steps_per_epoch + steps_per_epoch - n_steps,
+                (epochs_before + first + 1) * steps_per_epoch - n_steps,
                 binarization,
                 sets.context_train,
             ),
@@ -233,3 +269,5 @@ def fit(
             callbacks=callbacks,
             verbose=0,
         )
+        if model.stop_training:
+            return

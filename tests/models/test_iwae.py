@@ -824,3 +824,66 @@ def test_keras_can_summarise_and_export_a_model_that_was_only_built(
     inputs = (x, np.ones((1, 2), np.float32)) if model.n_context else x
     given = inputs if model.n_context else (x,)
     np.testing.assert_allclose(served.serve(*given), model(inputs), rtol=1e-5)
+
+
+# A larger bound is better ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["bound", "vae_elbo", "iwae_elbo", "log_px"])
+def test_callbacks_of_keras_know_that_a_larger_bound_is_better(
+    name, tiny, binary, tmp_path
+):
+    model = tiny()
+    model.compile("sgd", n_samples=2, **EAGER)
+    monitor = f"val_{name}"
+    stop = keras.callbacks.EarlyStopping(monitor, patience=2)
+    keep = keras.callbacks.ModelCheckpoint(
+        str(tmp_path / "{epoch}.weights.h5"),
+        monitor,
+        save_best_only=True,
+        save_weights_only=True,
+    )
+    slow = keras.callbacks.ReduceLROnPlateau(monitor, factor=0.5, patience=1)
+    scripted = (-9.0, -7.0, -8.0, -6.0, -6.5, -6.1)
+    rates = []
+    for callback in (stop, keep, slow):
+        callback.set_model(model)
+        callback.on_train_begin()
+    for epoch, value in enumerate(scripted):
+        assert not model.stop_training
+        for callback in (stop, keep, slow):
+            callback.on_epoch_end(epoch, {monitor: value})
+        rates.append(round(float(model.optimizer.learning_rate), 6))
+    assert model.stop_training and stop.stopped_epoch == 5 and stop.best == -6.0
+    kept = {path.name.partition(".")[0] for path in tmp_path.iterdir()}
+    assert kept == {"1", "2", "4"}
+    assert rates == [0.01, 0.01, 0.005, 0.005, 0.0025, 0.00125]
+
+
+def test_early_stopping_of_keras_gives_back_the_epoch_of_the_best_bound(tiny, binary):
+    model, x = tiny(), binary(10)
+    model.compile(keras.optimizers.SGD(0.3), n_samples=2, **EAGER)
+    weights = []
+    note = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda *_: weights.append(model.get_weights())
+    )
+    stop = keras.callbacks.EarlyStopping(
+        "val_bound", patience=100, restore_best_weights=True
+    )
+    options = {"validation_data": x, "callbacks": [note, stop], "epochs": 6}
+    bounds = model.fit(x, **options, verbose=0).history["val_bound"]
+    best = int(np.argmax(bounds))
+    assert best != int(np.argmin(bounds))
+    for one, other in zip(model.get_weights(), weights[best], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_metrics_have_each_value_once(tiny, binary):
+    model, x = tiny(), binary(10)
+    logs = fit(model, x)
+    assert set(logs) == LOGS
+    values = evaluate(model, x)
+    listed = model.evaluate(x, batch_size=5, verbose=0)
+    names = [m.name for m in model.metrics if m.name in values]
+    assert listed == [values[name] for name in names] and names[0] == "loss"
+    assert len(model.get_state_tree()["metrics_variables"]) == len(model.metrics) - 1
