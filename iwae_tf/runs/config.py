@@ -457,8 +457,9 @@ class Config:
         "places",
         None,
         "Directory of the run.",
-        unset="runs/ and a name made of data set, objective, layers, k and seed, or "
-        "the name of the trained model",
+        unset="runs/ and a name made of data set, objective, layers, k, seed and the "
+        "other options of the run that are not the default, but not --epochs; or the "
+        "name of the trained model",
         of_run=False,
         is_path=True,
     )
