@@ -39,7 +39,7 @@ _URLS = {
 }
 _PROBE_SECONDS = 4.0  # time limit for reaching the host
 _STALL_SECONDS = 20.0  # time limit without a byte during a download
-_N_DIGITS = 1437  # number of training images
+_N_DIGITS = 1437, 360  # numbers of training and test images
 _ARRAYS = ("x_train", "x_test", "y_train", "y_test")
 _ALIGNMENT = 64  # bytes; TensorFlow uses an array in place if its address divides by it
 
@@ -51,16 +51,22 @@ class Images(NamedTuple):
       name: letters, digits, `-` and `_` only, fit for a directory name.
       x_train: images `[n, height, width, channels]`, uint8 0..255 or float32, or
           others `[n, ...]`, float32; NaN where an entry is missing.
-      x_test: `[m, ...]`, same type as `x_train`.
-      y_train: `[n]` int64 labels, or None.
-      y_test: `[m]` int64 labels, or None.
+      x_test: `[m, ...]`, same type as `x_train`; None if there are only training data,
+        of which some are then held out.
+      y_train: labels `[n]`, int64 or strings, or contexts `[n, c]`, float32, or None.
+      y_test: the same of the test data, `[m]` or `[m, c]`.
     """
 
     name: str
     x_train: np.ndarray
-    x_test: np.ndarray
+    x_test: np.ndarray | None
     y_train: np.ndarray | None
     y_test: np.ndarray | None
+
+    @property
+    def test_labels(self) -> np.ndarray | None:
+        """The labels `[m]` of the test data; None if there are none, but contexts."""
+        return self.y_test if has_labels(self.y_test) else None
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -137,26 +143,40 @@ def resolve(
         return "digits"
 
 
-def n_train(dataset: str, data_dir: str | None = None, offline: bool = False) -> int:
-    """The number of training images, without TensorFlow and without the images.
+def sizes(
+    dataset: str, data_dir: str | None = None, offline: bool = False
+) -> tuple[int, int]:
+    """The numbers of images, without TensorFlow and without the images.
 
     Args:
       dataset: a name or path that `resolve` has returned.
       data_dir: as for `load`.
       offline: as for `load`.
 
+    Returns:
+      n_train: number of training images.
+      n_test: number of test images; 0 if there are none.
+
     Raises:
       UsageError: if the data set is absent, or does not say its size.
     """
     if dataset in _URLS:
         with _builder(dataset, data_dir, offline) as builder:
-            return builder.info.splits["train"].num_examples
+            splits = builder.info.splits
+            return splits["train"].num_examples, splits["test"].num_examples
     if dataset == "digits":
         return _N_DIGITS
     path = os.path.expanduser(dataset)
-    shape, *_ = _read_npz(path, _read_header)["x_train"]
-    _check_shape(f"{path!r}: x_train", shape)
-    return shape[0]
+    heads = _read_npz(path, _read_header)
+    shapes = {name: heads[name][0] for name in _ARRAYS[:2] if name in heads}
+    for name, shape in shapes.items():
+        _check_shape(f"{path!r}: {name}", shape)
+    return shapes["x_train"][0], shapes.get("x_test", (0,))[0]
+
+
+def has_labels(y: np.ndarray | None) -> bool:
+    """Whether `y` is one label for each image, not a context, nor None."""
+    return y is not None and y.ndim == 1
 
 
 def _load_digits() -> Images:
@@ -349,31 +369,32 @@ def _shrink(images: np.ndarray, size: int = 28) -> np.ndarray:
 
 
 def _load_npz(path: str) -> Images:
-    """Reads and checks `x_train`, `x_test` and, if present, `y_train`, `y_test`.
+    """Reads and checks `x_train` and those of the other three arrays that it holds.
 
     Raises:
       UsageError: if the file breaks a rule. The error names the file, the array, the
         rule and what was found.
     """
-    arrays = _read_npz(path, _read_array)
-    if ("y_train" in arrays) != ("y_test" in arrays):
-        found = "y_train" if "y_train" in arrays else "y_test"
-        rule = "y_train and y_test must both be present or both absent"
-        raise UsageError(f"{path!r}: {rule}, got only {found}")
-    train = _check_images(f"{path!r}: x_train", arrays["x_train"])
-    test = _check_images(f"{path!r}: x_test", arrays["x_test"])
-    if train.shape[1:] != test.shape[1:] or train.dtype != test.dtype:
-        rule = "x_train and x_test must agree in image shape and type"
-        found = f"{train.shape[1:]} {train.dtype} and {test.shape[1:]} {test.dtype}"
-        raise UsageError(f"{path!r}: {rule}, got {found}")
-    labels = [
-        _check_labels(f"{path!r}: {name}", arrays.get(name), len(x))
-        for name, x in (("y_train", train), ("y_test", test))
+    held = _read_npz(path, _read_array)
+    parts = ("train", "test") if "x_test" in held else ("train",)
+    given = {name for name in held if name.startswith("y_")}
+    if given and given != {f"y_{part}" for part in parts}:
+        rule = "must be given for all of the images or for none"
+        raise UsageError(
+            f"{path!r}: y_train and y_test {rule}, got only {', '.join(held)}"
+        )
+    x = [_check_images(f"{path!r}: x_{part}", held[f"x_{part}"]) for part in parts]
+    _check_agreement(path, "x", "image shape", x)
+    y = [
+        _check_labels(f"{path!r}: y_{part}", held.get(f"y_{part}"), len(x[place]))
+        for place, part in enumerate(parts)
     ]
+    _check_agreement(path, "y", "shape", y)
+    arrays = [*x, None][:2] + [*y, None][:2]
     stem = os.path.splitext(os.path.basename(path))[0]
     name = re.sub("[^A-Za-z0-9_-]", "-", stem)
     # A file must not be mistaken for the data set of the same name.
-    return Images(f"{name}-npz" if name in NAMES else name, train, test, *labels)
+    return Images(f"{name}-npz" if name in NAMES else name, *arrays)
 
 
 def _read_npz(path: str, read: Callable[[IO[bytes]], Any]) -> dict[str, Any]:
@@ -389,9 +410,8 @@ def _read_npz(path: str, read: Callable[[IO[bytes]], Any]) -> dict[str, Any]:
     except Exception as error:
         rule = f"{name} must be readable as .npz without pickles"
         raise UsageError(f"{path!r}: {rule}, got {_brief(error)}") from error
-    for name in _ARRAYS[:2]:
-        if name not in arrays:
-            raise UsageError(f"{path!r}: array {name} must be present, got {held}")
+    if "x_train" not in arrays:
+        raise UsageError(f"{path!r}: array x_train must be present, got {held}")
     return arrays
 
 
@@ -477,13 +497,36 @@ def _check_shape(where: str, shape: tuple[int, ...]) -> None:
 
 
 def _check_labels(where: str, y: np.ndarray | None, count: int) -> np.ndarray | None:
-    """Returns `y` as `[count]` int64, None for None, or raises."""
+    """Returns labels or contexts as `Images` has them, None for None, or raises."""
     if y is None:
         return None
-    if y.dtype.kind not in "iu" or y.shape != (count,):
-        rule = f"must be integers of shape {(count,)}, one for each image"
+    is_context = y.ndim == 2 and y.dtype.kind == "f" and y.shape[1] > 0
+    if y.shape[:1] != (count,) or not (
+        is_context or (y.ndim == 1 and y.dtype.kind in "iuU")
+    ):
+        rule = (
+            f"must be labels, integers or strings of shape {(count,)}, or contexts, "
+            f"floats of shape ({count}, c)"
+        )
         raise UsageError(f"{where} {rule}, got {y.dtype} of shape {y.shape}")
-    return y.astype(np.int64, copy=False)
+    if not is_context:
+        return y if y.dtype.kind == "U" else y.astype(np.int64, copy=False)
+    with np.errstate(over="ignore"):
+        context = y.astype(np.float32, copy=False)
+    n_bad = np.count_nonzero(~np.isfinite(context))
+    if n_bad:
+        rule = "must be finite as float32"
+        raise UsageError(f"{where} {rule}, got {n_bad} of {y.size} that are not")
+    return context
+
+
+def _check_agreement(where: str, letter: str, what: str, arrays: list) -> None:
+    """Raises if arrays of training and test data differ in shape or type."""
+    kinds = {(x.shape[1:], x.dtype.kind) for x in arrays if x is not None}
+    if len(kinds) > 1:
+        rule = f"{letter}_train and {letter}_test must agree in {what} and type"
+        found = " and ".join(f"{x.shape[1:]} {x.dtype}" for x in arrays)
+        raise UsageError(f"{where!r}: {rule}, got {found}")
 
 
 def _brief(error: Exception) -> str:

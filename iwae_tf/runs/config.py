@@ -98,8 +98,9 @@ class Config:
         "data",
         "auto",
         "Data set: mnist, digits, fashion_mnist, omniglot, or the path of an .npz file "
-        "with the arrays x_train and x_test, images or vectors. auto is mnist if it is "
-        "prepared or can be downloaded, and digits otherwise.",
+        "with the arrays x_train and x_test, images or vectors; with --validation, x_test "
+        "may be absent. auto is mnist if it is prepared or can be downloaded, and digits "
+        "otherwise.",
         is_path=True,
     )
     binarization: str | None = _option(
@@ -190,7 +191,8 @@ class Config:
     conditional: bool = _option(
         "networks",
         False,
-        "Model log p(x|y): every network also sees the label y of the image.",
+        "Model log p(x|y): every network also sees y, the label of the image as a one-hot "
+        "vector, or a vector of the data set.",
     )
     conditional_prior: bool = _option(
         "networks",

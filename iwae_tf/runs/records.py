@@ -20,7 +20,13 @@ _INIT = {
 }
 RECORD = {
     "config": dict,
-    "data": {"name": str, "image_shape": [int], "classes?": list, "n_levels?": int},
+    "data": {
+        "name": str,
+        "image_shape": [int],
+        "classes?": list,
+        "n_context?": int,
+        "n_levels?": int,
+    },
     "init?": _INIT,
 }
 REPORT = RECORD | {

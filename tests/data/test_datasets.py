@@ -195,8 +195,10 @@ def test_absent_dataset_is_refused_without_tensorflow(tmp_path):
 def test_offline_auto_and_digits_and_npz_need_no_socket(tmp_path):
     np.savez(tmp_path / "a.npz", x_train=np.ones((2, 3, 3)), x_test=np.ones((1, 3, 3)))
     stderr = run_forbidden(f"""
-        assert datasets.n_train("digits") == len(datasets.load("digits").x_train)
-        assert datasets.n_train({str(tmp_path / "a.npz")!r}) == 2
+        digits = datasets.load("digits")
+        sizes = len(digits.x_train), len(digits.x_test)
+        assert datasets.sizes("digits") == sizes
+        assert datasets.sizes({str(tmp_path / "a.npz")!r}) == (2, 1)
         datasets.load({str(tmp_path / "a.npz")!r})
         assert not calls and "tensorflow_datasets" not in sys.modules
         images = datasets.load(data_dir={str(tmp_path)!r}, offline=True)
@@ -428,9 +430,9 @@ def test_fashion_mnist_is_downloaded_then_read_offline(server, monkeypatch, tmp_
     assert_same_pairs(images.x_test, images.y_test, x[20:, ..., None], y[20:])
     assert server.asked[0][0] == "HEAD" and len(server.asked) == 5
 
-    assert datasets.n_train("fashion_mnist", str(tmp_path), offline=True) == 20
+    assert datasets.sizes("fashion_mnist", str(tmp_path), offline=True) == (20, 10)
     run_forbidden(f"""
-        assert datasets.n_train("fashion_mnist", {str(tmp_path)!r}, True) == 20
+        assert datasets.sizes("fashion_mnist", {str(tmp_path)!r}, True) == (20, 10)
         assert not calls and "tensorflow" not in sys.modules
     """)
     again = datasets.load("fashion_mnist", data_dir=str(tmp_path), offline=True)
@@ -647,6 +649,30 @@ def test_npz_rank_4_compressed_without_labels(good, tmp_path):
     np.testing.assert_array_equal(images.x_train, x["x_train"])
 
 
+def test_npz_without_test_images_has_only_training_data(good, tmp_path):
+    path = save(tmp_path / "a.npz", good | {"x_test": None, "y_test": None})
+    images = datasets.load(path)
+    assert images.x_test is None and images.y_test is None
+    assert images.test_labels is None
+    np.testing.assert_array_equal(images.y_train, good["y_train"])
+    assert datasets.sizes(path) == (6, 0)
+
+
+def test_npz_has_strings_for_labels_or_vectors_for_contexts(good, tmp_path):
+    strings = {
+        "y_train": np.array(list("abcabc")),
+        "y_test": np.array(["a", "bcd", ""]),
+    }
+    images = datasets.load(save(tmp_path / "a.npz", good | strings))
+    assert images.y_train.tolist() == list("abcabc")
+    assert images.test_labels.tolist() == ["a", "bcd", ""]
+    vectors = {"y_train": np.full((6, 2), 0.1), "y_test": np.full((3, 2), -7.0)}
+    images = datasets.load(save(tmp_path / "a.npz", good | vectors))
+    assert images.y_train.dtype == images.y_test.dtype == np.float32
+    np.testing.assert_array_equal(images.y_train, np.full((6, 2), np.float32(0.1)))
+    assert images.test_labels is None
+
+
 def test_npz_tilde_is_expanded(good, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     save(tmp_path / "a.npz", good)
@@ -682,17 +708,17 @@ def test_npz_bool_becomes_float32(good, tmp_path):
     np.testing.assert_array_equal(images.x_train[..., 0], arrays["x_train"])
 
 
-def test_npz_tells_its_number_of_training_images_from_its_head(good, tmp_path):
+def test_npz_tells_its_numbers_of_images_from_its_heads(good, tmp_path):
     path = save(tmp_path / "a.npz", good | {"x_train": np.zeros([10**6, 3, 3], bool)})
     tracemalloc.start()
-    assert datasets.n_train(path) == 10**6
+    assert datasets.sizes(path) == (10**6, 3)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 10**6
     for shape, says in (((6,), "rank 2"), ((0, 3, 3), "at least one")):
         path = save(tmp_path / "b.npz", good | {"x_train": np.zeros(shape)})
         with pytest.raises(UsageError, match=f"x_train must .*{says}") as found:
-            datasets.n_train(path)
+            datasets.sizes(path)
         assert refusal(path) == str(found.value)
 
 
@@ -730,9 +756,17 @@ def with_value(value):
 ZEROS = np.zeros
 BAD = {
     "x_train absent": ({"x_train": None}, "x_train", "must be present"),
-    "x_test absent": ({"x_test": None}, "x_test", "must be present"),
-    "y_test absent": ({"y_test": None}, "y_train and y_test", "only y_train"),
-    "y_train absent": ({"y_train": None}, "y_train and y_test", "only y_test"),
+    "only x_test absent": ({"x_test": None}, "y_train and y_test", "got only x_train"),
+    "y_test absent": (
+        {"y_test": None},
+        "y_train and y_test",
+        "only x_train, x_test, y_train",
+    ),
+    "y_train absent": (
+        {"y_train": None},
+        "y_train and y_test",
+        "only x_train, x_test, y_test",
+    ),
     "inf": ({"x_train": with_value(np.inf)}, "x_train", "got 1 inf of"),
     "-inf": ({"x_train": with_value(-np.inf)}, "x_train", "finite"),
     "int > 255": ({"x_train": ZEROS((6, 4, 5), int) + 256}, "x_train", "0..255"),
@@ -759,6 +793,16 @@ BAD = {
     "labels rank 2": ({"y_train": np.eye(6, dtype=int)}, "y_train", "(6, 6)"),
     "labels column": ({"y_train": ZEROS((6, 1), int)}, "y_train", "(6, 1)"),
     "labels float": ({"y_train": ZEROS(6)}, "y_train", "integers"),
+    "labels of two kinds": ({"y_test": np.array(["0"] * 3)}, "y_test", "agree in"),
+    "labels and contexts": ({"y_test": ZEROS((3, 2))}, "y_test", "agree in shape"),
+    "contexts differ": (
+        {"y_train": ZEROS((6, 2)), "y_test": ZEROS((3, 1))},
+        "y_test",
+        "(2,) float32 and (1,) float32",
+    ),
+    "contexts empty": ({"y_test": ZEROS((3, 0))}, "y_test", "(3, 0)"),
+    "contexts inf": ({"y_train": with_value(1e39)[..., 4]}, "y_train", "1 of 24 that"),
+    "contexts nan": ({"y_test": ZEROS((3, 2)) + np.nan}, "y_test", "finite as float32"),
     "labels bool": ({"y_test": ZEROS(3, bool)}, "y_test", "integers"),
 }
 
