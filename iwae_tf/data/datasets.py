@@ -84,7 +84,8 @@ def load(
     devices must be set up before.
 
     Args:
-      dataset: "auto", one of `NAMES`, or a path that ends in .npz.
+      dataset: "auto", one of `NAMES`, another image data set of tensorflow-datasets,
+        such as cifar10 or emnist/letters, or a path that ends in .npz.
       data_dir: directory of tensorflow-datasets. None stands for `TFDS_DATA_DIR` or, if
           that is not set, for `~/tensorflow_datasets`.
       offline: whether to never open a connection.
@@ -96,11 +97,11 @@ def load(
       UsageError: if the name is unknown, or the data set is absent or malformed.
     """
     dataset = resolve(dataset, data_dir, offline)
-    if dataset in _URLS:
-        return _load_tfds(dataset, data_dir, offline)
     if dataset == "digits":
         return _load_digits()
-    return _load_npz(os.path.expanduser(dataset))
+    if _is_npz(dataset):
+        return _load_npz(os.path.expanduser(dataset))
+    return _load_tfds(dataset, data_dir, offline)
 
 
 def resolve(
@@ -119,22 +120,16 @@ def resolve(
     Raises:
       UsageError: if the name is unknown, or the data set is absent.
     """
-    if dataset.lower().endswith(".npz"):
+    if _is_npz(dataset):
         path = os.path.expanduser(dataset)
         if not os.path.isfile(path):
             raise UsageError(f"dataset: must be an existing .npz file, got {path!r}")
         return dataset
     if dataset == "digits":
         return dataset
-    if dataset in NAMES:
+    if dataset != "auto":
         _prepare(dataset, data_dir, offline)
         return dataset
-    if dataset != "auto":
-        choices = ("auto", *NAMES)
-        raise UsageError(
-            f"dataset: must be one of {', '.join(choices)} or a path ending in .npz, "
-            f"got {dataset!r}{closest(dataset, choices)}"
-        )
     try:
         _prepare("mnist", data_dir, offline)
         return "mnist"
@@ -160,12 +155,15 @@ def sizes(
     Raises:
       UsageError: if the data set is absent, or does not say its size.
     """
-    if dataset in _URLS:
-        with _builder(dataset, data_dir, offline) as builder:
-            splits = builder.info.splits
-            return splits["train"].num_examples, splits["test"].num_examples
     if dataset == "digits":
         return _N_DIGITS
+    if not _is_npz(dataset):
+        with _builder(dataset, data_dir, offline) as builder:
+            splits = builder.info.splits
+            return tuple(
+                splits[part].num_examples if part in splits else 0
+                for part in ("train", "test")
+            )
     path = os.path.expanduser(dataset)
     heads = _read_npz(path, _read_header)
     shapes = {name: heads[name][0] for name in _ARRAYS[:2] if name in heads}
@@ -177,6 +175,10 @@ def sizes(
 def has_labels(y: np.ndarray | None) -> bool:
     """Whether `y` is one label for each image, not a context, nor None."""
     return y is not None and y.ndim == 1
+
+
+def _is_npz(dataset: str) -> bool:
+    return dataset.lower().endswith(".npz")
 
 
 def _load_digits() -> Images:
@@ -201,8 +203,11 @@ def _load_tfds(name: str, data_dir: str | None, offline: bool) -> Images:
     """
     with _builder(name, data_dir, offline) as builder:
         x_train, y_train = _read_split(builder, "train")
-        x_test, y_test = _read_split(builder, "test")
-    return Images(name, x_train, x_test, y_train, y_test)
+        x_test, y_test = None, None
+        if "test" in builder.info.splits:
+            x_test, y_test = _read_split(builder, "test")
+            _check_agreement(name, "x", "image shape", [x_train, x_test])
+    return Images(_fit_for_a_directory(name), x_train, x_test, y_train, y_test)
 
 
 @contextlib.contextmanager
@@ -217,6 +222,8 @@ def _builder(
     builder = _prepare(name, data_dir, offline)
     try:
         yield builder
+    except UsageError:
+        raise
     # Damaged files raise errors of protobuf, TensorFlow, the OS, ...
     except Exception as error:
         problem = f"reading failed ({_brief(error)}), delete its files if damaged"
@@ -229,20 +236,66 @@ def _prepare(
     """Makes sure that a data set is on disk, and downloads it if it is absent.
 
     Raises:
-      UsageError: if it is neither prepared nor available.
+      UsageError: if it is unknown, has no image or no split `train`, or is neither
+        prepared nor available.
     """
     import tensorflow_datasets as tfds
 
     folder = os.path.expanduser(data_dir) if data_dir else None
+    if not re.fullmatch(r"[a-z]\w*(/[\w.+-]+){0,2}(:[\d.*]+)?", name):
+        raise _unknown(name)
     try:
         builder = tfds.builder(name, data_dir=folder)
+        _features_of(builder)
         problem = None if _is_prepared(builder) else _fetch(builder, offline)
+        splits = () if problem else list(builder.info.splits)
+    except tfds.core.registered.DatasetNotFoundError:
+        raise _unknown(name) from None
+    except UsageError:
+        raise
     except Exception as error:  # a damaged dataset_info.json, missing rights, ...
         problem = f"reading failed ({_brief(error)}), delete its files if damaged"
         raise _not_ready(name, folder or "the default folder", problem) from error
     if problem is not None:
         raise _not_ready(name, builder.data_dir, problem)
+    if "train" not in splits:
+        raise UsageError(
+            f"dataset: must have the splits train and test, got {', '.join(splits)} in "
+            f"{name}"
+        )
     return builder
+
+
+def _unknown(name: str) -> UsageError:
+    import tensorflow_datasets as tfds
+
+    choices = ("auto", *NAMES)
+    others = tfds.list_builders(with_community_datasets=False)
+    return UsageError(
+        f"dataset: must be one of {', '.join(choices)}, another image data set of "
+        f"tensorflow-datasets, or a path ending in .npz, got {name!r}"
+        f"{closest(name.lower(), (*choices, *others))}"
+    )
+
+
+def _features_of(builder: tfds.core.DatasetBuilder) -> tuple[str, str | None]:
+    """The names of the features that are the image and its label, which may be None.
+
+    Raises:
+      UsageError: if there is no image, or more than one and none is called `image`.
+    """
+    from tensorflow_datasets import features
+
+    held = dict(builder.info.features.items())
+    images = [name for name, part in held.items() if isinstance(part, features.Image)]
+    if "image" not in images and len(images) != 1:
+        raise UsageError(
+            "dataset: must have one feature that is an image, got "
+            f"{', '.join(sorted(images)) or 'none'} in {builder.name}"
+        )
+    image = "image" if "image" in images else images[0]
+    has_label = isinstance(held.get("label"), features.ClassLabel)
+    return image, "label" if has_label else None
 
 
 def _not_ready(name: str, folder: str, problem: str) -> UsageError:
@@ -266,7 +319,8 @@ def _fetch(builder: tfds.core.DatasetBuilder, offline: bool) -> str | None:
         return "that folder is incomplete and must be deleted"
     if offline:
         return "it is absent, and offline forbids a download"
-    problem = _probe(_URLS[builder.name])
+    url = _URLS.get(builder.name) or next(iter(builder.url_infos), None)
+    problem = _probe(url) if url else None
     if problem is not None:
         return f"it is absent, and {problem}"
     try:
@@ -321,23 +375,37 @@ def _impatient_downloads() -> Iterator[None]:
 
 def _read_split(
     builder: tfds.core.DatasetBuilder, split: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Reads images `[n, h, w, c]` uint8 and labels `[n]` int64 in stored order."""
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Reads images and labels in stored order, as `Images` has them.
+
+    Raises:
+      UsageError: if the images have several sizes, or other values than images have.
+    """
     import tensorflow_datasets as tfds
 
+    image, label = _features_of(builder)
+    has_one_size = None not in builder.info.features[image].shape
     # In batches, as Omniglot has 640 MB before it is shrunk. A cache would double that.
-    batches = builder.as_dataset(
+    # One by one if their sizes may differ.
+    examples = builder.as_dataset(
         split=split,
-        batch_size=1000,
         shuffle_files=False,
         read_config=tfds.ReadConfig(try_autocache=False),
     )
+    chosen = examples.map(lambda example: (example[image], example.get(label, 0)))
+    batches = chosen.batch(1000 if has_one_size else 1)
     images, labels = [], []
-    for batch in tfds.as_numpy(batches):
-        image = batch["image"]
-        images.append(_shrink(image) if builder.name == "omniglot" else image)
-        labels.append(batch["label"].astype(np.int64))
-    return np.concatenate(images), np.concatenate(labels)
+    for x, y in tfds.as_numpy(batches):
+        images.append(_shrink(x) if builder.name == "omniglot" else x)
+        if images[0].shape[1:] != images[-1].shape[1:]:
+            sizes = ("x".join(map(str, images[i].shape[1:])) for i in (0, -1))
+            raise UsageError(
+                f"dataset: must have images of one size, got {' and '.join(sizes)} in "
+                f"{builder.name}"
+            )
+        labels.append(y.astype(np.int64))
+    x = _check_images(f"{builder.name}: x_{split}", np.concatenate(images))
+    return x, np.concatenate(labels) if label else None
 
 
 def _shrink(images: np.ndarray, size: int = 28) -> np.ndarray:
@@ -392,7 +460,7 @@ def _load_npz(path: str) -> Images:
     _check_agreement(path, "y", "shape", y)
     arrays = [*x, None][:2] + [*y, None][:2]
     stem = os.path.splitext(os.path.basename(path))[0]
-    name = re.sub("[^A-Za-z0-9_-]", "-", stem)
+    name = _fit_for_a_directory(stem)
     # A file must not be mistaken for the data set of the same name.
     return Images(f"{name}-npz" if name in NAMES else name, *arrays)
 
@@ -484,6 +552,10 @@ def _check_images(where: str, x: np.ndarray) -> np.ndarray:
     x = x[..., np.newaxis] if x.ndim == 3 else x
     dtype = np.uint8 if is_grey else np.float32
     return x if x.dtype == dtype else aligned_copy(x, dtype)
+
+
+def _fit_for_a_directory(name: str) -> str:
+    return re.sub("[^A-Za-z0-9_-]", "-", name)
 
 
 def _check_shape(where: str, shape: tuple[int, ...]) -> None:

@@ -97,10 +97,10 @@ class Config:
     dataset: str = _option(
         "data",
         "auto",
-        "Data set: mnist, digits, fashion_mnist, omniglot, or the path of an .npz file "
-        "with the arrays x_train and x_test, images or vectors; with --validation, x_test "
-        "may be absent. auto is mnist if it is prepared or can be downloaded, and digits "
-        "otherwise.",
+        "Data set: mnist, digits, fashion_mnist, omniglot, another image data set of "
+        "tensorflow-datasets, or the path of an .npz file with the arrays x_train and "
+        "x_test, images or vectors; with --validation, x_test may be absent. auto is "
+        "mnist if it is prepared or can be downloaded, and digits otherwise.",
         is_path=True,
     )
     binarization: str | None = _option(
@@ -191,8 +191,8 @@ class Config:
     conditional: bool = _option(
         "networks",
         False,
-        "Model log p(x|y): every network also sees y, the label of the image as a one-hot "
-        "vector, or a vector of the data set.",
+        "Model log p(x|y): every network also sees y, the label of the image as a "
+        "one-hot vector, or a vector of the data set.",
     )
     conditional_prior: bool = _option(
         "networks",

@@ -13,6 +13,7 @@ import textwrap
 import threading
 import time
 import tracemalloc
+import types
 import zipfile
 from pathlib import Path
 
@@ -127,22 +128,149 @@ def test_mnist_order_is_the_same_twice_and_auto_finds_it(mnist, warned, monkeypa
     np.testing.assert_array_equal(again.x_test, mnist.x_test)
 
 
-def test_files_are_read_unshuffled_in_batches():
+def test_files_are_read_unshuffled():
     import tensorflow as tf
+    import tensorflow_datasets as tfds
 
     class Builder:
         name = "mnist"
+        info = types.SimpleNamespace(
+            features={
+                "image": tfds.features.Image(shape=(28, 28, 1)),
+                "label": tfds.features.ClassLabel(num_classes=10),
+            }
+        )
 
         def as_dataset(self, **kwargs):
             self.kwargs = kwargs
             arrays = {"image": np.ones((4, 28, 28, 1), np.uint8), "label": range(4)}
-            return tf.data.Dataset.from_tensor_slices(arrays).batch(3)
+            return tf.data.Dataset.from_tensor_slices(arrays)
 
     builder = Builder()
     x, y = datasets._read_split(builder, "train")
     assert x.shape == (4, 28, 28, 1) and y.tolist() == [0, 1, 2, 3]
     assert builder.kwargs["shuffle_files"] is False
-    assert builder.kwargs["batch_size"] > 0  # -1 would hold all of Omniglot at once
+
+
+# Other data sets of tensorflow-datasets ----------------------------------------------
+
+
+def write_tfds(folder, name, features, **splits):
+    """Writes a data set as tensorflow-datasets does, without its code being known."""
+    import tensorflow_datasets as tfds
+
+    def _info(self):
+        described = tfds.features.FeaturesDict(features(tfds.features))
+        return self.dataset_info_from_configs(features=described)
+
+    body = {
+        "VERSION": tfds.core.Version("1.0.0"),
+        "pkg_dir_path": folder,
+        "_info": _info,
+        "_split_generators": lambda self, manager: splits,
+        "_generate_examples": None,
+    }
+    with tfds.core.registered.skip_registration():
+        kind = type(name, (tfds.core.GeneratorBasedBuilder,), body)
+    kind.name = name
+    kind(data_dir=folder).download_and_prepare()
+
+
+def pictures(n, seed, shape=(5, 4, 3)):
+    return np.random.default_rng(seed).integers(0, 256, (n, *shape), dtype=np.uint8)
+
+
+def examples(x, **others):
+    """Pairs of a key and an example; the other features have the values of the key."""
+    for key, image in enumerate(x):
+        yield key, {"image": image} | {name: f(key) for name, f in others.items()}
+
+
+def of_pictures(features):
+    return {
+        "image": features.Image(shape=(5, 4, 3)),
+        "label": features.ClassLabel(names=["cat", "dog"]),
+        "boxes": features.Sequence(features.Scalar(np.int64)),
+    }
+
+
+def test_any_image_data_set_of_tfds_is_read(tmp_path):
+    x, others = pictures(30, 0), {"label": lambda i: i % 2, "boxes": lambda i: [1] * i}
+    train, test = (examples(part, **others) for part in (x[:20], x[20:]))
+    write_tfds(tmp_path, "tiny_pictures", of_pictures, train=train, test=test)
+    place = {"data_dir": str(tmp_path), "offline": True}
+    assert datasets.resolve("tiny_pictures", **place) == "tiny_pictures"
+    assert datasets.sizes("tiny_pictures", **place) == (20, 10)
+    images = datasets.load("tiny_pictures", **place)
+    assert images.name == "tiny_pictures" and images.x_train.dtype == np.uint8
+    labels = np.arange(20) % 2
+    assert_same_pairs(images.x_train, images.y_train, x[:20], labels)
+    assert_same_pairs(images.x_test, images.y_test, x[20:], labels[:10])
+    again = datasets.load("tiny_pictures:1.0.0", **place)
+    assert again.name == "tiny_pictures-1-0-0"
+    np.testing.assert_array_equal(again.x_train, images.x_train)
+
+
+def test_tfds_without_labels_or_test_images(tmp_path):
+    x = pictures(4, 1, (3, 3, 1))
+    write_tfds(
+        tmp_path,
+        "tiny_unlabelled",
+        lambda features: {"image": features.Image(shape=(None, None, 1))},
+        train=examples(x),
+    )
+    images = datasets.load("tiny_unlabelled", str(tmp_path), offline=True)
+    assert images.y_train is None and images.x_test is None
+    assert sorted(map(bytes, images.x_train)) == sorted(map(bytes, x))
+    assert datasets.sizes("tiny_unlabelled", str(tmp_path), offline=True) == (4, 0)
+
+
+def test_tfds_of_several_sizes_or_without_training_images_is_refused(tmp_path):
+    odd = {"image": np.zeros((2, 3, 3), np.uint8)}
+    of_any_size = {"train": [*examples(pictures(2, 1)), (2, odd)]}
+    any_size = lambda features: {"image": features.Image()}  # noqa: E731
+    write_tfds(tmp_path, "tiny_sizes", any_size, **of_any_size)
+    line = refusal("tiny_sizes", str(tmp_path), offline=True)
+    assert line.startswith("dataset: must have images of one size, got ")
+    assert "2x3x3" in line and "5x4x3" in line and "tiny_sizes" in line
+    write_tfds(tmp_path, "tiny_test", any_size, test=examples(pictures(2, 1)))
+    line = refusal("tiny_test", str(tmp_path), offline=True)
+    rule = "dataset: must have the splits train and test, got test in tiny_test"
+    assert line == rule
+
+
+@pytest.mark.parametrize(
+    ("features", "text", "found"),
+    [
+        (lambda features: {"text": features.Text()}, {"text": "a"}, "none"),
+        (lambda f: {"left": f.Image(), "right": f.Image()}, {}, "left, right"),
+    ],
+)
+def test_tfds_without_one_image_is_refused(features, text, found, tmp_path):
+    import tensorflow_datasets as tfds
+
+    example = dict.fromkeys(features(tfds.features), pictures(1, 0)[0])
+    write_tfds(tmp_path, "tiny_odd", features, train=[(0, example | text)])
+    line = refusal("tiny_odd", str(tmp_path), offline=True)
+    rule = "dataset: must have one feature that is an image, got"
+    assert line == f"{rule} {found} in tiny_odd"
+
+
+def test_known_names_are_checked_without_tensorflow_or_a_download(tmp_path):
+    run_forbidden(f"""
+        for name, says in {{
+            "glue": "dataset: must have one feature that is an image, got none",
+            "cifar10": "cifar10 is not ready in ",
+            "emnist/letters": "emnist/letters is not ready in ",
+            "cifr10": "did you mean cifar10?",
+        }}.items():
+            try:
+                datasets.load(name, data_dir={str(tmp_path)!r}, offline=True)
+            except UsageError as error:
+                line = str(error)
+            assert says in line and "\\n" not in line, line
+            assert "tensorflow" not in sys.modules and not calls
+    """)
 
 
 # Without a network -------------------------------------------------------------------
