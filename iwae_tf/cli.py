@@ -183,8 +183,8 @@ def checked(config: Config) -> Config:
     place = config.data_dir, config.offline
     dataset = datasets.resolve(config.dataset, *place)
     if not _given():  # which need no training
-        n_train = datasets.n_train(dataset, *place)
-        rules.check_validation(config.validation, n_train)
+        n_train, n_test = datasets.sizes(dataset, *place)
+        rules.check_validation(config.validation, n_train, n_test)
         rules.check_batch_size(config.batch_size, n_train - config.validation)
     return dataclasses.replace(config, dataset=dataset)
 

@@ -85,16 +85,23 @@ def check_device(name: str) -> None:
         raise UsageError(f"device: must be auto, cpu, gpu or gpu:N, got {name!r}")
 
 
-def check_validation(n_held: int, n_train: int) -> None:
+def check_validation(n_held: int, n_train: int, n_test: int) -> None:
     """Checks the number of training images that are held out for validation.
 
     Args:
       n_held: number of images to hold out; 0 for none.
       n_train: number of training images, with those.
+      n_test: number of test images; 0 for a data set without.
 
     Raises:
-      UsageError: if none is left to train on, or one image is no set to score.
+      UsageError: if none is left to train on, or there is no set to score, which one
+        image is not.
     """
+    if not n_held and not n_test:
+        raise UsageError(
+            "validation: must be at least 2 for a data set without test images, such "
+            "as x_test, got 0"
+        )
     if n_held >= n_train:
         raise UsageError(
             f"validation: must be less than the number of training images, {n_train}, "

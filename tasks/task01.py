@@ -23,7 +23,7 @@ def main(task):
     run = task.only_given() or task.run(n_latent=(2,))
     is_fit = run.model.posterior.n_latent == (2,) and not run.model.n_context
     task.require(run, is_fit, "a run with --n_latent 2 and without labels")
-    chosen = one_of_each(task.images.y_test)[: 2 if task.is_smoke else None]
+    chosen = one_of_each(task.images.test_labels)[: 2 if task.is_smoke else None]
     sheets, rows = [], []
     for place, number in enumerate(chosen):
         figure, row = look(run, task.x_test[number], number)

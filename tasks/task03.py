@@ -48,7 +48,7 @@ def main(task):
     frames, last = [], run.report["epochs"]
     for epoch, values in found.items():
         title = f"{names.caption(run.config)} · epoch {epoch} of {last}"
-        figure, rows = look(values, task.images.y_test, title)
+        figure, rows = look(values, task.images.test_labels, title)
         frames.append(task.path(f"-epoch{epoch:06}.png"))
         plots.save(figure, frames[-1])
     plots.animate(frames, task.path(".gif"))

@@ -10,10 +10,12 @@ noise.
 
 import numpy as np
 
+import iwae_tf
 from iwae_tf import cli, plots
 from iwae_tf.runs import results
 
 N_NOISES = 12
+N_CONTEXTS = 10  # number of rows if contexts are no labels
 
 
 def main(task, conditional_prior=True):
@@ -41,7 +43,7 @@ def main(task, conditional_prior=True):
             )
         )
     # The last run has the most samples, unless runs are given.
-    figure = plots.image_table([samples(run)], run.title)
+    figure = plots.image_table([samples(run, task.images)], run.title)
     header = (
         "objective | k | epochs | test bound | test log p(x given y) | active units"
     )
@@ -49,20 +51,30 @@ def main(task, conditional_prior=True):
     task.finish(table, figure)
 
 
-def samples(run):
-    """Mean images: one row for each label, one column for each draw of the noise."""
-    classes = run.report["data"]["classes"]
+def samples(run, images):
+    """Mean images: one row for each label, one column for each draw of the noise.
+
+    Without labels, the rows are for the contexts of evenly spaced test images.
+    """
+    names, contexts = rows_of(run.report["data"], images)
     seed = run.figure_seed(2)
-    contexts = np.eye(len(classes), dtype=np.float32)
     grid = [
-        run.model.sample(N_NOISES, seed, np.repeat(contexts[[row]], N_NOISES, axis=0))
-        for row in range(len(classes))
+        run.model.sample(N_NOISES, seed, np.repeat(context[None], N_NOISES, axis=0))
+        for context in contexts
     ]
     means = np.stack([mean for _, mean in grid])
     prior = "p(z|y)" if run.config.conditional_prior else "p(z)"
-    names = [f"y = {label}" for label in classes]
     title = f"mean images E[x|z, y], z from {prior} with one noise for each column"
     return plots.Block(title, names, means)
+
+
+def rows_of(facts, images):
+    """The names of the rows, and the context of each."""
+    if "classes" in facts:
+        names = [f"y = {label}" for label in facts["classes"]]
+        return names, np.eye(len(names), dtype=np.float32)
+    places = iwae_tf.data.spread(len(images.y_test), N_CONTEXTS)
+    return [f"y of test image {place}" for place in places], images.y_test[places]
 
 
 if __name__ == "__main__":

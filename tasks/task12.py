@@ -47,9 +47,7 @@ def main(task):
         files.write_json(run.directory / f"score-{epoch:06}.json", point)
 
     runs = {
-        name: task.run(
-            score, label="-" + name.replace(" ", "-"), validation=n_held, **options
-        )
+        name: task.run(score, validation=n_held, **options)
         for name, options in RECIPES.items()
     }
     config = task.config

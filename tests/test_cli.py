@@ -152,6 +152,10 @@ def test_size_of_ones_own_images_is_known_without_tensorflow(elsewhere):
     command = [*MAIN, "--dataset=a.npz"]
     says = "batch_size: must be from 1 to the number of training images, 9, got 20"
     assert_refused_without_tensorflow(command, says, elsewhere)
+    np.savez(elsewhere["cwd"] / "b.npz", x_train=np.ones([9, 4, 4]))
+    without = [*MAIN, "--dataset=b.npz"]
+    says = "validation: must be at least 2 for a data set without test images, such as "
+    assert_refused_without_tensorflow(without, says, elsewhere)
     path.write_bytes(path.read_bytes()[:-9])
     says = "'a.npz': the archive must be readable as .npz without pickles, got "
     assert_refused_without_tensorflow(command, says, elsewhere)

@@ -39,7 +39,7 @@ _URLS = {
 }
 _PROBE_SECONDS = 4.0  # time limit for reaching the host
 _STALL_SECONDS = 20.0  # time limit without a byte during a download
-_N_DIGITS = 1437  # number of training images
+_N_DIGITS = 1437, 360  # numbers of training and test images
 _ARRAYS = ("x_train", "x_test", "y_train", "y_test")
 _ALIGNMENT = 64  # bytes; TensorFlow uses an array in place if its address divides by it
 
@@ -51,16 +51,22 @@ class Images(NamedTuple):
       name: letters, digits, `-` and `_` only, fit for a directory name.
       x_train: images `[n, height, width, channels]`, uint8 0..255 or float32, or
           others `[n, ...]`, float32; NaN where an entry is missing.
-      x_test: `[m, ...]`, same type as `x_train`.
-      y_train: `[n]` int64 labels, or None.
-      y_test: `[m]` int64 labels, or None.
+      x_test: `[m, ...]`, same type as `x_train`; None if there are only training data,
+        of which some are then held out.
+      y_train: labels `[n]`, int64 or strings, or contexts `[n, c]`, float32, or None.
+      y_test: the same of the test data, `[m]` or `[m, c]`.
     """
 
     name: str
     x_train: np.ndarray
-    x_test: np.ndarray
+    x_test: np.ndarray | None
     y_train: np.ndarray | None
     y_test: np.ndarray | None
+
+    @property
+    def test_labels(self) -> np.ndarray | None:
+        """The labels `[m]` of the test data; None if there are none, but contexts."""
+        return self.y_test if has_labels(self.y_test) else None
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -78,7 +84,8 @@ def load(
     devices must be set up before.
 
     Args:
-      dataset: "auto", one of `NAMES`, or a path that ends in .npz.
+      dataset: "auto", one of `NAMES`, another image data set of tensorflow-datasets,
+        such as cifar10 or emnist/letters, or a path that ends in .npz.
       data_dir: directory of tensorflow-datasets. None stands for `TFDS_DATA_DIR` or, if
           that is not set, for `~/tensorflow_datasets`.
       offline: whether to never open a connection.
@@ -90,11 +97,11 @@ def load(
       UsageError: if the name is unknown, or the data set is absent or malformed.
     """
     dataset = resolve(dataset, data_dir, offline)
-    if dataset in _URLS:
-        return _load_tfds(dataset, data_dir, offline)
     if dataset == "digits":
         return _load_digits()
-    return _load_npz(os.path.expanduser(dataset))
+    if _is_npz(dataset):
+        return _load_npz(os.path.expanduser(dataset))
+    return _load_tfds(dataset, data_dir, offline)
 
 
 def resolve(
@@ -113,22 +120,16 @@ def resolve(
     Raises:
       UsageError: if the name is unknown, or the data set is absent.
     """
-    if dataset.lower().endswith(".npz"):
+    if _is_npz(dataset):
         path = os.path.expanduser(dataset)
         if not os.path.isfile(path):
             raise UsageError(f"dataset: must be an existing .npz file, got {path!r}")
         return dataset
     if dataset == "digits":
         return dataset
-    if dataset in NAMES:
+    if dataset != "auto":
         _prepare(dataset, data_dir, offline)
         return dataset
-    if dataset != "auto":
-        choices = ("auto", *NAMES)
-        raise UsageError(
-            f"dataset: must be one of {', '.join(choices)} or a path ending in .npz, "
-            f"got {dataset!r}{closest(dataset, choices)}"
-        )
     try:
         _prepare("mnist", data_dir, offline)
         return "mnist"
@@ -137,26 +138,47 @@ def resolve(
         return "digits"
 
 
-def n_train(dataset: str, data_dir: str | None = None, offline: bool = False) -> int:
-    """The number of training images, without TensorFlow and without the images.
+def sizes(
+    dataset: str, data_dir: str | None = None, offline: bool = False
+) -> tuple[int, int]:
+    """The numbers of images, without TensorFlow and without the images.
 
     Args:
       dataset: a name or path that `resolve` has returned.
       data_dir: as for `load`.
       offline: as for `load`.
 
+    Returns:
+      n_train: number of training images.
+      n_test: number of test images; 0 if there are none.
+
     Raises:
       UsageError: if the data set is absent, or does not say its size.
     """
-    if dataset in _URLS:
-        with _builder(dataset, data_dir, offline) as builder:
-            return builder.info.splits["train"].num_examples
     if dataset == "digits":
         return _N_DIGITS
+    if not _is_npz(dataset):
+        with _builder(dataset, data_dir, offline) as builder:
+            splits = builder.info.splits
+            return tuple(
+                splits[part].num_examples if part in splits else 0
+                for part in ("train", "test")
+            )
     path = os.path.expanduser(dataset)
-    shape, *_ = _read_npz(path, _read_header)["x_train"]
-    _check_shape(f"{path!r}: x_train", shape)
-    return shape[0]
+    heads = _read_npz(path, _read_header)
+    shapes = {name: heads[name][0] for name in _ARRAYS[:2] if name in heads}
+    for name, shape in shapes.items():
+        _check_shape(f"{path!r}: {name}", shape)
+    return shapes["x_train"][0], shapes.get("x_test", (0,))[0]
+
+
+def has_labels(y: np.ndarray | None) -> bool:
+    """Whether `y` is one label for each image, not a context, nor None."""
+    return y is not None and y.ndim == 1
+
+
+def _is_npz(dataset: str) -> bool:
+    return dataset.lower().endswith(".npz")
 
 
 def _load_digits() -> Images:
@@ -181,8 +203,11 @@ def _load_tfds(name: str, data_dir: str | None, offline: bool) -> Images:
     """
     with _builder(name, data_dir, offline) as builder:
         x_train, y_train = _read_split(builder, "train")
-        x_test, y_test = _read_split(builder, "test")
-    return Images(name, x_train, x_test, y_train, y_test)
+        x_test, y_test = None, None
+        if "test" in builder.info.splits:
+            x_test, y_test = _read_split(builder, "test")
+            _check_agreement(name, "x", "image shape", [x_train, x_test])
+    return Images(_fit_for_a_directory(name), x_train, x_test, y_train, y_test)
 
 
 @contextlib.contextmanager
@@ -197,6 +222,8 @@ def _builder(
     builder = _prepare(name, data_dir, offline)
     try:
         yield builder
+    except UsageError:
+        raise
     # Damaged files raise errors of protobuf, TensorFlow, the OS, ...
     except Exception as error:
         problem = f"reading failed ({_brief(error)}), delete its files if damaged"
@@ -209,20 +236,66 @@ def _prepare(
     """Makes sure that a data set is on disk, and downloads it if it is absent.
 
     Raises:
-      UsageError: if it is neither prepared nor available.
+      UsageError: if it is unknown, has no image or no split `train`, or is neither
+        prepared nor available.
     """
     import tensorflow_datasets as tfds
 
     folder = os.path.expanduser(data_dir) if data_dir else None
+    if not re.fullmatch(r"[a-z]\w*(/[\w.+-]+){0,2}(:[\d.*]+)?", name):
+        raise _unknown(name)
     try:
         builder = tfds.builder(name, data_dir=folder)
+        _features_of(builder)
         problem = None if _is_prepared(builder) else _fetch(builder, offline)
+        splits = () if problem else list(builder.info.splits)
+    except tfds.core.registered.DatasetNotFoundError:
+        raise _unknown(name) from None
+    except UsageError:
+        raise
     except Exception as error:  # a damaged dataset_info.json, missing rights, ...
         problem = f"reading failed ({_brief(error)}), delete its files if damaged"
         raise _not_ready(name, folder or "the default folder", problem) from error
     if problem is not None:
         raise _not_ready(name, builder.data_dir, problem)
+    if "train" not in splits:
+        raise UsageError(
+            f"dataset: must have the splits train and test, got {', '.join(splits)} in "
+            f"{name}"
+        )
     return builder
+
+
+def _unknown(name: str) -> UsageError:
+    import tensorflow_datasets as tfds
+
+    choices = ("auto", *NAMES)
+    others = tfds.list_builders(with_community_datasets=False)
+    return UsageError(
+        f"dataset: must be one of {', '.join(choices)}, another image data set of "
+        f"tensorflow-datasets, or a path ending in .npz, got {name!r}"
+        f"{closest(name.lower(), (*choices, *others))}"
+    )
+
+
+def _features_of(builder: tfds.core.DatasetBuilder) -> tuple[str, str | None]:
+    """The names of the features that are the image and its label, which may be None.
+
+    Raises:
+      UsageError: if there is no image, or more than one and none is called `image`.
+    """
+    from tensorflow_datasets import features
+
+    held = dict(builder.info.features.items())
+    images = [name for name, part in held.items() if isinstance(part, features.Image)]
+    if "image" not in images and len(images) != 1:
+        raise UsageError(
+            "dataset: must have one feature that is an image, got "
+            f"{', '.join(sorted(images)) or 'none'} in {builder.name}"
+        )
+    image = "image" if "image" in images else images[0]
+    has_label = isinstance(held.get("label"), features.ClassLabel)
+    return image, "label" if has_label else None
 
 
 def _not_ready(name: str, folder: str, problem: str) -> UsageError:
@@ -246,7 +319,8 @@ def _fetch(builder: tfds.core.DatasetBuilder, offline: bool) -> str | None:
         return "that folder is incomplete and must be deleted"
     if offline:
         return "it is absent, and offline forbids a download"
-    problem = _probe(_URLS[builder.name])
+    url = _URLS.get(builder.name) or next(iter(builder.url_infos), None)
+    problem = _probe(url) if url else None
     if problem is not None:
         return f"it is absent, and {problem}"
     try:
@@ -301,23 +375,37 @@ def _impatient_downloads() -> Iterator[None]:
 
 def _read_split(
     builder: tfds.core.DatasetBuilder, split: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Reads images `[n, h, w, c]` uint8 and labels `[n]` int64 in stored order."""
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Reads images and labels in stored order, as `Images` has them.
+
+    Raises:
+      UsageError: if the images have several sizes, or other values than images have.
+    """
     import tensorflow_datasets as tfds
 
+    image, label = _features_of(builder)
+    has_one_size = None not in builder.info.features[image].shape
     # In batches, as Omniglot has 640 MB before it is shrunk. A cache would double that.
-    batches = builder.as_dataset(
+    # One by one if their sizes may differ.
+    examples = builder.as_dataset(
         split=split,
-        batch_size=1000,
         shuffle_files=False,
         read_config=tfds.ReadConfig(try_autocache=False),
     )
+    chosen = examples.map(lambda example: (example[image], example.get(label, 0)))
+    batches = chosen.batch(1000 if has_one_size else 1)
     images, labels = [], []
-    for batch in tfds.as_numpy(batches):
-        image = batch["image"]
-        images.append(_shrink(image) if builder.name == "omniglot" else image)
-        labels.append(batch["label"].astype(np.int64))
-    return np.concatenate(images), np.concatenate(labels)
+    for x, y in tfds.as_numpy(batches):
+        images.append(_shrink(x) if builder.name == "omniglot" else x)
+        if images[0].shape[1:] != images[-1].shape[1:]:
+            sizes = ("x".join(map(str, images[i].shape[1:])) for i in (0, -1))
+            raise UsageError(
+                f"dataset: must have images of one size, got {' and '.join(sizes)} in "
+                f"{builder.name}"
+            )
+        labels.append(y.astype(np.int64))
+    x = _check_images(f"{builder.name}: x_{split}", np.concatenate(images))
+    return x, np.concatenate(labels) if label else None
 
 
 def _shrink(images: np.ndarray, size: int = 28) -> np.ndarray:
@@ -349,31 +437,32 @@ def _shrink(images: np.ndarray, size: int = 28) -> np.ndarray:
 
 
 def _load_npz(path: str) -> Images:
-    """Reads and checks `x_train`, `x_test` and, if present, `y_train`, `y_test`.
+    """Reads and checks `x_train` and those of the other three arrays that it holds.
 
     Raises:
       UsageError: if the file breaks a rule. The error names the file, the array, the
         rule and what was found.
     """
-    arrays = _read_npz(path, _read_array)
-    if ("y_train" in arrays) != ("y_test" in arrays):
-        found = "y_train" if "y_train" in arrays else "y_test"
-        rule = "y_train and y_test must both be present or both absent"
-        raise UsageError(f"{path!r}: {rule}, got only {found}")
-    train = _check_images(f"{path!r}: x_train", arrays["x_train"])
-    test = _check_images(f"{path!r}: x_test", arrays["x_test"])
-    if train.shape[1:] != test.shape[1:] or train.dtype != test.dtype:
-        rule = "x_train and x_test must agree in image shape and type"
-        found = f"{train.shape[1:]} {train.dtype} and {test.shape[1:]} {test.dtype}"
-        raise UsageError(f"{path!r}: {rule}, got {found}")
-    labels = [
-        _check_labels(f"{path!r}: {name}", arrays.get(name), len(x))
-        for name, x in (("y_train", train), ("y_test", test))
+    held = _read_npz(path, _read_array)
+    parts = ("train", "test") if "x_test" in held else ("train",)
+    given = {name for name in held if name.startswith("y_")}
+    if given and given != {f"y_{part}" for part in parts}:
+        rule = "must be given for all of the images or for none"
+        raise UsageError(
+            f"{path!r}: y_train and y_test {rule}, got only {', '.join(held)}"
+        )
+    x = [_check_images(f"{path!r}: x_{part}", held[f"x_{part}"]) for part in parts]
+    _check_agreement(path, "x", "image shape", x)
+    y = [
+        _check_labels(f"{path!r}: y_{part}", held.get(f"y_{part}"), len(x[place]))
+        for place, part in enumerate(parts)
     ]
+    _check_agreement(path, "y", "shape", y)
+    arrays = [*x, None][:2] + [*y, None][:2]
     stem = os.path.splitext(os.path.basename(path))[0]
-    name = re.sub("[^A-Za-z0-9_-]", "-", stem)
+    name = _fit_for_a_directory(stem)
     # A file must not be mistaken for the data set of the same name.
-    return Images(f"{name}-npz" if name in NAMES else name, train, test, *labels)
+    return Images(f"{name}-npz" if name in NAMES else name, *arrays)
 
 
 def _read_npz(path: str, read: Callable[[IO[bytes]], Any]) -> dict[str, Any]:
@@ -389,9 +478,8 @@ def _read_npz(path: str, read: Callable[[IO[bytes]], Any]) -> dict[str, Any]:
     except Exception as error:
         rule = f"{name} must be readable as .npz without pickles"
         raise UsageError(f"{path!r}: {rule}, got {_brief(error)}") from error
-    for name in _ARRAYS[:2]:
-        if name not in arrays:
-            raise UsageError(f"{path!r}: array {name} must be present, got {held}")
+    if "x_train" not in arrays:
+        raise UsageError(f"{path!r}: array x_train must be present, got {held}")
     return arrays
 
 
@@ -466,6 +554,10 @@ def _check_images(where: str, x: np.ndarray) -> np.ndarray:
     return x if x.dtype == dtype else aligned_copy(x, dtype)
 
 
+def _fit_for_a_directory(name: str) -> str:
+    return re.sub("[^A-Za-z0-9_-]", "-", name)
+
+
 def _check_shape(where: str, shape: tuple[int, ...]) -> None:
     """Raises if an array cannot hold observations."""
     if len(shape) < 2:
@@ -477,13 +569,36 @@ def _check_shape(where: str, shape: tuple[int, ...]) -> None:
 
 
 def _check_labels(where: str, y: np.ndarray | None, count: int) -> np.ndarray | None:
-    """Returns `y` as `[count]` int64, None for None, or raises."""
+    """Returns labels or contexts as `Images` has them, None for None, or raises."""
     if y is None:
         return None
-    if y.dtype.kind not in "iu" or y.shape != (count,):
-        rule = f"must be integers of shape {(count,)}, one for each image"
+    is_context = y.ndim == 2 and y.dtype.kind == "f" and y.shape[1] > 0
+    if y.shape[:1] != (count,) or not (
+        is_context or (y.ndim == 1 and y.dtype.kind in "iuU")
+    ):
+        rule = (
+            f"must be labels, integers or strings of shape {(count,)}, or contexts, "
+            f"floats of shape ({count}, c)"
+        )
         raise UsageError(f"{where} {rule}, got {y.dtype} of shape {y.shape}")
-    return y.astype(np.int64, copy=False)
+    if not is_context:
+        return y if y.dtype.kind == "U" else y.astype(np.int64, copy=False)
+    with np.errstate(over="ignore"):
+        context = y.astype(np.float32, copy=False)
+    n_bad = np.count_nonzero(~np.isfinite(context))
+    if n_bad:
+        rule = "must be finite as float32"
+        raise UsageError(f"{where} {rule}, got {n_bad} of {y.size} that are not")
+    return context
+
+
+def _check_agreement(where: str, letter: str, what: str, arrays: list) -> None:
+    """Raises if arrays of training and test data differ in shape or type."""
+    kinds = {(x.shape[1:], x.dtype.kind) for x in arrays if x is not None}
+    if len(kinds) > 1:
+        rule = f"{letter}_train and {letter}_test must agree in {what} and type"
+        found = " and ".join(f"{x.shape[1:]} {x.dtype}" for x in arrays)
+        raise UsageError(f"{where!r}: {rule}, got {found}")
 
 
 def _brief(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """Data as a likelihood needs them, and the pipeline, whose only state is the step."""
 
 import hashlib
+import json
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -26,6 +27,8 @@ class Sets(NamedTuple):
       x_test: what the likelihood can have, such as binary images [m, *event_shape].
       context_train: y of a conditional model, float32 [n, c], or None.
       context_test: the same, [m, c].
+      classes: the labels that the columns of one-hot contexts stand for, in rising
+        order; None if the contexts are vectors of the data set, or there are none.
       n_levels: number of levels or classes, if the likelihood needs it.
       mean: what was subtracted to standardise the data, float32 event_shape, or None.
       scale: what they were then divided by, same shape, or None.
@@ -35,6 +38,7 @@ class Sets(NamedTuple):
     x_test: np.ndarray
     context_train: np.ndarray | None = None
     context_test: np.ndarray | None = None
+    classes: np.ndarray | None = None
     n_levels: int | None = None
     mean: np.ndarray | None = None
     scale: np.ndarray | None = None
@@ -43,6 +47,18 @@ class Sets(NamedTuple):
     def n_context(self) -> int:
         """Size of the contexts; 0 if there are none."""
         return 0 if self.context_train is None else self.context_train.shape[1]
+
+    def contexts_shown(self, n: int) -> np.ndarray | None:
+        """Contexts of n samples: of every class, one after another, or of test data.
+
+        Without classes they are those of evenly spaced test data, [n, c], in order.
+        """
+        if not self.n_context:
+            return None
+        if self.classes is None:
+            return self.context_test[np.arange(n) * len(self.context_test) // n]
+        place = np.arange(n) * self.n_context // n
+        return np.eye(self.n_context, dtype=np.float32)[place]
 
     def log_jacobian(self, x: np.ndarray) -> np.ndarray:
         """The log-density of x as it was minus that of standardised x, [n], nats.
@@ -70,7 +86,7 @@ def sets_of(
     Args:
       images: the data set.
       binarization: see `binarize`.
-      conditional: whether the labels become contexts.
+      conditional: whether there are contexts, made of labels or given.
       validation: number of training images to hold out, the last ones. They replace the
         test images.
       likelihood: the name of p(x|z), by default Bernoulli.
@@ -78,9 +94,11 @@ def sets_of(
       missing: whether NaN stands for missing entries.
 
     Raises:
-      UsageError: if no training image is left, there are fewer than two test images, or
-        the likelihood cannot have the values; see `contexts_of` too.
+      UsageError: if no training image is left, there are fewer than two images to
+        score, or the likelihood cannot have the values; see `contexts_of` too.
     """
+    n_test = 0 if images.x_test is None else len(images.x_test)
+    rules.check_validation(validation, len(images.x_train), n_test)
     if validation:
         images = _with_validation(images, validation)
     if len(images.x_test) < 2:
@@ -89,6 +107,8 @@ def sets_of(
         _check_for(likelihood, name, x, missing)
     contexts = contexts_of(images.y_train, images.y_test) if conditional else ()
     sets = Sets(images.x_train, images.x_test, *contexts)
+    if conditional and datasets.has_labels(images.y_train):
+        sets = sets._replace(classes=np.unique(images.y_train))
     if standardize:
         sets = _standardised(sets)
     if likelihood in ("discretized_logistic", "categorical"):
@@ -170,7 +190,6 @@ def _levels_of(likelihood, sets):
 
 
 def _with_validation(images, n):
-    rules.check_validation(n, len(images.x_train))
     n_train = len(images.x_train) - n
     x, y = images.x_train, images.y_train
     return images._replace(
@@ -319,15 +338,17 @@ def _slices(x: np.ndarray) -> Iterator[slice]:
 def contexts_of(
     y_train: np.ndarray | None, y_test: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Converts labels to one-hot contexts: one column for each label in `y_train`.
+    """Converts labels to one-hot contexts; contexts stay as they are.
+
+    There is one column for each label in `y_train`.
 
     Args:
-      y_train: labels [n], or None.
-      y_test: labels [m], or None.
+      y_train: labels [n], integers or strings, or contexts [n, c], or None.
+      y_test: the same of the test data, [m] or [m, c], or None.
 
     Returns:
-      context_train: float32 [n, c], 1 in the column of the label. The columns are in
-        the rising order of the training labels.
+      context_train: float32 [n, c]. Of labels, it is 1 in the column of the label, and
+        the columns are in the rising order of the training labels.
       context_test: the same for the test labels, [m, c].
 
     Raises:
@@ -335,6 +356,8 @@ def contexts_of(
     """
     if y_train is None or y_test is None:
         raise UsageError("conditional: needs a data set with labels, got one without")
+    if not datasets.has_labels(y_train):
+        return y_train, y_test
     classes = np.unique(y_train)
     unseen = np.setdiff1d(y_test, classes)
     if len(unseen):
@@ -484,8 +507,15 @@ def sha256(x: np.ndarray | tf.Tensor) -> str:
 
 
 def sha256_of_labels(*labels: np.ndarray) -> str:
-    """The SHA-256 of arrays of labels, one after another, as int64."""
+    """The SHA-256 of arrays of labels or contexts, one after another.
+
+    Integers are hashed as int64, floats as float32, and strings as lists in JSON.
+    """
     digest = hashlib.sha256()
     for y in labels:
-        digest.update(np.ascontiguousarray(y, dtype="<i8"))
+        if y.dtype.kind == "U":
+            digest.update(json.dumps(y.tolist()).encode())
+        else:
+            kind = "<f4" if y.dtype.kind == "f" else "<i8"
+            digest.update(np.ascontiguousarray(y, dtype=kind))
     return digest.hexdigest()

@@ -45,7 +45,7 @@ class Scatter(NamedTuple):
       xlabel: the label of the x axis.
       ylabel: the label of the y axis.
       points: `[n, 2]`; non-finite points are not drawn.
-      labels: `[n]` integers, such as classes; None for grey points.
+      labels: `[n]` integers or strings, such as classes; None for grey points.
     """
 
     title: str
@@ -80,8 +80,8 @@ class Histogram(NamedTuple):
 def scatter_sheet(rows: Sequence[Sequence[Scatter]], title: str) -> Figure:
     """Draw panels of points coloured by label; both axes have the same scale.
 
-    The number of a label stands at the median of its points, or as near to it as the
-    other numbers allow. The first ten labels differ in colour; further labels also
+    The name of a label stands at the median of its points, or as near to it as the
+    other names allow. The first ten labels differ in colour; further labels also
     differ in their marker.
 
     Args:
@@ -93,12 +93,12 @@ def scatter_sheet(rows: Sequence[Sequence[Scatter]], title: str) -> Figure:
 
     Raises:
       ValueError: If there are no panels, the rows differ in length, points are not
-          `[n, 2]`, or labels are not `[n]` integers.
+          `[n, 2]`, or labels are not `[n]` integers or strings.
     """
     n_rows, n_columns = check_rows(rows)
     panels = [panel for row in rows for panel in row]
     finite = [_finite(f"of panel {i}", panel) for i, panel in enumerate(panels)]
-    names = np.unique(np.concatenate([labels for _, labels in finite])).tolist()
+    names = sorted({name for _, labels in finite for name in labels.tolist()})
     marks = dict(zip(names, itertools.cycle(_MARKS), strict=False))
     figure, grid = _page(n_rows, n_columns, min(8 / n_columns, 5.5), title)
     numbers = []
@@ -236,15 +236,15 @@ def _finite(name: str, panel: Scatter) -> tuple[np.ndarray, np.ndarray]:
     if panel.labels is None:
         return points[shown], np.zeros(0, int)
     labels = np.asarray(panel.labels)
-    if labels.shape != points.shape[:1] or labels.dtype.kind not in "iu":
+    if labels.shape != points.shape[:1] or labels.dtype.kind not in "iuU":
         raise ValueError(
-            f"labels {name} must be [{len(points)}] integers,"
+            f"labels {name} must be [{len(points)}] integers or strings,"
             f" got {labels.dtype} of shape {labels.shape}"
         )
     return points[shown], labels[shown]
 
 
-def _number(axes: Axes, label: int, median: np.ndarray) -> Annotation:
+def _number(axes: Axes, label: int | str, median: np.ndarray) -> Annotation:
     return axes.annotate(
         str(label),
         median,

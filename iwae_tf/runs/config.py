@@ -98,9 +98,10 @@ class Config:
     dataset: str = _option(
         "data",
         "auto",
-        "Data set: mnist, digits, fashion_mnist, omniglot, or the path of an .npz file "
-        "with the arrays x_train and x_test, images or vectors. auto is mnist if it is "
-        "prepared or can be downloaded, and digits otherwise.",
+        "Data set: mnist, digits, fashion_mnist, omniglot, another image data set of "
+        "tensorflow-datasets, or the path of an .npz file with the arrays x_train and "
+        "x_test, images or vectors; with --validation, x_test may be absent. auto is "
+        "mnist if it is prepared or can be downloaded, and digits otherwise.",
         is_path=True,
     )
     binarization: str | None = _option(
@@ -191,7 +192,8 @@ class Config:
     conditional: bool = _option(
         "networks",
         False,
-        "Model log p(x|y): every network also sees the label y of the image.",
+        "Model log p(x|y): every network also sees y, the label of the image as a "
+        "one-hot vector, or a vector of the data set.",
     )
     conditional_prior: bool = _option(
         "networks",
@@ -486,8 +488,9 @@ class Config:
         "places",
         None,
         "Directory of the run.",
-        unset="runs/ and a name made of data set, objective, layers, k and seed, or "
-        "the name of the trained model",
+        unset="runs/ and a name made of data set, objective, layers, k, seed and the "
+        "other options of the run that are not the default, but not --epochs; or the "
+        "name of the trained model",
         of_run=False,
         is_path=True,
     )

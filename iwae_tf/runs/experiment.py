@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from iwae_tf import data, randomness, rules
 from iwae_tf.data import datasets
 from iwae_tf.errors import UsageError
@@ -106,10 +104,12 @@ def describe(images: datasets.Images, sets: data.Sets) -> dict:
         "binarized_test_sha256": data.sha256(sets.x_test),
     }
     if sets.n_context:
-        facts |= {
-            "classes": np.unique(images.y_train).tolist(),
-            "labels_sha256": data.sha256_of_labels(images.y_train, images.y_test),
-        }
+        given = (y for y in (images.y_train, images.y_test) if y is not None)
+        facts["labels_sha256"] = data.sha256_of_labels(*given)
+        if sets.classes is None:
+            facts["n_context"] = sets.n_context
+        else:
+            facts["classes"] = sets.classes.tolist()
     if sets.n_levels:
         facts["n_levels"] = sets.n_levels
     if sets.scale is not None:

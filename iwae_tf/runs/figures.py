@@ -40,10 +40,7 @@ def painter(
     of_all = "" if config.may_grow else f" of {config.epochs}"
     is_of_images = sets.x_test.ndim == 4
     n = N_SAMPLES_SHOWN if is_of_images else min(N_DRAWN, len(sets.x_test))
-    context = None
-    if sets.n_context:  # every class, one after another
-        place = np.arange(n) * sets.n_context // n
-        context = np.eye(sets.n_context, dtype=np.float32)[place]
+    context = sets.contexts_shown(n)
     directory = this.directory / "figures"
     directory.mkdir(exist_ok=True)
 

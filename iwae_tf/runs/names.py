@@ -1,23 +1,57 @@
 """Names of runs, for directories and for titles."""
 
+import dataclasses
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
 from iwae_tf.runs.config import Config
 
+_LONGEST = 240  # bytes of a name; file systems have 255, and tasks add the epochs
+# Options that have their own place in the name. The epochs are not in it, so that a
+# later start can tell that they differ.
+_PLACED = (
+    "dataset",
+    "validation",
+    "standardize",
+    "stochastic_layers",
+    "model",
+    "feature_maps",
+    "n_bounded",
+    "n_flows",
+    "likelihood",
+    "likelihood_scale",
+    "missing",
+    "mask_input",
+    "conditional",
+    "conditional_prior",
+    "objective",
+    "n_samples",
+    "n_groups",
+    "combination_beta",
+    "schedule",
+    "epochs",
+    "seed",
+)
+
 
 def run_name(config: Config) -> str:
-    """The name of the directory of a run."""
+    """The name of the directory of a run.
+
+    Runs with different options have different names, except for the number of epochs. A
+    long name is shortened, and ends in a hash of the whole.
+    """
     options = f"-m{config.n_groups}" if config.n_groups > 1 else ""
     if config.combination_beta is not None:
-        options += f"-b{config.combination_beta:g}"
+        options += f"-b{_text(config.combination_beta)}"
     given = {0: "", 1: "-y", 2: "-yprior"}[
         config.conditional + config.conditional_prior
     ]
-    if config.schedule == "fast":
-        options += "-fast"
+    if config.schedule != "burda":
+        options += f"-{config.schedule}"
     if config.validation:
         options += f"-v{config.validation}"
+    options += "".join(f"-{part}" for part in _not_default(config))
     networks = f"{config.stochastic_layers}l"
     if config.model != "burda":
         networks = f"{config.model}{config.feature_maps or ''}"
@@ -29,10 +63,41 @@ def run_name(config: Config) -> str:
     start = f"-from-{Path(config.init_from).name}" if config.init_from else ""
     if config.continue_from:
         start = f"-after-{Path(config.continue_from).name}"
-    return (
+    return _shortened(
         f"{config.dataset}-{config.objective}-{networks}{given}"
         f"{options}-k{config.n_samples}-s{config.seed}{start}"
     )
+
+
+def _not_default(config):
+    """The options of a run without a place, where they are not the default."""
+    parts = []
+    for field in dataclasses.fields(config):
+        if not field.metadata["of_run"] or field.name in _PLACED:
+            continue
+        if config != dataclasses.replace(config, **{field.name: field.default}):
+            value = getattr(config, field.name)
+            no = "no" if value is False else ""
+            sizes = value if isinstance(value, tuple) else (value,)
+            texts = (_text(size) for size in sizes if not isinstance(size, bool))
+            parts.append("_".join((f"{no}{field.name}", *texts)))
+    return parts
+
+
+def _text(value):
+    """A value as text, so that different numbers have different texts."""
+    if isinstance(value, float) and float(f"{value:g}") == value:
+        return f"{value:g}"
+    return str(value)
+
+
+def _shortened(name):
+    """A name that is short enough for a file."""
+    encoded = name.encode()
+    if len(encoded) <= _LONGEST:
+        return name
+    digest = hashlib.sha256(encoded).hexdigest()[:16]
+    return f"{encoded[: _LONGEST - 17].decode(errors='ignore')}-{digest}"
 
 
 def caption(config: Config) -> str:
@@ -78,6 +143,8 @@ def networks(config: Config) -> str:
         text += f", {config.feature_maps} maps"
     if config.n_bounded:
         text += f", tanh on {config.n_bounded}"
+    if config.precision != "float32":
+        text += f", {config.precision}"
     if config.n_flows:
         text += f", {flows(config.n_flows, config.flow_normalisation)}"
     return text

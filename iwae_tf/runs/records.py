@@ -26,6 +26,7 @@ RECORD = {
         "image_shape": [int],
         "n_train?": int,
         "classes?": list,
+        "n_context?": int,
         "n_levels?": int,
     },
     "init?": _INIT,

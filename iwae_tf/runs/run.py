@@ -332,10 +332,11 @@ class Run:
         from iwae_tf.models import zoo
 
         record = self.record
+        facts = record["data"]
         model = zoo.build(
-            record["data"]["image_shape"],
-            len(record["data"].get("classes", ())),
-            n_levels=record["data"].get("n_levels"),
+            facts["image_shape"],
+            facts.get("n_context", len(facts.get("classes", ()))),
+            n_levels=facts.get("n_levels"),
             **records.config_of(record).of_networks(),
         )
         self.restore(model)

@@ -70,7 +70,6 @@ class Task:
     def run(
         self,
         watch: experiment.Watch | None = None,
-        label: str = "",
         images: datasets.Images | None = None,
         **options,
     ) -> Run:
@@ -78,14 +77,12 @@ class Task:
 
         Args:
           watch: see `iwae_tf.run`.
-          label: the end of the directory's name, for runs whose names would otherwise
-            be the same.
           images: a data set in place of that of the task.
           **options: fields of `Config` that replace those of the task.
         """
         images = images or self.images
         config = dataclasses.replace(self.config, dataset=images.name, **options)
-        run_dir = self.directory / f"{names.run_name(config)}-e{config.epochs}{label}"
+        run_dir = self.directory / f"{names.run_name(config)}-e{config.epochs}"
         config = dataclasses.replace(config, run_dir=str(run_dir))
         experiment.run(config, images, watch)
         return Run(run_dir)

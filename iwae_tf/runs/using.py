@@ -60,7 +60,8 @@ def observations(
     config, facts = records.config_of(run.record), run.record["data"]
     if dataset is None and facts["name"] not in datasets.NAMES:
         raise UsageError(
-            f"dataset: must be given for a run on {facts['name']!r}, data of one's own"
+            f"dataset: must be given for a run on {facts['name']!r}, whose place is not "
+            "in its record"
         )
     name = datasets.resolve(dataset or facts["name"], data_dir, offline)
     images = datasets.load(name, data_dir, offline)
@@ -74,6 +75,8 @@ def observations(
         cuts = {"train": slice(n), "test": slice(n, None)}
         parts = {key: (x[c], None if y is None else y[c]) for key, c in cuts.items()}
     x, labels = parts[split]
+    if x is None:
+        raise UsageError(f"split: must be train for {name}, which has no test data")
     shape = tuple(facts["image_shape"])
     if x.shape[1:] != shape:
         raise UsageError(
@@ -91,14 +94,19 @@ def observations(
 
 
 def contexts_of(labels: np.ndarray | None, facts: dict) -> np.ndarray:
-    """The contexts of labels [n] for a run with these facts, one-hot [n, c].
+    """The contexts [n, c] of labels [n], or of contexts, for a run with these facts.
 
     Raises:
       UsageError: if there are no labels, or some that the run does not know.
     """
+    kind = "labels" if "classes" in facts else f"contexts [n, {facts['n_context']}]"
+    size = (facts["n_context"],) if "classes" not in facts else ()
+    if labels is None or labels.shape[1:] != size:
+        found = "none" if labels is None else f"an array of shape {labels.shape}"
+        raise UsageError(f"dataset: must have {kind} for this run, got {found}")
+    if "classes" not in facts:
+        return labels
     classes = np.array(facts["classes"])
-    if labels is None:
-        raise UsageError("dataset: must have labels for a conditional run, got none")
     unknown = np.setdiff1d(labels, classes)
     if len(unknown):
         raise UsageError(
@@ -209,6 +217,11 @@ def sample(run: Run, n: int, label: str | None, config: Config, out: Path) -> No
     facts, model = run.record["data"], run.model
     labels = context = None
     if records.config_of(run.record).conditional:
+        if "classes" not in facts:
+            raise UsageError(
+                "run_dir: must hold a run with labels, got one with contexts that are "
+                "vectors; iwae_tf.load(run_dir).sample(n, seed, context) takes these"
+            )
         classes = np.array(facts["classes"])
         labels = np.resize(classes, n)
         if label is not None:

@@ -13,6 +13,7 @@ import textwrap
 import threading
 import time
 import tracemalloc
+import types
 import zipfile
 from pathlib import Path
 
@@ -127,22 +128,149 @@ def test_mnist_order_is_the_same_twice_and_auto_finds_it(mnist, warned, monkeypa
     np.testing.assert_array_equal(again.x_test, mnist.x_test)
 
 
-def test_files_are_read_unshuffled_in_batches():
+def test_files_are_read_unshuffled():
     import tensorflow as tf
+    import tensorflow_datasets as tfds
 
     class Builder:
         name = "mnist"
+        info = types.SimpleNamespace(
+            features={
+                "image": tfds.features.Image(shape=(28, 28, 1)),
+                "label": tfds.features.ClassLabel(num_classes=10),
+            }
+        )
 
         def as_dataset(self, **kwargs):
             self.kwargs = kwargs
             arrays = {"image": np.ones((4, 28, 28, 1), np.uint8), "label": range(4)}
-            return tf.data.Dataset.from_tensor_slices(arrays).batch(3)
+            return tf.data.Dataset.from_tensor_slices(arrays)
 
     builder = Builder()
     x, y = datasets._read_split(builder, "train")
     assert x.shape == (4, 28, 28, 1) and y.tolist() == [0, 1, 2, 3]
     assert builder.kwargs["shuffle_files"] is False
-    assert builder.kwargs["batch_size"] > 0  # -1 would hold all of Omniglot at once
+
+
+# Other data sets of tensorflow-datasets ----------------------------------------------
+
+
+def write_tfds(folder, name, features, **splits):
+    """Writes a data set as tensorflow-datasets does, without its code being known."""
+    import tensorflow_datasets as tfds
+
+    def _info(self):
+        described = tfds.features.FeaturesDict(features(tfds.features))
+        return self.dataset_info_from_configs(features=described)
+
+    body = {
+        "VERSION": tfds.core.Version("1.0.0"),
+        "pkg_dir_path": folder,
+        "_info": _info,
+        "_split_generators": lambda self, manager: splits,
+        "_generate_examples": None,
+    }
+    with tfds.core.registered.skip_registration():
+        kind = type(name, (tfds.core.GeneratorBasedBuilder,), body)
+    kind.name = name
+    kind(data_dir=folder).download_and_prepare()
+
+
+def pictures(n, seed, shape=(5, 4, 3)):
+    return np.random.default_rng(seed).integers(0, 256, (n, *shape), dtype=np.uint8)
+
+
+def examples(x, **others):
+    """Pairs of a key and an example; the other features have the values of the key."""
+    for key, image in enumerate(x):
+        yield key, {"image": image} | {name: f(key) for name, f in others.items()}
+
+
+def of_pictures(features):
+    return {
+        "image": features.Image(shape=(5, 4, 3)),
+        "label": features.ClassLabel(names=["cat", "dog"]),
+        "boxes": features.Sequence(features.Scalar(np.int64)),
+    }
+
+
+def test_any_image_data_set_of_tfds_is_read(tmp_path):
+    x, others = pictures(30, 0), {"label": lambda i: i % 2, "boxes": lambda i: [1] * i}
+    train, test = (examples(part, **others) for part in (x[:20], x[20:]))
+    write_tfds(tmp_path, "tiny_pictures", of_pictures, train=train, test=test)
+    place = {"data_dir": str(tmp_path), "offline": True}
+    assert datasets.resolve("tiny_pictures", **place) == "tiny_pictures"
+    assert datasets.sizes("tiny_pictures", **place) == (20, 10)
+    images = datasets.load("tiny_pictures", **place)
+    assert images.name == "tiny_pictures" and images.x_train.dtype == np.uint8
+    labels = np.arange(20) % 2
+    assert_same_pairs(images.x_train, images.y_train, x[:20], labels)
+    assert_same_pairs(images.x_test, images.y_test, x[20:], labels[:10])
+    again = datasets.load("tiny_pictures:1.0.0", **place)
+    assert again.name == "tiny_pictures-1-0-0"
+    np.testing.assert_array_equal(again.x_train, images.x_train)
+
+
+def test_tfds_without_labels_or_test_images(tmp_path):
+    x = pictures(4, 1, (3, 3, 1))
+    write_tfds(
+        tmp_path,
+        "tiny_unlabelled",
+        lambda features: {"image": features.Image(shape=(None, None, 1))},
+        train=examples(x),
+    )
+    images = datasets.load("tiny_unlabelled", str(tmp_path), offline=True)
+    assert images.y_train is None and images.x_test is None
+    assert sorted(map(bytes, images.x_train)) == sorted(map(bytes, x))
+    assert datasets.sizes("tiny_unlabelled", str(tmp_path), offline=True) == (4, 0)
+
+
+def test_tfds_of_several_sizes_or_without_training_images_is_refused(tmp_path):
+    odd = {"image": np.zeros((2, 3, 3), np.uint8)}
+    of_any_size = {"train": [*examples(pictures(2, 1)), (2, odd)]}
+    any_size = lambda features: {"image": features.Image()}  # noqa: E731
+    write_tfds(tmp_path, "tiny_sizes", any_size, **of_any_size)
+    line = refusal("tiny_sizes", str(tmp_path), offline=True)
+    assert line.startswith("dataset: must have images of one size, got ")
+    assert "2x3x3" in line and "5x4x3" in line and "tiny_sizes" in line
+    write_tfds(tmp_path, "tiny_test", any_size, test=examples(pictures(2, 1)))
+    line = refusal("tiny_test", str(tmp_path), offline=True)
+    rule = "dataset: must have the splits train and test, got test in tiny_test"
+    assert line == rule
+
+
+@pytest.mark.parametrize(
+    ("features", "text", "found"),
+    [
+        (lambda features: {"text": features.Text()}, {"text": "a"}, "none"),
+        (lambda f: {"left": f.Image(), "right": f.Image()}, {}, "left, right"),
+    ],
+)
+def test_tfds_without_one_image_is_refused(features, text, found, tmp_path):
+    import tensorflow_datasets as tfds
+
+    example = dict.fromkeys(features(tfds.features), pictures(1, 0)[0])
+    write_tfds(tmp_path, "tiny_odd", features, train=[(0, example | text)])
+    line = refusal("tiny_odd", str(tmp_path), offline=True)
+    rule = "dataset: must have one feature that is an image, got"
+    assert line == f"{rule} {found} in tiny_odd"
+
+
+def test_known_names_are_checked_without_tensorflow_or_a_download(tmp_path):
+    run_forbidden(f"""
+        for name, says in {{
+            "glue": "dataset: must have one feature that is an image, got none",
+            "cifar10": "cifar10 is not ready in ",
+            "emnist/letters": "emnist/letters is not ready in ",
+            "cifr10": "did you mean cifar10?",
+        }}.items():
+            try:
+                datasets.load(name, data_dir={str(tmp_path)!r}, offline=True)
+            except UsageError as error:
+                line = str(error)
+            assert says in line and "\\n" not in line, line
+            assert "tensorflow" not in sys.modules and not calls
+    """)
 
 
 # Without a network -------------------------------------------------------------------
@@ -195,8 +323,10 @@ def test_absent_dataset_is_refused_without_tensorflow(tmp_path):
 def test_offline_auto_and_digits_and_npz_need_no_socket(tmp_path):
     np.savez(tmp_path / "a.npz", x_train=np.ones((2, 3, 3)), x_test=np.ones((1, 3, 3)))
     stderr = run_forbidden(f"""
-        assert datasets.n_train("digits") == len(datasets.load("digits").x_train)
-        assert datasets.n_train({str(tmp_path / "a.npz")!r}) == 2
+        digits = datasets.load("digits")
+        sizes = len(digits.x_train), len(digits.x_test)
+        assert datasets.sizes("digits") == sizes
+        assert datasets.sizes({str(tmp_path / "a.npz")!r}) == (2, 1)
         datasets.load({str(tmp_path / "a.npz")!r})
         assert not calls and "tensorflow_datasets" not in sys.modules
         images = datasets.load(data_dir={str(tmp_path)!r}, offline=True)
@@ -428,9 +558,9 @@ def test_fashion_mnist_is_downloaded_then_read_offline(server, monkeypatch, tmp_
     assert_same_pairs(images.x_test, images.y_test, x[20:, ..., None], y[20:])
     assert server.asked[0][0] == "HEAD" and len(server.asked) == 5
 
-    assert datasets.n_train("fashion_mnist", str(tmp_path), offline=True) == 20
+    assert datasets.sizes("fashion_mnist", str(tmp_path), offline=True) == (20, 10)
     run_forbidden(f"""
-        assert datasets.n_train("fashion_mnist", {str(tmp_path)!r}, True) == 20
+        assert datasets.sizes("fashion_mnist", {str(tmp_path)!r}, True) == (20, 10)
         assert not calls and "tensorflow" not in sys.modules
     """)
     again = datasets.load("fashion_mnist", data_dir=str(tmp_path), offline=True)
@@ -647,6 +777,30 @@ def test_npz_rank_4_compressed_without_labels(good, tmp_path):
     np.testing.assert_array_equal(images.x_train, x["x_train"])
 
 
+def test_npz_without_test_images_has_only_training_data(good, tmp_path):
+    path = save(tmp_path / "a.npz", good | {"x_test": None, "y_test": None})
+    images = datasets.load(path)
+    assert images.x_test is None and images.y_test is None
+    assert images.test_labels is None
+    np.testing.assert_array_equal(images.y_train, good["y_train"])
+    assert datasets.sizes(path) == (6, 0)
+
+
+def test_npz_has_strings_for_labels_or_vectors_for_contexts(good, tmp_path):
+    strings = {
+        "y_train": np.array(list("abcabc")),
+        "y_test": np.array(["a", "bcd", ""]),
+    }
+    images = datasets.load(save(tmp_path / "a.npz", good | strings))
+    assert images.y_train.tolist() == list("abcabc")
+    assert images.test_labels.tolist() == ["a", "bcd", ""]
+    vectors = {"y_train": np.full((6, 2), 0.1), "y_test": np.full((3, 2), -7.0)}
+    images = datasets.load(save(tmp_path / "a.npz", good | vectors))
+    assert images.y_train.dtype == images.y_test.dtype == np.float32
+    np.testing.assert_array_equal(images.y_train, np.full((6, 2), np.float32(0.1)))
+    assert images.test_labels is None
+
+
 def test_npz_tilde_is_expanded(good, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     save(tmp_path / "a.npz", good)
@@ -682,17 +836,17 @@ def test_npz_bool_becomes_float32(good, tmp_path):
     np.testing.assert_array_equal(images.x_train[..., 0], arrays["x_train"])
 
 
-def test_npz_tells_its_number_of_training_images_from_its_head(good, tmp_path):
+def test_npz_tells_its_numbers_of_images_from_its_heads(good, tmp_path):
     path = save(tmp_path / "a.npz", good | {"x_train": np.zeros([10**6, 3, 3], bool)})
     tracemalloc.start()
-    assert datasets.n_train(path) == 10**6
+    assert datasets.sizes(path) == (10**6, 3)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 10**6
     for shape, says in (((6,), "rank 2"), ((0, 3, 3), "at least one")):
         path = save(tmp_path / "b.npz", good | {"x_train": np.zeros(shape)})
         with pytest.raises(UsageError, match=f"x_train must .*{says}") as found:
-            datasets.n_train(path)
+            datasets.sizes(path)
         assert refusal(path) == str(found.value)
 
 
@@ -730,9 +884,17 @@ def with_value(value):
 ZEROS = np.zeros
 BAD = {
     "x_train absent": ({"x_train": None}, "x_train", "must be present"),
-    "x_test absent": ({"x_test": None}, "x_test", "must be present"),
-    "y_test absent": ({"y_test": None}, "y_train and y_test", "only y_train"),
-    "y_train absent": ({"y_train": None}, "y_train and y_test", "only y_test"),
+    "only x_test absent": ({"x_test": None}, "y_train and y_test", "got only x_train"),
+    "y_test absent": (
+        {"y_test": None},
+        "y_train and y_test",
+        "only x_train, x_test, y_train",
+    ),
+    "y_train absent": (
+        {"y_train": None},
+        "y_train and y_test",
+        "only x_train, x_test, y_test",
+    ),
     "inf": ({"x_train": with_value(np.inf)}, "x_train", "got 1 inf of"),
     "-inf": ({"x_train": with_value(-np.inf)}, "x_train", "finite"),
     "int > 255": ({"x_train": ZEROS((6, 4, 5), int) + 256}, "x_train", "0..255"),
@@ -759,6 +921,16 @@ BAD = {
     "labels rank 2": ({"y_train": np.eye(6, dtype=int)}, "y_train", "(6, 6)"),
     "labels column": ({"y_train": ZEROS((6, 1), int)}, "y_train", "(6, 1)"),
     "labels float": ({"y_train": ZEROS(6)}, "y_train", "integers"),
+    "labels of two kinds": ({"y_test": np.array(["0"] * 3)}, "y_test", "agree in"),
+    "labels and contexts": ({"y_test": ZEROS((3, 2))}, "y_test", "agree in shape"),
+    "contexts differ": (
+        {"y_train": ZEROS((6, 2)), "y_test": ZEROS((3, 1))},
+        "y_test",
+        "(2,) float32 and (1,) float32",
+    ),
+    "contexts empty": ({"y_test": ZEROS((3, 0))}, "y_test", "(3, 0)"),
+    "contexts inf": ({"y_train": with_value(1e39)[..., 4]}, "y_train", "1 of 24 that"),
+    "contexts nan": ({"y_test": ZEROS((3, 2)) + np.nan}, "y_test", "finite as float32"),
     "labels bool": ({"y_test": ZEROS(3, bool)}, "y_test", "integers"),
 }
 

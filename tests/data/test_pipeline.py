@@ -360,6 +360,14 @@ def test_sha256_of_labels_by_hashlib():
     assert data.sha256_of_labels(y, others) == expected
 
 
+def test_sha256_of_strings_and_contexts_by_hashlib():
+    y, wide = np.array(["a", "é"]), np.array(["a", "é"], "U9")
+    expected = hashlib.sha256(b'["a", "\\u00e9"]').hexdigest()
+    assert data.sha256_of_labels(y) == data.sha256_of_labels(wide) == expected
+    expected = hashlib.sha256(struct.pack("<4f", 1, 0.5, -2, 0)).hexdigest()
+    assert data.sha256_of_labels(np.array([[1, 0.5], [-2, 0]])) == expected
+
+
 def test_sha256_makes_no_float_copy_of_all_images():
     x = np.zeros([3000, 100, 100], np.uint8)
     tracemalloc.start()

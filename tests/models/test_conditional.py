@@ -644,6 +644,41 @@ def test_sets_have_contexts_if_the_run_is_conditional():
     refused(lambda: data.sets_of(images._replace(y_test=None), "none", True))
 
 
+def test_strings_are_labels_in_alphabetical_order():
+    train, test = data.contexts_of(np.array(["b", "a"]), np.array(["a", "b", "a"]))
+    np.testing.assert_array_equal(train, [[0, 1], [1, 0]])
+    np.testing.assert_array_equal(test, [[1, 0], [0, 1], [1, 0]])
+    message = refused(lambda: data.contexts_of(np.array(["b"]), np.array(["bc"])))
+    assert message == "y_test: must have labels of y_train only, got bc"
+
+
+def test_contexts_shown_are_of_every_class_or_of_test_data():
+    x, y = np.zeros((3, *IMAGE_SHAPE), np.uint8), np.array([7, 3, 7])
+    images = Images("some", x, x, y, y)
+    sets = data.sets_of(images, "none", conditional=True)
+    np.testing.assert_array_equal(sets.classes, [3, 7])
+    shown = sets.contexts_shown(5)
+    np.testing.assert_array_equal(shown.argmax(axis=1), [0, 0, 0, 1, 1])
+    vectors = np.array([[1, 2, 3], [4, 5, 6], [7, 8, 9]], np.float32)
+    images = images._replace(y_train=vectors - 1, y_test=vectors)
+    sets = data.sets_of(images, "none", conditional=True)
+    assert sets.classes is None and sets.n_context == 3
+    np.testing.assert_array_equal(sets.context_train, vectors - 1)
+    np.testing.assert_array_equal(sets.contexts_shown(5), vectors[[0, 0, 1, 1, 2]])
+    assert data.sets_of(images, "none").contexts_shown(5) is None
+
+
+def test_data_without_test_images_need_some_held_out():
+    x = np.arange(7 * 6, dtype=np.uint8).reshape(7, *IMAGE_SHAPE)
+    images = Images("some", x, None, np.arange(7) % 2, None)
+    message = refused(lambda: data.sets_of(images, "none"))
+    assert message.startswith("validation: must be at least 2 for a data set without ")
+    sets = data.sets_of(images, "none", conditional=True, validation=3)
+    np.testing.assert_array_equal(sets.x_train, x[:4])
+    np.testing.assert_array_equal(sets.x_test, x[4:] / np.float32(255))
+    np.testing.assert_array_equal(sets.context_test.argmax(axis=1), [0, 1, 0])
+
+
 # Training batches --------------------------------------------------------------------
 
 

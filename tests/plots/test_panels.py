@@ -45,6 +45,19 @@ def test_points_are_drawn_where_they_are_in_the_colour_of_their_label():
     assert [{each} for each in shown] == of_label
 
 
+def test_strings_are_labels_too():
+    points, labels = clusters(60, 3)
+    names = np.array(["a", "$b_$", "c"])[labels]
+    panels = [scatter(points, names), scatter(points)]
+    figure = plots.scatter_sheet([panels], TITLE)
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == sorted(["a", "$b_$", "c"])
+    colors = np.array(hexes(figure.axes[0].collections[0].get_facecolors()))
+    assert len({(name, color) for name, color in zip(names, colors, strict=True)}) == 3
+    shown = {text.get_text() for text in figure.axes[0].texts}
+    assert shown == {"a", "$b_$", "c"}
+
+
 def test_a_label_has_one_colour_in_all_panels():
     panels = [scatter([[0, 0], [1, 1]], [7, -2]), scatter([[2, 2], [3, 4]], [3, 7])]
     left, right = plots.scatter_sheet([panels], TITLE).axes
@@ -351,11 +364,13 @@ POINTS = np.zeros((3, 2))
         (scatter(POINTS.T), r"points of panel 1 must be \[n, 2\], got shape \(2, 3\)"),
         (
             scatter(POINTS, [1, 2]),
-            r"labels of panel 1 must be \[3\] integers, got int64 of shape \(2,\)",
+            r"labels of panel 1 must be \[3\] integers or strings, got int64 of shape "
+            r"\(2,\)",
         ),
         (
             scatter(POINTS, [0.0, 1.0, 2.0]),
-            r"labels of panel 1 must be \[3\] integers, got float64 of shape \(3,\)",
+            r"labels of panel 1 must be \[3\] integers or strings, got float64 of "
+            r"shape \(3,\)",
         ),
     ],
 )

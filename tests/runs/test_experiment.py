@@ -1203,6 +1203,30 @@ def test_run_with_flows_that_was_killed_ends_bit_for_bit_the_same(
     assert_same_end(tmp_path / "whole", tmp_path / "again")
 
 
+@pytest.mark.parametrize("kind", ["strings", "vectors"])
+def test_contexts_of_strings_and_vectors_are_of_the_record_and_the_model(
+    kind, tmp_path, labelled, given_labels
+):
+    names = np.array(["a", "b", "c"])  # in the order of the labels 0, 10, 20
+    of_labels = {"strings": names, "vectors": np.eye(3, dtype=np.float32)}[kind]
+    images = labelled._replace(
+        y_train=of_labels[labelled.y_train // 10],
+        y_test=of_labels[labelled.y_test // 10],
+    )
+    options = {"conditional": True, "conditional_prior": True}
+    report = experiment.run(tiny(tmp_path / "run", **options), images)
+    facts = {"strings": {"classes": ["a", "b", "c"]}, "vectors": {"n_context": 3}}
+    assert facts[kind].items() <= report["data"].items()
+    assert ("classes" in report["data"]) is (kind == "strings")
+    # The contexts are those of the labels, so the numbers are too.
+    assert report["test"] == given_labels[2]["test"]
+    loaded = experiment.load(tmp_path / "run")
+    whole = experiment.load(given_labels[0])
+    assert loaded.n_context == 3
+    for one, other in zip(loaded.weights, whole.weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_other_labels_are_refused_for_a_run(given_labels, labelled):
     run_dir, config, _ = given_labels
     other = labelled._replace(y_test=labelled.y_test[::-1].copy())

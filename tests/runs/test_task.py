@@ -54,7 +54,9 @@ def trained(tmp_path_factory):
 
 def test_run_of_a_task_is_named_scored_at_its_own_k_and_found_again(trained, capsys):
     task, run = trained
-    assert run.directory == task.directory / "noise-piwae-1l-m3-k2-s123-e1"
+    options = "n_latent_2-n_hidden_3-nojit"
+    name = f"noise-piwae-1l-m3-{options}-k2-s123-e1"
+    assert run.directory == task.directory / name
     test = run.report["test"]
     assert set(test["bounds"]) == {"1", "5", "6", "7"}
     with np.load(run.directory / "scores.npz") as scores:
