@@ -63,6 +63,8 @@ setup(
         "cuda": ["tensorflow[and-cuda]>=2.21,<2.22"],
         "test": [
             "build",
+            "ipykernel>=6.29",
+            "nbclient>=0.10",
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff==0.17.5",

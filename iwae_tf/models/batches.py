@@ -4,6 +4,7 @@ What computes a batch is compiled once for a model, and not once for a call.
 """
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import json
@@ -48,14 +49,19 @@ def compiled(
     functions = _COMPILED[id(model)]
     key = (function, jit_compile, *sorted(options.items()))
     if key not in functions:
-        weak = weakref.ref(model)  # A function that held the model would keep it alive.
-
-        @tf.function(jit_compile=jit_compile, autograph=False)  # as Keras does
-        def of_tensors(*tensors):
-            return function(weak(), *tensors, **options)
-
-        functions[key] = of_tensors
+        # A function that held the model would keep it alive. TensorFlow counts the
+        # tracings of a `partial` by itself, and those of closures by their code.
+        of_tensors = functools.partial(_call, weakref.ref(model), function, options)
+        functions[key] = tf.function(
+            of_tensors,
+            jit_compile=jit_compile,
+            autograph=False,  # as Keras does
+        )
     return functions[key]
+
+
+def _call(weak, function, options, *tensors):
+    return function(weak(), *tensors, **options)
 
 
 class Batch(NamedTuple):

@@ -60,8 +60,8 @@ def observations(
     config, facts = records.config_of(run.record), run.record["data"]
     if dataset is None and facts["name"] not in datasets.NAMES:
         raise UsageError(
-            f"dataset: must be given for a run on {facts['name']!r}, whose place is not "
-            "in its record"
+            f"dataset: must be given for a run on {facts['name']!r}, of which the "
+            "record has no place"
         )
     name = datasets.resolve(dataset or facts["name"], data_dir, offline)
     images = datasets.load(name, data_dir, offline)

@@ -81,6 +81,7 @@ OUTSIDE_OF_RUN = {
     "eval_images",
     "eval_chunk",
     "jackknife",
+    "continue_from",
     "init_from",
     "pretrained",
     "rescore",

@@ -24,6 +24,8 @@ OTHERS = {
     "likelihood_scale": {"likelihood_scale": "0.1", "likelihood": "gaussian"},
     "missing": {"missing": True},
     "mask_input": {"mask_input": True, "missing": True},
+    "precision": {"precision": "bfloat16"},
+    "early_stopping": {"early_stopping": 3, "validation": 7},
     "conditional": {"conditional": True},
     "conditional_prior": {"conditional_prior": True, "conditional": True},
     "n_bounded": {"n_bounded": 6, "model": "vae60"},
