@@ -3,11 +3,17 @@
 import contextlib
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 
-from tqdm.auto import tqdm
-from tqdm.autonotebook import tqdm as tqdm_here
+from tqdm import TqdmExperimentalWarning, TqdmWarning
 from tqdm.std import tqdm as tqdm_of_terminals
+
+with warnings.catch_warnings():
+    # A notebook without ipywidgets gets plain lines, and need not be told.
+    warnings.simplefilter("ignore", TqdmWarning)
+    warnings.simplefilter("ignore", TqdmExperimentalWarning)
+    from tqdm.autonotebook import tqdm
 
 
 class Progress:
@@ -29,7 +35,7 @@ class Progress:
         self.total, self.unit = total, unit
         self._first = (time.monotonic(), done)
         self._bar = None
-        self._is_live = sys.stdout.isatty() or tqdm_here is not tqdm_of_terminals
+        self._is_live = sys.stdout.isatty() or tqdm is not tqdm_of_terminals
         self._last_shown = float("-inf") if self._is_live else time.monotonic()
 
     def restart_clock(self, done: int) -> None:

@@ -179,7 +179,7 @@ def test_notebook_gets_a_bar_and_not_lines(now, monkeypatch, capsys):
     class Widget(progress.tqdm):
         """What tqdm gives where a notebook runs."""
 
-    monkeypatch.setattr(progress, "tqdm_here", Widget)
+    monkeypatch.setattr(progress, "tqdm", Widget)
     shown = Progress(10, "steps")
     shown.update(3, "text")
     shown.close()
