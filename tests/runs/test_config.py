@@ -82,6 +82,7 @@ OUTSIDE_OF_RUN = {
     "eval_chunk",
     "jackknife",
     "init_from",
+    "continue_from",
     "pretrained",
     "rescore",
     "scorer",
