@@ -83,6 +83,7 @@ OUTSIDE_OF_RUN = {
     "jackknife",
     "continue_from",
     "init_from",
+    "continue_from",
     "pretrained",
     "rescore",
     "scorer",

@@ -353,6 +353,7 @@ def test_limit_of_epochs_counts_and_may_grow_until_the_run_stops_early(
     _, report, weights = stopped
     n = report["epochs"]
     config = stopping(tmp_path / "run", epochs=n - 1)
+    config = dataclasses.replace(config, checkpoint_seconds=1e6)
     short = experiment.run(config, IMAGES)
     assert (short["epochs"], short["best_epoch"]) == (n - 1, report["best_epoch"])
     assert_same(Run(config.run_dir).model.get_weights(), weights[report["best_epoch"]])
@@ -500,12 +501,12 @@ def interrupt_at(epoch):
     return update
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "muon"])
 @pytest.mark.parametrize(
-    ("first", "then"), [("constant", "fast"), ("fast", "constant")]
+    ("optimizer", "first", "then"),
+    [("muon", "constant", "fast"), ("adam", "fast", "constant")],
 )
 def test_schedule_begins_anew_and_the_optimizer_goes_on(
-    tmp_path, first, then, optimizer
+    tmp_path, optimizer, first, then
 ):
     options = {"optimizer": optimizer, "grow_samples": False, "learning_rate": 0.01}
     one, two, fresh = (tmp_path / name for name in ("one", "two", "fresh"))
@@ -556,8 +557,8 @@ def test_images_come_in_the_order_of_the_next_whole_epoch(tmp_path):
     model = iwae_tf.load(one)
     assert int(model.optimizer.iterations) == 16
     # The first epoch of six steps that begins at step 16 or later begins at step 18.
-    batches = data.training_batches(IMAGES.x_train, 10, model.seed, 18).take(6)
-    model.fit(batches, shuffle=False, verbose=0)
+    batches = data.training_batches(IMAGES.x_train, 10, model.seed, 18)
+    model.fit(batches, steps_per_epoch=6, shuffle=False, verbose=0)
     assert_same(state(model), state(iwae_tf.load(two)))
 
 
@@ -571,11 +572,7 @@ def test_what_cannot_be_continued_is_refused_in_one_line(finished, tmp_path):
     for other, options, says in (
         (tmp_path, {}, "must hold a run.*config"),
         (two, {"optimizer": "muon"}, "must be .* same optimizer, .* adam for muon"),
-        (
-            two,
-            {"stochastic_layers": 2, "n_latent": (2, 2), "n_hidden": (3, 3)},
-            NETWORK,
-        ),
+        (two, {"n_latent": (3,)}, "must be a run with the same networks .* latents"),
         (bare, {}, "must be a run with the state of its optimizer, .* weights only"),
     ):
         config = dataclasses.replace(after(tmp_path / "run", other, 1), **options)
@@ -583,10 +580,6 @@ def test_what_cannot_be_continued_is_refused_in_one_line(finished, tmp_path):
             experiment.run(config, IMAGES)
         assert "\n" not in str(info.value) and not (tmp_path / "run").exists()
     for name in ("init_from", "pretrained"):
-        with pytest.raises(
-            UsageError, match=f"^continue_from: must not .* {name}, got"
-        ):
+        says = f"^continue_from: must not be given with {name}, got 'a' with 'b'"
+        with pytest.raises(UsageError, match=says):
             Config(continue_from="a", **{name: "b"})
-
-
-NETWORK = "must be a run with the same networks and image size, got .* with latents"

@@ -194,6 +194,8 @@ def test_closing_without_a_line_prints_nothing(terminal):
 class Model:
     """What a display sees of a model; `done` is set by its test."""
 
+    steps_before, stop_training = 0, False
+
     def __init__(self):
         self.done, self.train_samples = 0, 1
         self.optimizer = types.SimpleNamespace(iterations=self)
