@@ -1,4 +1,4 @@
-"""The data sets: digits, MNIST and similar sets, or an .npz file.
+"""The data sets: digits, those of tensorflow-datasets, an .npz file, or a folder.
 
 Importing this module imports only NumPy. The functions that need scikit-learn or
 tensorflow-datasets import them. TensorFlow is imported only when there is something to
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import mmap
 import os
 import re
 import threading
@@ -40,17 +41,117 @@ _URLS = {
 _PROBE_SECONDS = 4.0  # time limit for reaching the host
 _STALL_SECONDS = 20.0  # time limit without a byte during a download
 _N_DIGITS = 1437, 360  # numbers of training and test images
+_NAME = re.compile(r"[a-z]\w*(/[\w.+-]+){0,2}(:[\d.*]+)?")  # of tensorflow-datasets
 _ARRAYS = ("x_train", "x_test", "y_train", "y_test")
 _ALIGNMENT = 64  # bytes; TensorFlow uses an array in place if its address divides by it
 
 
+_PIECE = 2**20  # number of values of a `Mapped` that are read at once
+
+
+class Mapped:
+    """Observations on disk, of which only the rows that are asked for are in memory.
+
+    A slice of it is another one. An array of places gives these rows, and `np.asarray`
+    gives all rows.
+
+    Attributes:
+      shape: `[n, height, width, channels]` of images, or `[n, ...]`.
+      dtype: the type of the rows that are read, whatever the file has.
+    """
+
+    def __init__(
+        self,
+        on_disk: np.ndarray,
+        memory: mmap.mmap,
+        dtype: np.dtype | type | None = None,
+        standard: tuple[np.ndarray, np.ndarray] | None = None,
+    ):
+        """Takes an array of `np.load(path, mmap_mode="r")`, or a slice of its rows.
+
+        Args:
+          on_disk: the array.
+          memory: what it lies in.
+          dtype: the type of the rows that are read, by default that of the file.
+          standard: what is subtracted from the rows, and what they are divided by.
+        """
+        self._on_disk, self._memory, self._standard = on_disk, memory, standard
+        channels = (1,) if on_disk.ndim == 3 else ()
+        self.shape = (*on_disk.shape, *channels)
+        self.dtype = np.dtype(dtype or on_disk.dtype)
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """The number of values."""
+        return math.prod(self.shape)
+
+    def __len__(self) -> int:
+        """The number of rows."""
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice | np.ndarray) -> Mapped | np.ndarray:
+        """A slice, which reads nothing, or the rows at an array of places."""
+        if isinstance(rows, slice):
+            return self._with(self._on_disk[rows], self.dtype, self._standard)
+        return self._read(rows, "MADV_RANDOM")
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        """All rows in memory."""
+        return self._read(slice(None), "MADV_NORMAL").astype(dtype or self.dtype)
+
+    def astype(self, dtype: np.dtype | type) -> Mapped:
+        """The same rows, read as another type."""
+        return self._with(self._on_disk, dtype, self._standard)
+
+    def standardised(self, mean: np.ndarray, scale: np.ndarray) -> Mapped:
+        """The same rows after subtraction of a mean and division by a scale."""
+        return self._with(self._on_disk, self.dtype, (mean, scale))
+
+    def _with(self, on_disk, dtype, standard):
+        return Mapped(on_disk, self._memory, dtype, standard)
+
+    def _read(self, rows, order):
+        self._advise(order)
+        x = np.array(self._on_disk[rows], self.dtype).reshape(-1, *self.shape[1:])
+        # Pages that were read count as memory of the process until they are released.
+        self._advise("MADV_DONTNEED")
+        if self._standard is None:
+            return x
+        mean, scale = self._standard
+        return (x - mean) / scale
+
+    def _advise(self, advice):
+        if hasattr(mmap, advice):  # not on Windows
+            self._memory.madvise(getattr(mmap, advice))
+
+
+def pieces(x: np.ndarray | Mapped) -> Iterator[np.ndarray]:
+    """The arrays that make up observations: an array itself, or slices of a `Mapped`.
+
+    The sum over single numbers that are in memory does not go from row to row, so they
+    are one piece too.
+    """
+    n_values = math.prod(x.shape[1:])
+    if isinstance(x, np.ndarray) or n_values == 1:
+        yield np.asarray(x)
+        return
+    n = max(1, _PIECE // n_values)
+    for first in range(0, len(x), n):
+        yield np.asarray(x[first : first + n])
+
+
 class Images(NamedTuple):
-    """A data set in memory.
+    """A data set, in memory or on disk.
 
     Attributes:
       name: letters, digits, `-` and `_` only, fit for a directory name.
       x_train: images `[n, height, width, channels]`, uint8 0..255 or float32, or
-          others `[n, ...]`, float32; NaN where an entry is missing.
+        others `[n, ...]`, float32; NaN where an entry is missing.
       x_test: `[m, ...]`, same type as `x_train`; None if there are only training data,
         of which some are then held out.
       y_train: labels `[n]`, int64 or strings, or contexts `[n, c]`, float32, or None.
@@ -58,8 +159,8 @@ class Images(NamedTuple):
     """
 
     name: str
-    x_train: np.ndarray
-    x_test: np.ndarray | None
+    x_train: np.ndarray | Mapped
+    x_test: np.ndarray | Mapped | None
     y_train: np.ndarray | None
     y_test: np.ndarray | None
 
@@ -77,7 +178,7 @@ class Images(NamedTuple):
 def load(
     dataset: str = "auto", data_dir: str | None = None, offline: bool = False
 ) -> Images:
-    """Loads a data set by name, or from an .npz file.
+    """Loads a data set by name, from an .npz file, or from a folder.
 
     "auto" is MNIST if it is prepared or can be downloaded. Otherwise it is digits, with
     a warning. Reading a data set of tensorflow-datasets starts TensorFlow, so its
@@ -85,7 +186,8 @@ def load(
 
     Args:
       dataset: "auto", one of `NAMES`, another image data set of tensorflow-datasets,
-        such as cifar10 or emnist/letters, or a path that ends in .npz.
+        such as cifar10 or emnist/letters, a path that ends in .npz, or a folder with
+        x_train.npy, which stays on disk.
       data_dir: directory of tensorflow-datasets. None stands for `TFDS_DATA_DIR` or, if
           that is not set, for `~/tensorflow_datasets`.
       offline: whether to never open a connection.
@@ -99,8 +201,8 @@ def load(
     dataset = resolve(dataset, data_dir, offline)
     if dataset == "digits":
         return _load_digits()
-    if _is_npz(dataset):
-        return _load_npz(os.path.expanduser(dataset))
+    if _is_npz(dataset) or _is_folder(dataset):
+        return _load_files(os.path.expanduser(dataset))
     return _load_tfds(dataset, data_dir, offline)
 
 
@@ -125,7 +227,7 @@ def resolve(
         if not os.path.isfile(path):
             raise UsageError(f"dataset: must be an existing .npz file, got {path!r}")
         return dataset
-    if dataset == "digits":
+    if dataset == "digits" or _is_folder(dataset):
         return dataset
     if dataset != "auto":
         _prepare(dataset, data_dir, offline)
@@ -157,7 +259,7 @@ def sizes(
     """
     if dataset == "digits":
         return _N_DIGITS
-    if not _is_npz(dataset):
+    if not (_is_npz(dataset) or _is_folder(dataset)):
         with _builder(dataset, data_dir, offline) as builder:
             splits = builder.info.splits
             return tuple(
@@ -165,7 +267,8 @@ def sizes(
                 for part in ("train", "test")
             )
     path = os.path.expanduser(dataset)
-    heads = _read_npz(path, _read_header)
+    read = _read_npz if _is_npz(dataset) else _read_folder
+    heads = read(path, _read_header)
     shapes = {name: heads[name][0] for name in _ARRAYS[:2] if name in heads}
     for name, shape in shapes.items():
         _check_shape(f"{path!r}: {name}", shape)
@@ -179,6 +282,16 @@ def has_labels(y: np.ndarray | None) -> bool:
 
 def _is_npz(dataset: str) -> bool:
     return dataset.lower().endswith(".npz")
+
+
+def _is_folder(dataset: str) -> bool:
+    """Whether a data set is a folder; a name stays one unless a folder has its data."""
+    if dataset in ("auto", *NAMES):
+        return False
+    path = os.path.expanduser(dataset)
+    if os.path.isfile(os.path.join(path, "x_train.npy")):
+        return True
+    return os.path.isdir(path) and not _NAME.fullmatch(dataset)
 
 
 def _load_digits() -> Images:
@@ -242,7 +355,7 @@ def _prepare(
     import tensorflow_datasets as tfds
 
     folder = os.path.expanduser(data_dir) if data_dir else None
-    if not re.fullmatch(r"[a-z]\w*(/[\w.+-]+){0,2}(:[\d.*]+)?", name):
+    if not _NAME.fullmatch(name):
         raise _unknown(name)
     try:
         builder = tfds.builder(name, data_dir=folder)
@@ -273,8 +386,8 @@ def _unknown(name: str) -> UsageError:
     others = tfds.list_builders(with_community_datasets=False)
     return UsageError(
         f"dataset: must be one of {', '.join(choices)}, another image data set of "
-        f"tensorflow-datasets, or a path ending in .npz, got {name!r}"
-        f"{closest(name.lower(), (*choices, *others))}"
+        "tensorflow-datasets, a folder with x_train.npy, or a path ending in .npz, "
+        f"got {name!r}{closest(name.lower(), (*choices, *others))}"
     )
 
 
@@ -433,17 +546,18 @@ def _shrink(images: np.ndarray, size: int = 28) -> np.ndarray:
     return np.rint(means).astype(np.uint8)[..., np.newaxis]
 
 
-# npz files ---------------------------------------------------------------------------
+# npz files and folders ---------------------------------------------------------------
 
 
-def _load_npz(path: str) -> Images:
+def _load_files(path: str) -> Images:
     """Reads and checks `x_train` and those of the other three arrays that it holds.
 
     Raises:
-      UsageError: if the file breaks a rule. The error names the file, the array, the
+      UsageError: if a file breaks a rule. The error names the path, the array, the
         rule and what was found.
     """
-    held = _read_npz(path, _read_array)
+    is_npz = _is_npz(path)
+    held = _read_npz(path, _read_array) if is_npz else _read_folder(path, _map_array)
     parts = ("train", "test") if "x_test" in held else ("train",)
     given = {name for name in held if name.startswith("y_")}
     if given and given != {f"y_{part}" for part in parts}:
@@ -459,10 +573,12 @@ def _load_npz(path: str) -> Images:
     ]
     _check_agreement(path, "y", "shape", y)
     arrays = [*x, None][:2] + [*y, None][:2]
-    stem = os.path.splitext(os.path.basename(path))[0]
-    name = _fit_for_a_directory(stem)
+    stem = os.path.basename(os.path.abspath(path))
+    name = _fit_for_a_directory(os.path.splitext(stem)[0] if is_npz else stem)
     # A file must not be mistaken for the data set of the same name.
-    return Images(f"{name}-npz" if name in NAMES else name, *arrays)
+    if name in NAMES:
+        name += "-npz" if is_npz else "-npy"
+    return Images(name, *arrays)
 
 
 def _read_npz(path: str, read: Callable[[IO[bytes]], Any]) -> dict[str, Any]:
@@ -481,6 +597,38 @@ def _read_npz(path: str, read: Callable[[IO[bytes]], Any]) -> dict[str, Any]:
     if "x_train" not in arrays:
         raise UsageError(f"{path!r}: array x_train must be present, got {held}")
     return arrays
+
+
+def _read_folder(path: str, read: Callable[[IO[bytes]], Any]) -> dict[str, Any]:
+    """Reads those of the four arrays that a folder holds; never unpickles."""
+    arrays, name = {}, "the folder"
+    try:
+        held = sorted(os.listdir(path))
+        for name in (name for name in _ARRAYS if f"{name}.npy" in held):
+            with open(os.path.join(path, f"{name}.npy"), "rb") as file:
+                arrays[name] = read(file)
+    except UsageError:
+        raise
+    except Exception as error:
+        rule = f"{name} must be readable as .npy without pickles"
+        raise UsageError(f"{path!r}: {rule}, got {_brief(error)}") from error
+    if "x_train" not in arrays:
+        raise UsageError(f"{path!r}: x_train.npy must be present, got {held}")
+    return arrays
+
+
+def _map_array(file: IO[bytes]) -> np.ndarray | Mapped:
+    """Maps an .npy file of observations, and reads one of labels."""
+    name = os.path.splitext(os.path.basename(file.name))[0]
+    if name.startswith("y_"):
+        return np.load(file, allow_pickle=False)
+    shape, is_transposed, _ = _read_header(file)
+    where = f"{os.path.dirname(file.name)!r}: {name}"
+    _check_shape(where, shape)
+    if is_transposed:
+        raise UsageError(f"{where} must be saved in C order, got Fortran order")
+    on_disk = np.load(file.name, mmap_mode="r", allow_pickle=False)
+    return Mapped(on_disk.view(np.ndarray), on_disk.base)
 
 
 def _read_array(file: IO[bytes]) -> np.ndarray:
@@ -528,7 +676,7 @@ def aligned_copy(x: np.ndarray, dtype: np.dtype | type) -> np.ndarray:
     return copy
 
 
-def _check_images(where: str, x: np.ndarray) -> np.ndarray:
+def _check_images(where: str, x: np.ndarray | Mapped) -> np.ndarray | Mapped:
     """Returns images as `[n, h, w, c]` and others as they are, or raises.
 
     Integers of images are uint8 0..255. All else becomes float32, and must be finite or
@@ -537,9 +685,9 @@ def _check_images(where: str, x: np.ndarray) -> np.ndarray:
     _check_shape(where, x.shape)
     if x.dtype.kind not in "biuf":
         raise UsageError(f"{where} must be integer, float or bool, got {x.dtype}")
-    low, high = np.fmin.reduce(x, axis=None), np.fmax.reduce(x, axis=None)
+    low, high = limits_of(x)
     if np.isinf([low, high]).any():
-        count = np.count_nonzero(np.isinf(x))
+        count = sum(np.count_nonzero(np.isinf(piece)) for piece in pieces(x))
         raise UsageError(f"{where} must be finite or NaN, got {count} inf of {x.size}")
     is_grey = x.dtype.kind in "iu" and x.ndim > 2
     if is_grey and (low < 0 or high > 255):
@@ -549,9 +697,21 @@ def _check_images(where: str, x: np.ndarray) -> np.ndarray:
         logging.warning(
             "%s has only values 0 and 1 of 0..255; save binary images as bool", where
         )
-    x = x[..., np.newaxis] if x.ndim == 3 else x
     dtype = np.uint8 if is_grey else np.float32
+    if isinstance(x, Mapped):
+        return x.astype(dtype)
+    x = x[..., np.newaxis] if x.ndim == 3 else x
     return x if x.dtype == dtype else aligned_copy(x, dtype)
+
+
+def limits_of(x: np.ndarray | Mapped) -> tuple[np.generic, np.generic]:
+    """The least and the greatest value; NaN only if all are."""
+    ends = [
+        (np.fmin.reduce(piece, axis=None), np.fmax.reduce(piece, axis=None))
+        for piece in pieces(x)
+    ]
+    lows, highs = zip(*ends, strict=True)
+    return np.fmin.reduce(lows), np.fmax.reduce(highs)
 
 
 def _fit_for_a_directory(name: str) -> str:

@@ -1,6 +1,8 @@
 """Data as a likelihood needs them, and the pipeline, whose only state is the step."""
 
+import functools
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Iterator
@@ -23,7 +25,7 @@ class Sets(NamedTuple):
     """The data that a model is trained on, and those that it is scored on.
 
     Attributes:
-      x_train: grey images or other observations [n, *event_shape].
+      x_train: grey images or other observations [n, *event_shape], perhaps on disk.
       x_test: what the likelihood can have, such as binary images [m, *event_shape].
       context_train: y of a conditional model, float32 [n, c], or None.
       context_test: the same, [m, c].
@@ -34,7 +36,7 @@ class Sets(NamedTuple):
       scale: what they were then divided by, same shape, or None.
     """
 
-    x_train: np.ndarray
+    x_train: np.ndarray | datasets.Mapped
     x_test: np.ndarray
     context_train: np.ndarray | None = None
     context_test: np.ndarray | None = None
@@ -126,12 +128,14 @@ def _check_for(likelihood, name, x, missing):
                 f"uint8, got {name} of uint8, which are levels of grey"
             )
         return
-    if not missing and np.isnan(np.min(x)):
+    pieces = functools.partial(datasets.pieces, x)
+    if not missing and any(np.isnan(np.min(piece)) for piece in pieces()):
+        count = sum(np.isnan(piece).sum() for piece in pieces())
         raise UsageError(
-            f"missing: must be given for data with NaN, got {np.isnan(x).sum()} NaN of "
-            f"{x.size} in {name}"
+            f"missing: must be given for data with NaN, got {count} NaN of {x.size} in "
+            f"{name}"
         )
-    low, high = np.fmin.reduce(x, axis=None), np.fmax.reduce(x, axis=None)
+    low, high = datasets.limits_of(x)
     is_unit = not (low < 0 or high > 1)
     if likelihood in (None, "bernoulli") and not is_unit:
         raise UsageError(
@@ -139,7 +143,11 @@ def _check_for(likelihood, name, x, missing):
             f"gaussian, got {likelihood or 'none'} for {name} from {low:g} to {high:g}"
         )
     is_vector = x.ndim != 4
-    if likelihood is None and is_vector and not np.isin(x[~np.isnan(x)], (0, 1)).all():
+    if (
+        likelihood is None
+        and is_vector
+        and not all(np.isin(x[~np.isnan(x)], (0, 1)).all() for x in pieces())
+    ):
         raise UsageError(
             "likelihood: must be chosen for vectors that are not binary, got none for "
             f"{name} from {low:g} to {high:g}"
@@ -159,12 +167,15 @@ def _standardised(sets):
             f"standardize: goes with vectors [n, d] only, got data of shape {x.shape}"
         )
     mean = mean_of(x)
-    is_known = ~np.isnan(x)
-    square = np.where(is_known, np.square(x - mean), 0.0).sum(axis=0)
-    scale = np.sqrt(square / np.maximum(is_known.sum(axis=0), 1))
+    n_known = len(x) - _sum(x, np.isnan)
+    square = _sum(x, lambda x: np.where(np.isnan(x), 0.0, np.square(x - mean)))
+    scale = np.sqrt(square / np.maximum(n_known, 1))
     scale[scale == 0] = 1.0
     mean, scale = mean.astype(np.float32), scale.astype(np.float32)
-    x_train, x_test = ((x - mean) / scale for x in (sets.x_train, sets.x_test))
+    x_train, x_test = (
+        (x - mean) / scale if isinstance(x, np.ndarray) else x.standardised(mean, scale)
+        for x in (sets.x_train, sets.x_test)
+    )
     return sets._replace(x_train=x_train, x_test=x_test, mean=mean, scale=scale)
 
 
@@ -172,7 +183,8 @@ def _levels_of(likelihood, sets):
     """The number of levels, or of classes."""
     if sets.x_train.dtype == np.uint8:
         return 256
-    values = np.unique(np.concatenate([np.unique(x) for x in sets[:2]]))
+    pieces = itertools.chain.from_iterable(map(datasets.pieces, sets[:2]))
+    values = functools.reduce(np.union1d, map(np.unique, pieces))
     values = values[~np.isnan(values)].astype(np.float64)
     spacing = 1.0 if likelihood == "categorical" else np.min(np.diff(values), initial=1)
     places = values / spacing
@@ -207,8 +219,14 @@ def grey(x: np.ndarray | tf.Tensor) -> tf.Tensor:
       UsageError: for an array of another type with values that are not in 0..1; NaN is
         missing.
     """
+    x = _read(x)
     _check_unit(x)
     return _floats(x)
+
+
+def _read(x):
+    """Observations in memory."""
+    return np.asarray(x) if isinstance(x, datasets.Mapped) else x
 
 
 def _floats(x):
@@ -216,9 +234,10 @@ def _floats(x):
 
 
 def _check_unit(x):
-    if x.dtype == np.uint8 or not isinstance(x, np.ndarray) or not x.size:
+    is_array = isinstance(x, np.ndarray | datasets.Mapped)
+    if x.dtype == np.uint8 or not is_array or not x.size:
         return
-    low, high = np.fmin.reduce(x, axis=None), np.fmax.reduce(x, axis=None)
+    low, high = datasets.limits_of(x)
     if low < 0 or high > 1:
         raise UsageError(
             f"x: must be uint8 in 0..255 or in 0..1, got {x.dtype} from {low:g} to "
@@ -267,18 +286,39 @@ def check_range(
             )
 
 
-def mean_of(x: np.ndarray) -> np.ndarray:
+def mean_of(x: np.ndarray | datasets.Mapped) -> np.ndarray:
     """The mean of observations [n, ...], without a float copy of images.
 
     uint8 is divided by 255. Missing entries do not count; an entry that is missing
     everywhere has a mean of 0.
     """
     if x.dtype == np.uint8:
-        return np.mean(x, axis=0) / 255.0
-    n = len(x) - np.isnan(x).sum(axis=0)
+        return _mean(x) / 255.0
+    n = len(x) - _sum(x, np.isnan)
     if np.all(n == len(x)):
+        return _mean(x)
+    return _sum(x, np.nan_to_num, np.float64) / np.maximum(n, 1)
+
+
+def _mean(x):
+    """The mean over rows as NumPy has it, whatever is read at once."""
+    if isinstance(x, np.ndarray):
         return np.mean(x, axis=0)
-    return np.nansum(x, axis=0, dtype=np.float64) / np.maximum(n, 1)
+    total = _sum(x, dtype=np.float64 if x.dtype == np.uint8 else None)
+    return np.true_divide(total, np.intp(len(x)), out=total, casting="unsafe")
+
+
+def _sum(x, of=lambda x: x, dtype=None):
+    """The sum of a function of x over rows, of a `Mapped` with the bits of an array.
+
+    NumPy adds row after row, so the sum may go on from the rows before.
+    """
+    total = None
+    for piece in map(of, datasets.pieces(x)):
+        if total is not None:
+            piece = np.concatenate([total[np.newaxis], piece])
+        total = np.add.reduce(piece, axis=0, dtype=dtype)
+    return total
 
 
 def binarize(
@@ -300,6 +340,7 @@ def binarize(
       UsageError: for an unknown mode.
     """
     check_one_of(BINARIZATIONS, binarization=mode)
+    x = _read(x)
     if mode != "none":
         _check_unit(x)
     return _binarize(x, mode, seed, first=0)
@@ -325,7 +366,7 @@ def _binarize_in_slices(x, mode, seed):
     with tf.device("CPU"):  # they would come back from a GPU
         for rows in _slices(x):
             first = rows.start * math.prod(x.shape[1:])
-            binary[rows] = _binarize(x[rows], mode, seed, first)
+            binary[rows] = _binarize(_read(x[rows]), mode, seed, first)
     return binary
 
 
@@ -428,7 +469,8 @@ def training_batches(
 
     Args:
       x: images, uint8 0..255 or float 0..1, or other floats, [n, ...]. They are used in
-        place if `datasets.is_aligned`, so they must not change.
+        place if `datasets.is_aligned`, so they must not change. Of a `Mapped`, only the
+        rows of each batch are read.
       batch_size: b, the number of images in a batch.
       seed: random seed for the order and the binarisation.
       first_step: the step of the first batch, counted from 0 at the start of the
@@ -449,7 +491,7 @@ def training_batches(
         _check_unit(x)
     steps_per_epoch, _ = steps_of_epoch(len(x), batch_size)
     first_epoch, n_skipped = divmod(first_step, steps_per_epoch)
-    images = _in_place(x)
+    gather = _gather_of(x)
     contexts = None if context is None else _in_place(context)
 
     def order(epoch):
@@ -464,7 +506,7 @@ def training_batches(
 
     def batch(step, indices):
         binary = _binarize(
-            tf.gather(images, indices),
+            gather(indices),
             binarization,
             randomness.seed_of(seed, randomness.BINARIZE, step),
             first=0,
@@ -487,6 +529,18 @@ def training_batches(
     )
 
 
+def _gather_of(x):
+    """A function from places [b] to the rows of x there, as a tensor."""
+    if not isinstance(x, datasets.Mapped):
+        return functools.partial(tf.gather, _in_place(x))
+
+    def gather(places):
+        rows = tf.numpy_function(x.__getitem__, [places], x.dtype)
+        return tf.ensure_shape(rows, [*places.shape, *x.shape[1:]])
+
+    return gather
+
+
 def _in_place(x):
     """A tensor in the memory of an array, or of a copy if that is not aligned.
 
@@ -497,12 +551,13 @@ def _in_place(x):
     return tf.experimental.dlpack.from_dlpack(x.__dlpack__())
 
 
-def sha256(x: np.ndarray | tf.Tensor) -> str:
+def sha256(x: np.ndarray | datasets.Mapped | tf.Tensor) -> str:
     """The SHA-256 of the shape and the float32 bytes of images, made in slices."""
-    x = np.asarray(x)
+    if not isinstance(x, datasets.Mapped):
+        x = np.asarray(x)
     digest = hashlib.sha256(repr(x.shape).encode())
     for rows in _slices(x):
-        digest.update(np.ascontiguousarray(x[rows], dtype="<f4"))
+        digest.update(np.ascontiguousarray(_read(x[rows]), dtype="<f4"))
     return digest.hexdigest()
 
 

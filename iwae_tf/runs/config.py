@@ -100,8 +100,10 @@ class Config:
         "auto",
         "Data set: mnist, digits, fashion_mnist, omniglot, another image data set of "
         "tensorflow-datasets, or the path of an .npz file with the arrays x_train and "
-        "x_test, images or vectors; with --validation, x_test may be absent. auto is "
-        "mnist if it is prepared or can be downloaded, and digits otherwise.",
+        "x_test, images or vectors; with --validation, x_test may be absent. A folder "
+        "with x_train.npy and x_test.npy stays on disk, for data that do not fit into "
+        "memory. auto is mnist if it is prepared or can be downloaded, and digits "
+        "otherwise.",
         is_path=True,
     )
     binarization: str | None = _option(

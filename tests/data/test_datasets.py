@@ -1002,3 +1002,91 @@ def test_npz_member_cut_short_inside_a_sound_archive(good, tmp_path):
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("x_train.npy", member.getvalue()[:-7])
     assert "x_train must be readable" in refusal(path)
+
+
+# Folders -----------------------------------------------------------------------------
+
+
+def save_folder(path, arrays):
+    path.mkdir(exist_ok=True)
+    for name, array in arrays.items():
+        if array is not None:
+            np.save(path / f"{name}.npy", array)
+    return str(path)
+
+
+KINDS = ["u1", "i2", ">i8", "f2", "f4", ">f4", "f8", "?"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_folder_has_the_rows_of_an_npz_file_of_its_arrays(kind, good, tmp_path, warned):
+    for name in ("x_train", "x_test"):
+        x = good[name] if np.dtype(kind).kind in "ui" else good[name] / 255
+        good[name] = (x > 0.5 if kind == "?" else x).astype(kind)
+    of_file = datasets.load(save(tmp_path / "my data.npz", good))
+    path = save_folder(tmp_path / "my data", good)
+    images = datasets.load(path)
+    assert datasets.sizes(path) == (6, 3)
+    assert images.name == of_file.name == "my-data"
+    for name in ("x_train", "x_test"):
+        mapped, x = getattr(images, name), getattr(of_file, name)
+        assert isinstance(mapped, datasets.Mapped)
+        assert (mapped.shape, mapped.dtype, mapped.ndim) == (x.shape, x.dtype, 4)
+        assert len(mapped) == len(x) and mapped.size == x.size
+        np.testing.assert_array_equal(np.asarray(mapped), x)
+        places = np.array([2, 0, 2])
+        rows = mapped[1:][places % 2]
+        assert rows.dtype == x.dtype and type(rows) is np.ndarray
+        np.testing.assert_array_equal(mapped[places], x[places])
+        np.testing.assert_array_equal(rows, x[1:][places % 2])
+        np.testing.assert_array_equal(np.asarray(mapped[1:][:1]), x[1:2])
+    np.testing.assert_array_equal(images.y_train, good["y_train"])
+
+
+def test_folder_may_be_named_from_anywhere(good, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("mnist", "faces"):
+        save_folder(tmp_path / name, good)
+    monkeypatch.chdir(tmp_path / "faces")
+    for path, name in (
+        ("~/mnist", "mnist-npy"),
+        ("../mnist/", "mnist-npy"),
+        (".", "faces"),
+        (f"{tmp_path}/faces", "faces"),
+    ):
+        assert datasets.load(path).name == name
+    monkeypatch.chdir(tmp_path)
+    assert datasets.load("faces").name == "faces"
+    assert "mnist is not ready" in refusal("mnist", str(tmp_path / "no"), offline=True)
+
+
+@pytest.mark.parametrize("case", ["inf", "int > 255", "rank 1", "no train", "text"])
+def test_folder_refusal_names_folder_array_and_rule(case, good, tmp_path):
+    change, name, rule = BAD[case]
+    path = save_folder(tmp_path / "a", good | change)
+    line = refusal(path)
+    assert repr(path) in line and name in line and rule in line
+
+
+def test_folder_that_cannot_be_mapped_is_refused(good, tmp_path):
+    path = save_folder(tmp_path / "a", good)
+    np.save(tmp_path / "a" / "x_test.npy", np.asfortranarray(good["x_test"]))
+    assert "x_test must be saved in C order" in refusal(path)
+    np.save(tmp_path / "a" / "x_test.npy", ZEROS((3, 4, 5), object))
+    assert "x_test must be readable as .npy without pickles" in refusal(path)
+    np.save(tmp_path / "a" / "x_test.npy", good["x_test"])
+    whole = (tmp_path / "a" / "x_train.npy").read_bytes()
+    (tmp_path / "a" / "x_train.npy").write_bytes(whole[:-1])
+    assert "x_train must be readable as .npy" in refusal(path)
+    (tmp_path / "a" / "x_train.npy").unlink()
+    line = refusal(path)
+    rule = (
+        "x_train.npy must be present, got ['x_test.npy', 'y_test.npy', 'y_train.npy']"
+    )
+    assert line == f"{path!r}: {rule}"
+
+
+def test_folder_without_test_images_has_only_training_data(good, tmp_path):
+    path = save_folder(tmp_path / "b", good | {"x_test": None, "y_test": None})
+    assert datasets.load(path).x_test is None
+    assert datasets.sizes(path) == (6, 0)

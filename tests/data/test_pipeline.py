@@ -3,8 +3,10 @@ import ctypes
 import gc
 import hashlib
 import itertools
+import math
 import re
 import struct
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -568,3 +570,133 @@ def test_data_that_a_likelihood_cannot_have_are_refused_in_one_line(x, options, 
 def test_binary_vectors_need_no_choice():
     sets = data.sets_of(vectors([[0, 1], [1, 1]]), "dynamic")
     np.testing.assert_array_equal(sets.x_test, [[0, 1], [1, 1]])
+
+
+# Data on disk ------------------------------------------------------------------------
+
+RNG = np.random.default_rng(6)
+VECTORS = RNG.normal(size=(50, 7))
+REAL = {"likelihood": "gaussian", "standardize": True, "binarization": "none"}
+ON_DISK = {
+    "images": (RNG.integers(0, 256, (50, 5, 4), np.uint8), {}),
+    "floats": (RNG.random((50, 5, 4, 3)), {}),
+    "vectors": (VECTORS, REAL),
+    "numbers": (VECTORS[:, :1], REAL),
+    "missing": (np.where(VECTORS > 1, np.nan, VECTORS), REAL | {"missing": True}),
+    "levels": (
+        RNG.integers(0, 17, (50, 4)) / 16,
+        {"likelihood": "discretized_logistic", "binarization": "none"},
+    ),
+}
+
+
+@pytest.fixture
+def read_in_pieces(monkeypatch):
+    monkeypatch.setattr(datasets, "_PIECE", 30)
+
+
+@pytest.mark.parametrize("validation", [0, 11])
+@pytest.mark.parametrize("case", ON_DISK)
+def test_folder_gives_the_bits_of_an_npz_file(
+    case, validation, tmp_path, read_in_pieces
+):
+    x, options = ON_DISK[case]
+    arrays = {
+        "x_train": x[:40],
+        "x_test": x[40:],
+        "y_train": VECTORS[:40],
+        "y_test": VECTORS[40:],
+    }
+    np.savez(tmp_path / "a.npz", **arrays)
+    (tmp_path / "a").mkdir()
+    for name, array in arrays.items():
+        np.save(tmp_path / "a" / f"{name}.npy", array)
+    options = {"binarization": "dynamic", "conditional": True} | options
+    both = [
+        data.sets_of(
+            datasets.load(str(tmp_path / name)), validation=validation, **options
+        )
+        for name in ("a.npz", "a")
+    ]
+    want, got = both
+    assert isinstance(got.x_train, datasets.Mapped)
+    assert data.sha256(got.x_train) == data.sha256(want.x_train)
+    for name in (
+        "x_test",
+        "context_train",
+        "context_test",
+        "n_levels",
+        "mean",
+        "scale",
+    ):
+        np.testing.assert_array_equal(getattr(got, name), getattr(want, name))
+    means = [data.mean_of(sets.x_train) for sets in both]
+    assert means[0].dtype == means[1].dtype
+    np.testing.assert_array_equal(*means)
+    for first_step in (0, 4):
+        batches = [
+            data.training_batches(
+                sets.x_train,
+                9,
+                3,
+                first_step,
+                options["binarization"],
+                sets.context_train,
+            )
+            for sets in both
+        ]
+        assert batches[0].element_spec == batches[1].element_spec
+        for one, other in zip(*(part.take(7) for part in batches), strict=True):
+            for array, again in zip(one, other, strict=True):
+                np.testing.assert_array_equal(array, again)
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "says"),
+    [
+        ({37: 1.5}, {}, "likelihood: must be chosen for data that are not in 0..1"),
+        ({37: 0.5}, {}, "likelihood: must be chosen for vectors that are not binary"),
+        ({30: np.nan, 37: np.nan}, {}, "missing: must be given .* got 2 NaN of 120 in"),
+        (
+            {37: 0.3},
+            {"likelihood": "categorical", "binarization": "none"},
+            "likelihood: categorical must have whole numbers",
+        ),
+    ],
+)
+def test_values_on_disk_are_checked_to_the_last_row(
+    changes, options, says, tmp_path, read_in_pieces
+):
+    x = np.ones([40, 3], np.float32)
+    for row, value in changes.items():
+        x[row, 2] = value
+    np.save(tmp_path / "x_train.npy", x)
+    np.save(tmp_path / "x_test.npy", np.ones([2, 3], np.float32))
+    images = datasets.load(f"{tmp_path}/")
+    with pytest.raises(UsageError, match=f"^{says}"):
+        data.sets_of(images, **{"binarization": "dynamic"} | options)
+
+
+def resident_file_pages():
+    """Bytes of mapped files that this process holds in memory."""
+    (line,) = re.findall(r"RssFile:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(line) * 1024
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is counted as Linux does")
+def test_images_on_disk_are_never_all_in_memory(tmp_path):
+    shape = (500, 200, 400)
+    np.save(tmp_path / "x_train.npy", np.full(shape, 7, np.uint8))
+    np.save(tmp_path / "x_test.npy", np.ones([2, *shape[1:]], np.uint8))
+    some = data.training_batches(np.ones([9, 1, 1, 1], np.uint8), 3, 0)
+    next(iter(some))  # which loads libraries
+    before, n_bytes = resident_file_pages(), math.prod(shape)
+    tracemalloc.start()
+    sets = data.sets_of(datasets.load(f"{tmp_path}/"), "threshold")
+    data.sha256(sets.x_train), data.mean_of(sets.x_train)
+    batches = data.training_batches(sets.x_train, 10, 0)
+    assert sum(1 for _ in batches.take(shape[0] // 10)) == 50
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < n_bytes / 2
+    assert resident_file_pages() - before < n_bytes / 4

@@ -1227,6 +1227,25 @@ def test_contexts_of_strings_and_vectors_are_of_the_record_and_the_model(
         np.testing.assert_array_equal(one, other)
 
 
+def test_run_of_a_folder_that_was_killed_ends_as_one_of_an_npz_file(
+    tmp_path, noise, monkeypatch
+):
+    (tmp_path / "noise").mkdir()
+    arrays = {"x_train": noise.x_train, "x_test": noise.x_test}
+    np.savez(tmp_path / "noise.npz", **arrays)
+    for name, array in arrays.items():
+        np.save(tmp_path / "noise" / f"{name}.npy", array)
+    whole = tiny(tmp_path / "whole", dataset=str(tmp_path / "noise.npz"))
+    again = tiny(tmp_path / "again", dataset=str(tmp_path / "noise"))
+    experiment.run(whole)
+    with monkeypatch.context() as patch:
+        patch.setattr(Metrics, "write_units", lambda *_: kill())
+        with pytest.raises(Killed):
+            experiment.run(again)
+    experiment.run(again)
+    assert_same_end(tmp_path / "whole", tmp_path / "again")
+
+
 def test_other_labels_are_refused_for_a_run(given_labels, labelled):
     run_dir, config, _ = given_labels
     other = labelled._replace(y_test=labelled.y_test[::-1].copy())
