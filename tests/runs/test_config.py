@@ -83,7 +83,6 @@ OUTSIDE_OF_RUN = {
     "jackknife",
     "continue_from",
     "init_from",
-    "continue_from",
     "pretrained",
     "rescore",
     "scorer",
