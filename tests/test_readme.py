@@ -29,6 +29,7 @@ def test_every_linked_file_is_there(readme):
     assert links and [link for link in links if not (ROOT / link).exists()] == []
 
 
+@pytest.mark.filterwarnings("ignore:embed")
 def test_python_example_runs(readme, tmp_path, monkeypatch):
     import numpy as np
 

@@ -221,7 +221,7 @@ def test_bad_flag_is_refused_in_one_line_and_help_says_what_the_task_is(name, tm
     assert text.startswith(f"Task {name[4:]}: ")
     for flag in ("epochs", "[no]smoke", "task_dir", "dataset"):
         assert f" --{flag} " in text
-    assert " Number of passes over the training images. --" in text
+    assert " Number of passes over the training images. " in text
 
 
 @pytest.mark.parametrize("name", ["task01", "task03", "task04", "task06", "task10"])

@@ -9,7 +9,7 @@ import tensorflow as tf
 from iwae_tf import randomness, weights
 from iwae_tf.errors import UsageError, check_at_least
 from iwae_tf.models import batches
-from iwae_tf.models.iwae import seed_of_missing
+from iwae_tf.models.generators import seed_of_missing
 
 
 def resampled(log_w: tf.Tensor, n: int, seed: int | tf.Tensor) -> tf.Tensor:

@@ -15,7 +15,7 @@ from iwae_tf import randomness
 from iwae_tf.draws import Draws
 from iwae_tf.errors import UsageError, check_at_least
 from iwae_tf.models import batches
-from iwae_tf.models.iwae import noise_of_missing
+from iwae_tf.models.generators import noise_of_missing
 from iwae_tf.models.posteriors import reparameterised
 
 ACTIVE_ABOVE = 0.01

@@ -18,6 +18,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "parts",
         "posteriors",
         "representation",
+        "steps",
         "values",
         "warps",
         "zoo",

@@ -5,7 +5,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from iwae_tf import randomness
+from iwae_tf import randomness, weights
 from iwae_tf.errors import check_at_least
 
 _CHUNK = 50  # samples of an observation that are held in memory at once
@@ -83,11 +83,8 @@ def _log_likelihood(model, x, k, seed, context=None):
     def add(first, log_sum, log_sum_of_squares):
         draws = model.draw(x, chunk, randomness.seed_of(seed, first), context)
         log_w = tf.cast(draws.log_w(), tf.float64)[: k - first]
-        totals = (
-            tf.reduce_logsumexp(tf.concat([total[tf.newaxis], part], axis=0), axis=0)
-            for total, part in ((log_sum, log_w), (log_sum_of_squares, 2 * log_w))
-        )
-        return first + chunk, *totals
+        sums = (_log_sum(log_sum, log_w), _log_sum(log_sum_of_squares, 2 * log_w))
+        return first + chunk, *sums
 
     nothing = tf.fill([tf.shape(x)[0]], tf.constant(-float("inf"), tf.float64))
     _, log_sum, log_sum_of_squares = tf.while_loop(
@@ -98,3 +95,10 @@ def _log_likelihood(model, x, k, seed, context=None):
         "ess": tf.exp(2 * log_sum - log_sum_of_squares),
     }
     return {name: tf.cast(value, tf.float32) for name, value in values.items()}
+
+
+def _log_sum(log_sum, log_w):
+    """The log of a sum so far, exp(log_sum), and of exp(log_w [c, b]), [b]."""
+    parts = tf.concat([log_sum[tf.newaxis], log_w], axis=0)
+    n = tf.cast(tf.shape(parts)[0], parts.dtype)
+    return weights.log_mean_exp(parts) + tf.math.log(n)

@@ -492,6 +492,18 @@ class WarpedBernoulli(Chain):
         return super().mean(zs, context)
 
 
+def seed_of_missing(seed: int | tf.Tensor) -> tf.Tensor:
+    """The seed of the missing entries among the draws of a seed, [2]."""
+    return randomness.seed_of(seed, -2)
+
+
+def noise_of_missing(generator, seed: int | tf.Tensor) -> dict[str, tf.Tensor]:
+    """The argument of `log_px` of draws of a seed, if missing entries are drawn too."""
+    if getattr(generator, "mask_model", None) is None:
+        return {}
+    return {"seed": seed_of_missing(seed)}
+
+
 def _check_mask_model(missing, likelihood):
     if not missing:
         raise UsageError("mask_model: goes with missing entries only, got none missing")

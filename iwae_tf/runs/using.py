@@ -83,6 +83,7 @@ def observations(
             f"dataset: must have observations of shape {shape}, as the run has, got "
             f"{x.shape[1:]}"
         )
+    x = np.asarray(x)
     scale = facts.get("scale")
     if scale is not None:
         x = (x - np.float32(facts["mean"])) / np.float32(scale)

@@ -718,23 +718,6 @@ def test_what_compile_would_ignore_is_refused(tiny, given, rule):
         tiny().compile("sgd", **given)
 
 
-def test_other_types_than_float32_are_refused():
-    keras.config.set_floatx("float64")
-    try:
-        with pytest.raises(
-            UsageError, match=r"^dtype: must be float32.*, got float64$"
-        ):
-            zoo.burda(SHAPE, n_latent=(2,), n_hidden=(4,))
-    finally:
-        keras.config.set_floatx("float32")
-    keras.config.set_dtype_policy("mixed_float16")
-    try:
-        with pytest.raises(UsageError, match="^dtype: must be .*, got mixed_float16$"):
-            zoo.burda(SHAPE, n_latent=(2,), n_hidden=(4,))
-    finally:
-        keras.config.set_dtype_policy("float32")
-
-
 def test_several_replicas_are_refused(monkeypatch):
     strategy = tf.distribute.get_strategy()
     monkeypatch.setattr(type(strategy.extended), "_num_replicas_in_sync", 2)

@@ -15,8 +15,8 @@ from iwae_tf.errors import UsageError
 from iwae_tf.measures import annealing, gradients, inspection
 from iwae_tf.measures.likelihood import log_likelihood
 from iwae_tf.models import likelihoods, zoo
-from iwae_tf.models.generators import Chain
-from iwae_tf.models.iwae import IWAE, seed_of_missing
+from iwae_tf.models.generators import Chain, seed_of_missing
+from iwae_tf.models.iwae import IWAE
 from iwae_tf.models.masks import MaskModel, NetworkMasking, SelfMasking
 from iwae_tf.models.networks import ConvolutionalDecoder
 from iwae_tf.models.posteriors import GaussianChain

@@ -25,7 +25,7 @@ from iwae_tf.data import datasets
 from iwae_tf.draws import Draws
 from iwae_tf.errors import UsageError
 from iwae_tf.measures.likelihood import log_likelihood
-from iwae_tf.runs import experiment, scoring, training
+from iwae_tf.runs import experiment, progress, scoring, training
 from iwae_tf.runs.checkpoints import steps_done
 from iwae_tf.runs.config import Config
 from iwae_tf.runs.metrics import Metrics
@@ -474,7 +474,7 @@ def test_interrupted_scoring_goes_on_after_its_last_batch(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(scoring.Progress, "update", interrupt)
+        patch.setattr(progress.Progress, "update", interrupt)
         with pytest.raises(KeyboardInterrupt):
             experiment.run(config)
         assert "goes on after the last batch" in capsys.readouterr().out
@@ -770,7 +770,7 @@ def test_finished_run_is_annealed_too_and_goes_on_after_its_last_batch(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(scoring.Progress, "update", interrupt)
+        patch.setattr(progress.Progress, "update", interrupt)
         with pytest.raises(KeyboardInterrupt):
             experiment.run(config)
     assert "goes on after the last batch" in capsys.readouterr().out

@@ -75,13 +75,18 @@ def test_scores_of_the_test_set_are_those_of_the_run(of_digits, of_table, table)
 def test_other_data_are_standardised_by_the_run(of_table, table, tmp_path):
     with np.load(table) as arrays:
         x = arrays["x_test"]
-    np.savez(tmp_path / "other.npz", x_train=x[:30], x_test=x[30:])
-    other = str(tmp_path / "other.npz")
+    arrays = {"x_train": x[:30], "x_test": x[30:]}
+    np.savez(tmp_path / "other.npz", **arrays)
+    (tmp_path / "other").mkdir()
+    for name, array in arrays.items():
+        np.save(tmp_path / "other" / f"{name}.npy", array)
     own = using.observations(of_table, str(table), "test", None, True)
-    for split, rows in (("train", slice(30)), ("test", slice(30, None))):
-        given = using.observations(of_table, other, split, None, True)
-        np.testing.assert_array_equal(given.x, own.x[rows])
-        np.testing.assert_array_equal(given.log_jacobian, own.log_jacobian[rows])
+    for name in ("other.npz", "other"):
+        for split, rows in (("train", slice(30)), ("test", slice(30, None))):
+            other = str(tmp_path / name)
+            given = using.observations(of_table, other, split, None, True)
+            np.testing.assert_array_equal(given.x, own.x[rows])
+            np.testing.assert_array_equal(given.log_jacobian, own.log_jacobian[rows])
 
 
 def test_train_and_held_out_images_are_those_of_the_run(of_digits):

@@ -1,0 +1,373 @@
+"""How `fit`, `evaluate` and `predict` work for a model of log-weights."""
+
+import inspect
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras.src.trainers import compile_utils
+
+from iwae_tf import randomness
+from iwae_tf.errors import UsageError, check_at_least
+from iwae_tf.models.contracts import check_row
+from iwae_tf.models.display import with_display
+from iwae_tf.models.values import Seen, check_values
+from iwae_tf.objectives import (
+    Objective,
+    check_mask_model,
+    iwae_elbo,
+    row,
+    vae_elbo,
+    value_and_gradients,
+)
+from iwae_tf.rules import check_objective
+
+
+class _Traced:
+    """An attribute that compiled steps read; a new value has them compiled anew."""
+
+    def __set_name__(self, owner, name):
+        self.name = name
+
+    def __get__(self, model, owner=None):
+        if model is None:
+            return self
+        try:
+            return model.__dict__[self.name]
+        except KeyError:
+            raise AttributeError(f"{self.name}: is set by compile") from None
+
+    def __set__(self, model, value):
+        is_new = value != model.__dict__.get(self.name)
+        model.__dict__[self.name] = value
+        if is_new and model.train_function is not None:
+            model.make_train_function(force=True)
+        if is_new and model.test_function is not None:
+            model.make_test_function(force=True)
+
+
+class _Directions(compile_utils.MetricsList):
+    """The metrics in which Keras' callbacks look whether more or less is better.
+
+    They look in no other class. The values are those of the metrics themselves.
+    """
+
+    variables = ()
+
+    def reset_state(self):
+        pass
+
+    def result(self):
+        return {}
+
+
+class Steps(keras.Model):
+    """The part of `iwae_tf.IWAE` that Keras trains and tests.
+
+    It reads of the model: `posterior`, `generator`, `seed`, `draw` and `call`.
+
+    Attributes: see `iwae_tf.IWAE`.
+    """
+
+    seed = _Traced()
+    objective = _Traced()
+    n_samples = _Traced()
+    train_samples = _Traced()
+    warmup_steps = _Traced()
+    checks_values = _Traced()
+    steps_before = 0
+
+    def _prepare(self, generator):
+        """Makes the metrics, and what notes the values that steps have seen."""
+        self.checks_values = True
+        self._means = {
+            name: keras.metrics.Mean(name=name)
+            for name in (
+                "loss",
+                "regularization",
+                "bound",
+                "vae_elbo",
+                "iwae_elbo",
+                "log_px",
+                "log_pz",
+                "log_qz",
+            )
+        }
+        for name in ("bound", "vae_elbo", "iwae_elbo", "log_px"):
+            self._means[name]._direction = "up"
+        self._seen = Seen(generator)
+
+    def compile(
+        self,
+        optimizer="adam",
+        objective: str | Objective = "iwae_elbo",
+        n_samples: int = 50,
+        beta: float = 1.0,
+        warmup_steps: int = 0,
+        n_groups: int = 1,
+        combination_beta: float | None = None,
+        jit_compile: bool = True,
+        **kwargs,
+    ):
+        """Chooses what `fit` maximises.
+
+        Args:
+          optimizer: a Keras optimizer.
+          objective: a name in `iwae_tf.objectives.table`, or your own row.
+          n_samples: k, the number of samples per observation; with groups, in each.
+          beta: weight of log p(z) - log q(z|x) in the loss; the bounds that are
+            logged always have weight 1.
+          warmup_steps: number of optimizer steps over which that weight rises from 0
+            to beta.
+          n_groups: m, the number of groups in `miwae` and `piwae`. They draw m k
+            samples per observation.
+          combination_beta: weight of the ELBO in `combination`; the default is 0.5.
+          jit_compile: whether XLA compiles the steps.
+          **kwargs: arguments of `keras.Model.compile`, such as `steps_per_execution`,
+            but no losses or metrics: the objective says what is minimised and logged.
+
+        Raises:
+          UsageError: for an unknown objective, an objective that this model cannot
+            have, a number out of range, or an argument that has no effect here.
+        """
+        for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
+            if kwargs.get(name) is not None:
+                raise UsageError(
+                    f"{name}: must be None, because the objective says what is "
+                    f"minimised and logged, got {kwargs[name]!r}"
+                )
+        self._asked = {
+            "objective": objective,
+            "n_groups": n_groups,
+            "combination_beta": combination_beta,
+            **kwargs,
+        }
+        if isinstance(objective, str):
+            objective = self._row(objective, n_groups, combination_beta)
+        elif not isinstance(objective, Objective):
+            raise UsageError(
+                "objective: must be a name or an iwae_tf.Objective, such as "
+                f"Objective(bound=...), got {objective!r}"
+            )
+        elif n_groups != 1 or combination_beta is not None:
+            raise UsageError(
+                "objective: must be a name if n_groups or combination_beta is given, "
+                f"got a row of {objective.n_groups} groups"
+            )
+        else:
+            check_row(objective, self.posterior.n_latent)
+        check_mask_model(objective, self.generator)
+        check_at_least(1, n_samples=n_samples)
+        check_at_least(0, warmup_steps=warmup_steps)
+        check_one_replica()
+        super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
+        self.objective = objective
+        self.n_samples = self.train_samples = n_samples
+        self._beta = tf.Variable(beta, trainable=False, dtype=tf.float32)
+        self.warmup_steps = warmup_steps
+        self.optimizer.build(self.trainable_variables)
+        self.first_bad_step = tf.Variable(-1, trainable=False, dtype=tf.int32)
+
+    def get_compile_config(self) -> dict:
+        """What `compile` was told, with the present values of what may be assigned.
+
+        A row of one's own is saved by the names of its functions, which must be
+        registered with `keras.saving.register_keras_serializable`.
+        """
+        if not self.compiled:
+            return {}
+        asked = self._asked
+        if isinstance(asked["objective"], Objective):
+            asked = asked | {"objective": asked["objective"]._asdict()}
+        now = {
+            "optimizer": self.optimizer,
+            "n_samples": self.n_samples,
+            "beta": self.beta,
+            "warmup_steps": self.warmup_steps,
+            "jit_compile": self.jit_compile,
+        }
+        return keras.saving.serialize_keras_object(asked | now)
+
+    def compile_from_config(self, config: dict) -> None:
+        """Compiles a model that is being loaded as it was compiled."""
+        asked = keras.saving.deserialize_keras_object(config)
+        if isinstance(asked["objective"], dict):
+            asked["objective"] = Objective(**asked["objective"])
+        self.compile(**asked)
+
+    @property
+    def beta(self) -> float:
+        """Weight of log p(z) - log q(z|x) in the loss, after the warm-up."""
+        return float(self._beta)
+
+    @beta.setter
+    def beta(self, value):
+        self._beta.assign(value)
+
+    def fit(self, x=None, *args, **kwargs):
+        """Trains the model as `keras.Model.fit` does.
+
+        Raises:
+          UsageError: for images with values out of range, or for sample weights.
+        """
+        if isinstance(x, np.ndarray | tf.Tensor):  # before a step is taken
+            check_values(self.generator, np.asarray(x))
+        return super().fit(**_shown(super().fit, x, *args, **kwargs))
+
+    def evaluate(self, x=None, *args, **kwargs):
+        """Computes the bounds as `keras.Model.evaluate` does; see `fit`."""
+        return super().evaluate(**_shown(super().evaluate, x, *args, **kwargs))
+
+    def make_train_function(self, force=False):
+        """See `keras.Model.make_train_function`; refuses images out of range too."""
+        if force or self.train_function is None:
+            super().make_train_function(force=True)
+            self.train_function = self._watched(self.train_function)
+
+    def make_test_function(self, force=False):
+        """See `make_train_function`."""
+        if force or self.test_function is None:
+            super().make_test_function(force=True)
+            self.test_function = self._watched(self.test_function)
+
+    def make_predict_function(self, force=False):
+        """See `make_train_function`."""
+        if force or self.predict_function is None:
+            super().make_predict_function(force=True)
+            self.predict_function = self._watched(self.predict_function)
+
+    def _watched(self, function):
+        """An execution that ends with an error if it saw images out of range."""
+
+        def watched(iterator):
+            outputs = function(iterator)
+            if self.checks_values and not self.run_eagerly:
+                self._seen.check()
+            return outputs
+
+        return watched
+
+    def _row(self, name, n_groups, combination_beta):
+        found = row(name, n_groups, combination_beta)
+        n_layers = len(self.posterior.n_latent)
+        n_flows = self.posterior.n_flows
+        check_objective(name, n_layers, n_groups, combination_beta, n_flows)
+        return found
+
+    @property
+    def metrics(self):
+        """Means over the images of an epoch, nats per image."""
+        means = list(self._means.values())
+        return [*means, _Directions(means)]
+
+    def train_step(self, data):
+        """One optimizer step on a batch of images."""
+        step = tf.cast(self.optimizer.iterations, tf.int32)
+
+        def compute(x, context):
+            return value_and_gradients(
+                self.objective,
+                self,
+                x,
+                self.train_samples,
+                randomness.seed_of(self.seed, randomness.TRAIN, step),
+                self.beta_at(step),
+                context,
+                self.optimizer.scale_loss,
+            )
+
+        inputs = self._inputs_of(data)
+        loss, gradients, draws = self(inputs, compute=compute, training=True)
+        is_first_bad = ~tf.math.is_finite(loss) & (self.first_bad_step < 0)
+        self.first_bad_step.assign(tf.where(is_first_bad, step, self.first_bad_step))
+        added = self.losses
+        self.optimizer.apply_gradients(
+            zip(gradients, self.trainable_variables, strict=True)
+        )
+        return self._log(loss, added, draws)
+
+    def test_step(self, data):
+        """Computes the bounds on a batch; the noise depends only on its place."""
+        seed = randomness.seed_of(
+            self.seed, randomness.TEST, self._means["bound"].count
+        )
+        n_samples = self.objective.n_groups * self.n_samples
+
+        def compute(x, context):
+            return self.draw(x, n_samples, seed, context, self.objective.needs_kl)
+
+        draws = self(self._inputs_of(data), compute=compute, training=False)
+        beta = self.beta_at(self.optimizer.iterations)
+        loss = -tf.reduce_mean(self.objective.bound(draws, beta))
+        return self._log(loss + sum(self.losses), self.losses, draws)
+
+    def predict_step(self, data):
+        """Reconstructs a batch of images; see `call`."""
+        return self(self._inputs_of(data), training=False)
+
+    def _inputs_of(self, data):
+        """Takes a batch of Keras apart, and notes whether it is out of range."""
+        x, context, weights = keras.utils.unpack_x_y_sample_weight(data)
+        _check_unweighted(weights)
+        if isinstance(x, tuple | list):  # images and contexts in `predict`
+            x, context = x
+        x = tf.cast(x, self.variable_dtype)
+        if self.checks_values and not tf.executing_eagerly():
+            self._seen.add(x)
+        return x if context is None else (x, context)
+
+    def beta_at(self, step: tf.Tensor) -> tf.Tensor:
+        """The weight of the latent part of the loss at an optimizer step."""
+        beta = tf.convert_to_tensor(self._beta)
+        if self.warmup_steps:
+            beta *= tf.minimum(1.0, tf.cast(step, tf.float32) / self.warmup_steps)
+        return tf.cast(beta, self.variable_dtype)
+
+    def _log(self, loss, added, draws):
+        """Updates the means by a batch, and returns all of them."""
+        values = {
+            "bound": self.objective.bound(draws, 1.0),
+            "vae_elbo": vae_elbo(draws),
+            "iwae_elbo": iwae_elbo(draws),
+            "log_px": tf.reduce_mean(draws.log_px, axis=0),
+            "log_pz": tf.reduce_mean(draws.log_pz, axis=0),
+            "log_qz": tf.reduce_mean(draws.log_qz, axis=0),
+        }
+        for name, value in values.items():
+            self._means[name].update_state(value)
+        # Weighted by batch size, so that they are means over images like the others.
+        of_batch = {"loss": loss}
+        if added:
+            of_batch["regularization"] = tf.add_n(added)
+        for name, value in of_batch.items():
+            self._means[name].update_state(value, tf.shape(draws.log_px)[1])
+        return {name: self._means[name].result() for name in (*of_batch, *values)}
+
+
+def _shown(method, *args, **kwargs):
+    """The arguments of `fit` or `evaluate`, with our display of the metrics."""
+    given = inspect.signature(method).bind(*args, **kwargs).arguments
+    given |= given.pop("kwargs", {})
+    _check_unweighted(given.get("sample_weight"))
+    shown = with_display(given.get("callbacks"), given.get("verbose", "auto"))
+    return given | {"callbacks": shown}
+
+
+def _check_unweighted(sample_weight):
+    # Keras itself drops the weights if there is no y.
+    if sample_weight is not None:
+        raise UsageError("sample_weight: must be None, got weights of images")
+
+
+def check_one_replica() -> None:
+    """Checks that no strategy has several replicas.
+
+    Raises:
+      UsageError: if one has.
+    """
+    n = tf.distribute.get_strategy().num_replicas_in_sync
+    if n > 1:
+        raise UsageError(
+            "strategy: must have one replica, because training is for one device, "
+            f"got {n}"
+        )
