@@ -15,7 +15,9 @@ def test_notebook_runs_and_shows_figures_and_no_warnings(name, tmp_path):
     notebook = nbformat.read(DOCS / f"{name}.ipynb", 4)
     resources = {"metadata": {"path": str(tmp_path)}}
     # A cell that fails raises an error here.
-    client = NotebookClient(notebook, 600, kernel_name="python3", resources=resources)
+    client = NotebookClient(
+        notebook, timeout=600, kernel_name="python3", resources=resources
+    )
     client.execute()
     outputs = [out for cell in notebook.cells for out in cell.get("outputs", ())]
     assert any("image/png" in out.get("data", ()) for out in outputs)
