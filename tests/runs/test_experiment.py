@@ -39,6 +39,7 @@ DIGITS = (
     "--eval_samples=10 --eval_chunk=4 --checkpoint_seconds=0 --nojit"
 ).split()
 EPOCH, EPOCHS = 141, 6
+NAME = "digits-iwae_elbo-1l-n_latent_2-n_hidden_8-batch_size_10-nojit-k2-s123"
 
 
 class Command:
@@ -177,10 +178,9 @@ def runs(tmp_path_factory):
     at = steps(killed)[-1]
     third = Command(killed.parent, *again)
     ends = {"whole": command.end(), "killed": third.end()}
-    name = "digits-iwae_elbo-1l-k2-s123"
     return {
         "ends": ends,
-        "whole": whole / "runs" / name,
+        "whole": whole / "runs" / NAME,
         "killed": killed,
         "killed_at": at,
     }
@@ -210,7 +210,7 @@ def test_auto_without_mnist_is_digits_in_warning_name_and_report(runs):
     assert "instead of MNIST" in warning and "absent" in warning
     assert stdout.startswith("digits · ")
     assert report["config"]["dataset"] == report["data"]["name"] == "digits"
-    assert os.listdir(runs["whole"].parent) == ["digits-iwae_elbo-1l-k2-s123"]
+    assert os.listdir(runs["whole"].parent) == [NAME]
     assert "Traceback" not in stderr
 
 
