@@ -120,9 +120,8 @@ def _check_out(out, command):
 def _with(command, name, config, out):
     """Does what a command says with the run of a name."""
     from iwae_tf.runs import pretrained
-    from iwae_tf.runs.run import Run
 
-    run = pretrained.run_of(name) if name in pretrained.SHA256 else Run(name)
+    run = pretrained.find(name)
     run.record  # noqa: B018  There must be one, before TensorFlow is imported.
     cli.import_tensorflow()
     from iwae_tf.runs import using

@@ -24,6 +24,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "spread",
             "steps_of_epoch",
             "training_batches",
+            "with_validation",
         ),
     },
 )

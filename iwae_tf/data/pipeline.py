@@ -102,7 +102,7 @@ def sets_of(
     n_test = 0 if images.x_test is None else len(images.x_test)
     rules.check_validation(validation, len(images.x_train), n_test)
     if validation:
-        images = _with_validation(images, validation)
+        images = with_validation(images, validation)
     if len(images.x_test) < 2:
         raise UsageError(f"x_test: must be at least 2 images, got {len(images.x_test)}")
     for name, x in (("x_train", images.x_train), ("x_test", images.x_test)):
@@ -201,7 +201,8 @@ def _levels_of(likelihood, sets):
     return round(1 / spacing) + 1
 
 
-def _with_validation(images, n):
+def with_validation(images: datasets.Images, n: int) -> datasets.Images:
+    """The data set with its last n training images in place of the test images."""
     n_train = len(images.x_train) - n
     x, y = images.x_train, images.y_train
     return images._replace(

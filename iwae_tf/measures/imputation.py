@@ -142,14 +142,7 @@ def _imputer(model, function, k, seed, jit_compile, on_progress, **options):
     if not getattr(model.generator, "missing", False):
         raise UsageError("model: must be built with missing=True, got one without")
     compute = batches.compiled(model, function, jit_compile, k=k, **options)
-
-    def look(batch):
-        batch_seed = randomness.seed_of(seed, randomness.INSPECT, batch.first)
-        values = compute(batch.x, batch.context, batch_seed)
-        on_progress(batch.first + batch.n_own)
-        return values
-
-    return look
+    return batches.with_noise(compute, seed, on_progress)
 
 
 def _mean_of_missing(model, x, context, seed, *, k):

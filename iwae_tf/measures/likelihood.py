@@ -45,6 +45,17 @@ class Likelihood(NamedTuple):
             f"{np.median(self.ess):.1f}"
         )
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All values by their names in files, each [n]."""
+        return {
+            "log_px": self.log_px,
+            "ess": self.ess,
+            "log_px_given_z": self.log_px_given_z,
+            "kl": self.kl,
+            **{f"bound_{k}": values for k, values in self.bounds.items()},
+            **{f"jackknife_{order}": v for order, v in self.jackknife.items()},
+        }
+
     def shifted(self, shift: np.ndarray) -> "Likelihood":
         """The results for other units of x, whose log-densities differ by [n], nats."""
 

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from iwae_tf import randomness
 from iwae_tf.errors import UsageError, check_at_least
 from iwae_tf.files import read_arrays, write_arrays
 from iwae_tf.models.values import check_values
@@ -208,6 +209,26 @@ def run(
         name: np.concatenate([part[name] for part in parts], axis=-1)
         for name in parts[0]
     }
+
+
+def with_noise(
+    compute: Callable, seed: int, on_progress: Callable[[int], None]
+) -> Callable[[Batch], dict[str, tf.Tensor]]:
+    """A function of a batch for `run`, whose noise depends on the place of the batch.
+
+    Args:
+      compute: function (x, context, seed) -> named values [..., b].
+      seed: random seed of all batches.
+      on_progress: called with the number of observations done.
+    """
+
+    def of_batch(batch):
+        own = randomness.seed_of(seed, randomness.INSPECT, batch.first)
+        values = compute(batch.x, batch.context, own)
+        on_progress(batch.first + batch.n_own)
+        return values
+
+    return of_batch
 
 
 def identity_of(model, *arrays: np.ndarray | None, **settings) -> str:

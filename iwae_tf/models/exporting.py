@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from iwae_tf import randomness, weights
 from iwae_tf.errors import check_at_least
+from iwae_tf.models.representation import means_and_scales
 
 _CHUNK = 50  # samples of an observation that are held in memory at once
 
@@ -27,16 +28,12 @@ def export(model, filepath: str | Path, k: int = 100, verbose: bool = False) -> 
         return model((x, *context) if context else x)
 
     def encode(x, *context):
-        means, scales = {}, {}
-        latents = model.posterior.mean(x, *context)
-        for level, z in enumerate(latents, 1):
-            means[f"mean_z{level}"] = z[0]
-        if getattr(model.posterior, "has_factors", False):
-            factors = model.posterior.factors(latents, x, *context)
-            for level, q in enumerate(factors, 1):
-                shape = tf.shape(latents[level - 1])[1:]
-                scales[f"scale_z{level}"] = tf.reshape(q.stddev(), shape)
-        return means | scales
+        means, scales = means_and_scales(model, x, *context)
+        return {
+            f"{name}_z{level}": part
+            for name, parts in (("mean", means), ("scale", scales))
+            for level, part in enumerate(parts, 1)
+        }
 
     def decode(*inputs):
         zs, context = inputs[: len(inputs) - len(contexts)], inputs[-1]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from iwae_tf import randomness, weights
+from iwae_tf import weights
 from iwae_tf.errors import UsageError, check_at_least
 from iwae_tf.models import batches
 
@@ -159,12 +159,7 @@ class Representation:
         check_at_least(1, k=k)
         compute = batches.compiled(self, _embedded, jit_compile, k=k)
 
-        def look(batch):
-            batch_seed = randomness.seed_of(seed, randomness.INSPECT, batch.first)
-            values = compute(batch.x, batch.context, batch_seed)
-            on_progress(batch.first + batch.n_own)
-            return values
-
+        look = batches.with_noise(compute, seed, on_progress)
         values = batches.run(batches.batches_of(self, x, context, batch_size), look)
         n_low = int(np.sum(values["ess"] < LEAST_ESS))
         if 10 * n_low >= len(values["ess"]):
@@ -217,14 +212,31 @@ class Representation:
         return means[:, 0] if is_single else means
 
 
-def _encoded(model, x, context):
+def means_and_scales(
+    model, x: tf.Tensor, context: tf.Tensor | None = None
+) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    """The parts of `Encoded` of one batch [b, *event_shape], as tensors [b, d].
+
+    There are no scales where they have no closed form.
+    """
     zs = model.posterior.mean(x, context)
-    values = {f"mean{i}": tf.transpose(z[0]) for i, z in enumerate(zs)}
+    scales = []
     if getattr(model.posterior, "has_factors", False):
-        for i, q in enumerate(model.posterior.factors(zs, x, context)):
-            scale = tf.reshape(q.stddev(), tf.shape(zs[i])[1:])
-            values[f"scale{i}"] = tf.transpose(scale)
-    return values
+        factors = model.posterior.factors(zs, x, context)
+        scales = [
+            tf.reshape(q.stddev(), tf.shape(z)[1:])
+            for q, z in zip(factors, zs, strict=True)
+        ]
+    return [z[0] for z in zs], scales
+
+
+def _encoded(model, x, context):
+    means, scales = means_and_scales(model, x, context)
+    return {
+        f"{name}{i}": tf.transpose(part)
+        for name, parts in (("mean", means), ("scale", scales))
+        for i, part in enumerate(parts)
+    }
 
 
 def _decoded(model, zs, context):

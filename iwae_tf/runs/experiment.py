@@ -195,7 +195,7 @@ def load(run: str | Path) -> IWAE:
     Raises:
       UsageError: if there is no such run, or its newest checkpoint cannot be read.
     """
-    return _loaded(pretrained.run_of(run) if run in pretrained.SHA256 else Run(run))
+    return _loaded(pretrained.find(run))
 
 
 def _loaded(this):

@@ -54,6 +54,11 @@ def run_of(name: str) -> Run:
     return Run(path)
 
 
+def find(name: str | Path) -> Run:
+    """The run of a trained model if it has this name, else the run in a directory."""
+    return run_of(name) if name in SHA256 else Run(name)
+
+
 def _sha256_of(directory):
     """The SHA-256 of a list of all files of a directory with the SHA-256 of each."""
     paths = sorted(path for path in directory.rglob("*") if path.is_file())

@@ -56,15 +56,7 @@ def score(run: Run, model: IWAE, config: Config, sets: data.Sets) -> dict:
     likelihood = likelihood.shifted(log_jacobian)
     layers = unit_statistics(model, config, sets)
     path = run.directory / "scores.npz"
-    write_arrays(
-        path,
-        log_px=likelihood.log_px,
-        ess=likelihood.ess,
-        log_px_given_z=likelihood.log_px_given_z,
-        kl=likelihood.kl,
-        **{f"bound_{k}": values for k, values in likelihood.bounds.items()},
-        **{f"jackknife_{order}": v for order, v in likelihood.jackknife.items()},
-    )
+    write_arrays(path, **likelihood.arrays())
     report = {
         "test": summarise(likelihood)
         | {"n_samples": config.eval_samples, "chunk": config.eval_chunk}

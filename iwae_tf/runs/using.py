@@ -65,16 +65,12 @@ def observations(
         )
     name = datasets.resolve(dataset or facts["name"], data_dir, offline)
     images = datasets.load(name, data_dir, offline)
-    parts = {
+    if config.validation and images.name == facts["name"]:
+        images = data.with_validation(images, config.validation)
+    x, labels = {
         "train": (images.x_train, images.y_train),
         "test": (images.x_test, images.y_test),
-    }
-    if config.validation and images.name == facts["name"]:
-        x, y = parts["train"]
-        n = len(x) - config.validation
-        cuts = {"train": slice(n), "test": slice(n, None)}
-        parts = {key: (x[c], None if y is None else y[c]) for key, c in cuts.items()}
-    x, labels = parts[split]
+    }[split]
     if x is None:
         raise UsageError(f"split: must be train for {name}, which has no test data")
     shape = tuple(facts["image_shape"])
@@ -144,15 +140,7 @@ def score(run: Run, given: Observations, config: Config, out: Path | None) -> No
         ).shifted(given.log_jacobian)
     say(f"{names.caption(trained)}\n{given.name}: {found}")
     if out is not None:
-        bounds = {f"bound_{k}": values for k, values in found.bounds.items()}
-        write_arrays(
-            out,
-            log_px=found.log_px,
-            ess=found.ess,
-            log_px_given_z=found.log_px_given_z,
-            kl=found.kl,
-            **bounds,
-        )
+        write_arrays(out, **found.arrays())
         say(str(out))
 
 
