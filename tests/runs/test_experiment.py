@@ -956,16 +956,14 @@ def test_changed_file_is_refused_for_its_run(interrupted, tmp_path, monkeypatch)
 @pytest.mark.slow
 @pytest.mark.xdist_group("interrupted")
 def test_command_refuses_in_one_line_or_tells_the_end_it_had(interrupted):
-    """Two commands at once: each waits for TensorFlow."""
     folder = interrupted["whole"].parent
     before = contents(interrupted["whole"])
-    other = Command(folder, *RGB, "--epochs=41")
-    same = Command(folder, *RGB)
-    status, stdout, stderr = other.end()
+    # One after the other: two at once would refuse each other.
+    status, stdout, stderr = Command(folder, *RGB, "--epochs=41").end()
     lines = [line for line in stderr.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and lines[0].startswith("error: epochs: must be 40 ")
     assert status == 2 and stdout == "" and "Traceback" not in stderr
-    status, stdout, _ = same.end()
+    status, stdout, _ = Command(folder, *RGB).end()
     assert status == 0 and "finished earlier" in stdout and "test log p(x) = " in stdout
     assert "scoring" not in stdout and contents(interrupted["whole"]) == before
 
