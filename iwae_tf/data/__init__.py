@@ -18,6 +18,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "contexts_of",
             "grey",
             "mean_of",
+            "n_waiting",
             "sets_of",
             "sha256",
             "sha256_of_labels",

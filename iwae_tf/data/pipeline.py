@@ -19,6 +19,7 @@ from iwae_tf.rules import BINARIZATIONS
 TEST_SEED = 20160509  # every run binarises the test images once, with this seed
 LEVEL_WIDTH = 1e-3  # how far from a level a value may be, in parts of their spacing
 _SLICE = 2**20  # number of values converted to float32 at once
+_WAITING = 2**24  # number of bytes of batches that wait for their steps
 
 
 class Sets(NamedTuple):
@@ -525,9 +526,14 @@ def training_batches(
         .skip(n_skipped)
         .enumerate(first_step)
         .map(batch, num_parallel_calls=tf.data.AUTOTUNE)
-        .prefetch(tf.data.AUTOTUNE)
+        .prefetch(max(2, n_waiting(4 * batch_size * math.prod(x.shape[1:]))))
         .with_options(options)
     )
+
+
+def n_waiting(n_bytes: int) -> int:
+    """How many batches of a size may wait for their steps: from 1 to 50."""
+    return min(max(1, _WAITING // n_bytes), 50)
 
 
 def _gather_of(x):

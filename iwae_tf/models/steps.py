@@ -9,6 +9,7 @@ from keras.src.trainers import compile_utils
 
 from iwae_tf import randomness
 from iwae_tf.errors import UsageError, check_at_least
+from iwae_tf.models import executions
 from iwae_tf.models.contracts import check_row
 from iwae_tf.models.display import with_display
 from iwae_tf.models.values import Seen, check_values
@@ -222,7 +223,11 @@ class Steps(keras.Model):
         """See `keras.Model.make_train_function`; refuses images out of range too."""
         if force or self.train_function is None:
             super().make_train_function(force=True)
-            self.train_function = self._watched(self.train_function)
+            function = self.train_function
+            is_ours = type(self).train_step is Steps.train_step
+            if self.jit_compile and is_ours and not self.run_eagerly:
+                function = executions.of_whole_loops(self, function)
+            self.train_function = self._watched(function)
 
     def make_test_function(self, force=False):
         """See `make_train_function`."""
