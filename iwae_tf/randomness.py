@@ -6,6 +6,7 @@ the default gives the same bits, but is about 25 times slower under XLA on a CPU
 """
 
 import math
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -42,6 +43,15 @@ def seed_of(seed: int | tf.Tensor, *data: int | tf.Tensor) -> tf.Tensor:
     return seed
 
 
+def folding(seed: int | tf.Tensor, *data: int) -> Callable[[tf.Tensor], tf.Tensor]:
+    """The function from an integer to `seed_of(seed, *data, integer)`.
+
+    The hash of the seed, which a folded seed has beside the integer, is computed now.
+    """
+    hashed, _ = seed_of(seed, *data, 0)
+    return lambda value: tf.stack([hashed, tf.cast(value, tf.int32)])
+
+
 def normal(shape, seed: tf.Tensor) -> tf.Tensor:
     """Standard normal float32 numbers of the given shape.
 
@@ -57,16 +67,17 @@ def normal(shape, seed: tf.Tensor) -> tf.Tensor:
     return math.sqrt(2) * tf.math.erfinv(centred)
 
 
-def uniform(shape, seed: tf.Tensor, first: int = 0) -> tf.Tensor:
+def uniform(shape, seed: tf.Tensor, first: int | None = None) -> tf.Tensor:
     """Float32 numbers of the given shape, uniform on [0, 1).
 
     Args:
       shape: the shape.
       seed: the seed.
       first: place of the first number among all numbers of the seed, a multiple of 4,
-        so that slices of a large array can be made one after another, without XLA.
+        so that slices of a large array can be made one after another. Only without XLA;
+        it takes few operations, which a pipeline optimises whenever it starts.
     """
-    if not first:
+    if first is None:
         return tf.random.stateless_uniform(shape, seed, alg="philox")
     # Philox makes four numbers of each value of its counter.
     key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(seed=seed)

@@ -34,6 +34,12 @@ def test_seed_is_int32_of_two_and_folding_in_turn_is_folding_at_once():
     assert bits(randomness.seed_of(randomness.seed_of(seed, 1), 2)) == bits(once)
 
 
+def test_folding_is_the_seed_of_one_integer_more():
+    fold = randomness.folding(3, randomness.ORDER)
+    for value in (0, 1, 2**31 - 1):
+        assert bits(fold(value)) == bits(randomness.seed_of(3, randomness.ORDER, value))
+
+
 @pytest.mark.parametrize("draw", [randomness.normal, randomness.uniform])
 def test_number_is_a_function_of_its_seed_alone(draw):
     seed = randomness.seed_of(3, randomness.TRAIN, 7)

@@ -345,10 +345,10 @@ def binarize(
     x = _read(x)
     if mode != "none":
         _check_unit(x)
-    return _binarize(x, mode, seed, first=0)
+    return _binarize(x, mode, seed)
 
 
-def _binarize(x, mode, seed, first):
+def _binarize(x, mode, seed, first=None):
     grey = _floats(x)
     if mode == "none":
         return grey
@@ -495,24 +495,21 @@ def training_batches(
     first_epoch, n_skipped = divmod(first_step, steps_per_epoch)
     gather = _gather_of(x)
     contexts = None if context is None else _in_place(context)
+    # What is computed here need not be optimised when an iterator is made.
+    seed_of_order = randomness.folding(seed, randomness.ORDER)
+    seed_of_values = randomness.folding(seed, randomness.BINARIZE)
 
     def order(epoch):
         shuffled = tf.random.experimental.stateless_shuffle(
-            tf.range(len(x)),
-            randomness.seed_of(seed, randomness.ORDER, epoch),
-            alg="philox",
+            tf.range(len(x)), seed_of_order(epoch), alg="philox"
         )[: steps_per_epoch * batch_size]
         return tf.data.Dataset.from_tensor_slices(
             tf.reshape(shuffled, [steps_per_epoch, batch_size])
         )
 
     def batch(step, indices):
-        binary = _binarize(
-            gather(indices),
-            binarization,
-            randomness.seed_of(seed, randomness.BINARIZE, step),
-            first=0,
-        )
+        seed = seed_of_values(step)
+        binary = _binarize(gather(indices), binarization, seed, first=0)
         return binary if contexts is None else (binary, tf.gather(contexts, indices))
 
     # The autotuning thread sleeps ever longer, and closing an iterator waits for it.
