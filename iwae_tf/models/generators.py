@@ -207,6 +207,7 @@ class Chain(Generator):
         # One after another: initial weights depend on the order of the layers.
         networks = iter(networks or (MLP(w, activation) for w in widths))
         self.pixels = on_rows(next(networks))
+        self._has_linear_head = head is None
         self.pixel_logits = head or keras.layers.Dense(
             self.likelihood.n_parameters * n_entries, bias_initializer=output_bias
         )
@@ -283,13 +284,28 @@ class Chain(Generator):
         Raises:
           UsageError: if there is a mask model and no seed.
         """
-        x, parameters = flatten(x), self.parameters(zs, context)
+        x = flatten(x)
+        if self._is_linear_bernoulli:
+            features = self.pixels(beside(zs[0], context))
+            head = map(tf.convert_to_tensor, self.pixel_logits.variables)
+            return likelihoods.linear_bernoulli_log_prob(x, features, *head)
+        parameters = self.parameters(zs, context)
         observed = ~tf.math.is_nan(x) if self.missing else None
         log_px = self.likelihood.log_prob(x, parameters, observed)
         if self.mask_model is not None:
             complete = self._completed(x, parameters, seed)
             log_px += self.mask_model.log_prob(observed, complete)
         return log_px
+
+    @property
+    def _is_linear_bernoulli(self):
+        return (
+            type(self.likelihood) is likelihoods.Bernoulli
+            and self._has_linear_head
+            and self.pixel_logits.built
+            and not self.missing
+            and self.compute_dtype == self.variable_dtype
+        )
 
     def complete(
         self,

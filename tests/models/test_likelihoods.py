@@ -24,6 +24,7 @@ from iwae_tf.models.likelihoods import (
     Likelihood,
     StudentT,
     bernoulli_log_prob,
+    linear_bernoulli_log_prob,
     log_average_sigmoid,
 )
 
@@ -85,6 +86,36 @@ def test_gradients_of_bernoulli_log_prob_equal_those_of_its_definition(
         tf.nest.flatten(got), tf.nest.flatten(want), strict=True
     ):
         np.testing.assert_allclose(ours, reference, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_linear_bernoulli_has_the_value_and_gradients_of_its_two_parts(
+    scale, jit_compile
+):
+    rng = np.random.default_rng(2)
+    shapes = {"x": (3, 37), "features": (5, 3, 4), "kernel": (4, 37), "bias": (37,)}
+    arguments = [tf.constant(rng.normal(size=shape)) for shape in shapes.values()]
+    arguments[0] = tf.constant(rng.random((3, 37)))
+    arguments[2] *= scale
+    upstream = tf.constant(rng.normal(size=(5, 3)))
+
+    def two_parts(x, features, kernel, bias):
+        return bernoulli_log_prob(x, features @ kernel + bias)
+
+    def values(function):
+        with tf.GradientTape() as tape:
+            tape.watch(arguments)
+            log_px = function(*arguments)
+            total = tf.reduce_sum(upstream * log_px)
+        return [log_px, *tape.gradient(total, arguments)]
+
+    got, want = (
+        tf.function(values, jit_compile=jit_compile, autograph=False)(function)
+        for function in (linear_bernoulli_log_prob, two_parts)
+    )
+    for ours, theirs in zip(got, want, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-11, atol=1e-11)
 
 
 def test_bernoulli_log_prob_can_be_differentiated_twice():
