@@ -1,27 +1,21 @@
-"""Milliseconds per training step, for three ways of training.
+"""Milliseconds per training step, beside its matrix products alone.
 
-"Compiled" is what `main.py` does: XLA, and 50 steps per execution. "Plain" is Keras
+"Compiled" is what a run does: XLA, and up to 50 steps per execution. "Plain" is Keras
 without either. "DReG" is compiled, for comparison with the compiled IWAE. The networks
 are those of Burda et al. 2016, on 28x28 noise; the kind of image does not change the
-work. The models take turns, so that a drift in the machine's speed affects all of them.
-The median of the rounds is printed.
-
-    python benchmarks/steps.py [stochastic_layers]
+work. See `products.of_step` for the products.
 """
 
-import os
-import statistics
-import sys
-import time
+import functools
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+import keras
+import numpy as np
 
-from iwae_tf import data  # noqa: E402  isort: skip
-from iwae_tf.models import zoo  # noqa: E402  isort: skip
-import keras  # noqa: E402
-import numpy as np  # noqa: E402
+from benchmarks import products
+from benchmarks.turns import head, medians, row
+from iwae_tf import data
+from iwae_tf.models import zoo
 
-ROUNDS = 5
 COMPILED = {"jit_compile": True, "steps_per_execution": 50}
 MODES = {
     "compiled": {"objective": "iwae_elbo", **COMPILED},
@@ -30,43 +24,50 @@ MODES = {
 }
 
 
-def milliseconds_per_step(model, batches, n_steps: int) -> float:
-    """Wall time per step in one `fit` of `n_steps` steps."""
-    start = time.perf_counter()
-    model.fit(batches, steps_per_epoch=n_steps, shuffle=False, verbose=0)
-    return 1e3 * (time.perf_counter() - start) / n_steps
+def training(model, batches, n_steps: int):
+    """A function that trains a model, which has been trained for an execution."""
+    fit = functools.partial(model.fit, batches, shuffle=False, verbose=0)
+    fit(steps_per_epoch=50)
+    return functools.partial(fit, steps_per_epoch=n_steps)
 
 
-def main(stochastic_layers: int) -> None:
-    """Prints a Markdown table."""
+def measure() -> dict[str, float]:
+    """Prints a Markdown table; returns the milliseconds by name."""
     x = np.random.default_rng(0).integers(0, 256, (6000, 28, 28, 1), dtype=np.uint8)
-    print(f"{stochastic_layers} stochastic layers, {os.cpu_count()} cores\n")
-    print(
-        "| batch | k | compiled, ms | plain, ms | plain / compiled | DReG, ms "
-        "| DReG / compiled |"
-    )
-    print("|--:|--:|--:|--:|--:|--:|--:|", flush=True)
-    for batch_size in (20, 100):
-        batches = data.training_batches(x, batch_size, seed=0)
-        for k in (1, 5, 50):
-            models = {}
-            for name, options in MODES.items():
-                models[name] = zoo.burda((28, 28, 1), stochastic_layers)
-                optimizer = keras.optimizers.Adam(1e-3, epsilon=1e-4)
-                models[name].compile(optimizer, n_samples=k, **options)
-                milliseconds_per_step(models[name], batches, 50)
+    found = {}
+    columns = ["compiled, ms", "products, ms", "plain, ms", "DReG, ms"]
+    ratios = ["compiled / products", "plain / compiled", "DReG / compiled"]
+    head("layers", "batch", "k", *columns, *ratios)
+    for n_layers in (1, 2):
+        for batch_size, k in (
+            *[(20, 1), (20, 5), (20, 50), (100, 1), (100, 5), (100, 50)],
+            *[(800, 1), (800, 5)],
+        ):
             n_steps = 50 if batch_size * k > 1000 else 200
-            times = {name: [] for name in MODES}
-            for _ in range(ROUNDS):
-                for name, model in models.items():
-                    times[name].append(milliseconds_per_step(model, batches, n_steps))
-            compiled, plain, dreg = (statistics.median(times[name]) for name in MODES)
-            print(
-                f"| {batch_size} | {k} | {compiled:.1f} | {plain:.1f} | "
-                f"{plain / compiled:.2f} | {dreg:.1f} | {dreg / compiled:.2f} |",
-                flush=True,
+            batches = data.training_batches(x, batch_size, seed=0)
+            functions = {}
+            for name, options in MODES.items():
+                model = zoo.burda((28, 28, 1), n_layers)
+                optimizer = keras.optimizers.Adam(1e-3, epsilon=1e-4)
+                model.compile(optimizer, n_samples=k, **options)
+                functions[name] = training(model, batches, n_steps)
+            multiply = products.of_step(n_layers, batch_size, k)
+            functions["products"] = lambda f=multiply, n=n_steps: [
+                f() for _ in range(n)
+            ]
+            seconds = medians(functions)
+            ms = {name: 1e3 * value / n_steps for name, value in seconds.items()}
+            row(
+                n_layers,
+                batch_size,
+                k,
+                *(ms[name] for name in ("compiled", "products", "plain", "dreg")),
+                ms["compiled"] / ms["products"],
+                ms["plain"] / ms["compiled"],
+                ms["dreg"] / ms["compiled"],
             )
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1)
+            for name, value in ms.items():
+                found[f"{n_layers} layers, batch {batch_size}, k {k}, {name}, ms"] = (
+                    value
+                )
+    return found

@@ -29,7 +29,7 @@ from iwae_tf.errors import (
     check_utf8,
     place_for_directory,
 )
-from iwae_tf.runs import pretrained
+from iwae_tf.runs import pretrained, programs
 from iwae_tf.runs.config import GROUPS, Config, help_of, kind_of
 from iwae_tf.runs.run import Run
 
@@ -221,6 +221,8 @@ def import_tensorflow() -> None:
     It writes some lines before it looks at TF_CPP_MIN_LOG_LEVEL. Other lines that come
     meanwhile are shown. If the user has set that variable, all are.
     """
+    if "tensorflow" not in sys.modules:
+        programs.keep()
     if "TF_CPP_MIN_LOG_LEVEL" in os.environ or "tensorflow" in sys.modules:
         return
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"

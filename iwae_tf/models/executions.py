@@ -22,7 +22,6 @@ def of_whole_loops(model, one_by_one: Callable) -> Callable:
       execution: function of an iterator -> logs. Where the iterator ends early, so does
         the execution.
     """
-
     names = []
 
     @tf.function(jit_compile=True, autograph=False)

@@ -372,7 +372,13 @@ class Config:
         of_run=False,
         is_path=True,
     )
-    jit: bool = _option("training", True, "Compile training and scoring with XLA.")
+    jit: bool | None = _option(
+        "training",
+        None,
+        "Compile training and scoring with XLA.",
+        unset="where it saves more time than compiling takes, but not with "
+        f"convolutions ({', '.join(rules.CONVOLUTIONAL)})",
+    )
     checkpoint_seconds: float = _option(
         "training",
         60.0,

@@ -1,5 +1,6 @@
 """One run: data, model, fit, score, figures, and a directory with the results."""
 
+import contextlib
 import dataclasses
 import itertools
 import math
@@ -53,7 +54,11 @@ def run(
     if images is None:
         images = datasets.load(config.dataset, config.data_dir, config.offline)
     config = dataclasses.replace(config, dataset=images.name)
+    name = config.pretrained or names.run_name(config)
+    this = Run(config.run_dir or Path("runs") / name)
     sets = data.sets_of(images, **config.of_sets())
+    if config.jit is None:
+        config = dataclasses.replace(config, jit=_jit(this, config, sets))
     model = build(config, sets)
     record = {"config": config.of_run(), "data": describe(images, sets)}
     if config.pretrained:
@@ -64,8 +69,6 @@ def run(
         record |= from_run(model, config, record)
     else:
         record |= from_scratch(model, config, record)
-    name = config.pretrained or names.run_name(config)
-    this = Run(config.run_dir or Path("runs") / name)
     with this.claimed(record):
         say(f"{names.caption(config)}: {this}")
         if this.is_finished and not config.rescore:
@@ -91,6 +94,16 @@ def run(
             this.write_report(report)
         say(summary(report))
         return report
+
+
+def _jit(this, config, sets):
+    """Whether to compile a run: as an earlier start did, or if that pays."""
+    with contextlib.suppress(UsageError):  # if this is the first start
+        return this.config.jit
+    n_entries = math.prod(sets.x_train.shape[1:])
+    return schedules.compiling_pays(
+        config, len(sets.x_train), len(sets.x_test), n_entries
+    )
 
 
 def describe(images: datasets.Images, sets: data.Sets) -> dict:
@@ -154,7 +167,7 @@ def _compile(model, config, n_train, steps_per_execution=1, steps_before=0):
         config.warmup_steps,
         config.n_groups,
         config.combination_beta,
-        jit_compile=config.jit,
+        jit_compile=bool(config.jit),
         steps_per_execution=steps_per_execution,
         auto_scale_loss=False,  # `schedules.optimizer` has a scale
     )

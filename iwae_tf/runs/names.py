@@ -9,7 +9,7 @@ from iwae_tf.runs.config import Config
 
 _LONGEST = 240  # bytes of a name; file systems have 255, and tasks add the epochs
 # Options that have their own place in the name. The epochs are not in it, so that a
-# later start can tell that they differ.
+# later start can tell that they differ, nor is what a run chooses for itself: --jit.
 _PLACED = (
     "dataset",
     "validation",
@@ -31,6 +31,7 @@ _PLACED = (
     "combination_beta",
     "schedule",
     "epochs",
+    "jit",
     "seed",
 )
 
@@ -52,6 +53,8 @@ def run_name(config: Config) -> str:
     if config.validation:
         options += f"-v{config.validation}"
     options += "".join(f"-{part}" for part in _not_default(config))
+    if config.jit is False:
+        options += "-nojit"
     networks = f"{config.stochastic_layers}l"
     if config.model != "burda":
         networks = f"{config.model}{config.feature_maps or ''}"

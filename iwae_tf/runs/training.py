@@ -1,7 +1,6 @@
 """Training by a resumable `fit`: device, callbacks and stages."""
 
 import math
-import os
 from collections.abc import Callable
 
 import keras
@@ -12,6 +11,7 @@ from iwae_tf.errors import Diverged, UsageError
 from iwae_tf.models.iwae import IWAE
 from iwae_tf.rules import TEST_BATCH, check_device
 from iwae_tf.runs.checkpoints import Checkpoints, steps_done
+from iwae_tf.runs.programs import own_cores
 from iwae_tf.runs.progress import Progress
 from iwae_tf.runs.rows import stops
 from iwae_tf.runs.schedules import Stage, learning_rate_at
@@ -41,18 +41,12 @@ def use_device(name: str) -> str:
         )
     if kind == "cpu" or not gpus:
         tf.config.set_visible_devices([], "GPU")
-        return f"CPU with {_own_cores()}"
+        n = own_cores()
+        return f"CPU with {n} {'core' if n == 1 else 'cores'}"
     gpu = gpus[int(index or 0)]
     tf.config.set_visible_devices([gpu], "GPU")
     tf.config.experimental.set_memory_growth(gpu, True)
     return tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
-
-
-def _own_cores():
-    """The number of cores that this process may use; only Linux reports a limit."""
-    is_told = hasattr(os, "sched_getaffinity")
-    n = len(os.sched_getaffinity(0)) if is_told else os.cpu_count()
-    return f"{n} {'core' if n == 1 else 'cores'}"
 
 
 class StopWhenDiverged(keras.callbacks.Callback):

@@ -133,7 +133,7 @@ def score(run: Run, given: Observations, config: Config, out: Path | None) -> No
             config.eval_samples,
             config.eval_chunk,
             seed=config.seed,
-            jit_compile=config.jit,
+            jit_compile=_jit(run, config),
             on_progress=on_progress,
             ladder={*LADDER, trained.n_groups * trained.n_samples},
             context=given.context,
@@ -142,6 +142,11 @@ def score(run: Run, given: Observations, config: Config, out: Path | None) -> No
     if out is not None:
         write_arrays(out, **found.arrays())
         say(str(out))
+
+
+def _jit(run, config):
+    """Whether XLA compiles: as asked, or as in the run."""
+    return run.config.jit if config.jit is None else config.jit
 
 
 def embed(run: Run, given: Observations, config: Config, out: Path) -> None:
@@ -156,7 +161,8 @@ def embed(run: Run, given: Observations, config: Config, out: Path) -> None:
     say(f"{training.use_device(config.device)}")
     given, model = given.spread(config.eval_images), run.model
     n, k = len(given.x), config.eval_samples
-    options = {"seed": config.seed, "jit_compile": config.jit, "batch_size": 20}
+    jit = _jit(run, config)
+    options = {"seed": config.seed, "jit_compile": jit, "batch_size": 20}
     encoded = model.encode(given.x, given.context)
     what = f"embedding {n} of {given.name} with {k} samples"
     with shown(what, n, False) as told, warnings.catch_warnings(record=True) as warned:

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 from fractions import Fraction
 
@@ -136,3 +137,33 @@ def test_samples_stay_where_they_do_not_grow(schedule):
     assert schedules.stages(config) == [(0, 9, 50)]
     grown = Config(schedule=schedule, n_samples=50)
     assert (len(schedules.stages(grown)) == 3) == (schedule == "fast")
+
+
+MNIST, DIGITS = (60_000, 10_000, 784), (1_437, 360, 64)
+
+
+@pytest.mark.parametrize(
+    ("options", "sizes", "pays"),
+    [
+        ({}, MNIST, True),
+        ({"epochs": 1}, MNIST, True),  # for the 10,000 images that are scored
+        ({"epochs": 1, "eval_images": 100, "eval_samples": 10}, MNIST, False),
+        ({"epochs": 10, "eval_images": 100, "eval_samples": 10}, MNIST, True),
+        ({"epochs": 1}, DIGITS, False),
+        ({"epochs": 40, "n_samples": 50}, DIGITS, False),
+        ({"epochs": 3280}, DIGITS, True),
+        ({"model": "resnet"}, MNIST, False),
+        ({"model": "gated"}, MNIST, False),
+        ({"model": "dense"}, MNIST, True),
+    ],
+)
+def test_xla_compiles_what_is_long_enough_and_has_no_convolutions(options, sizes, pays):
+    assert schedules.compiling_pays(Config(**options), *sizes) == pays
+
+
+def test_each_stage_of_samples_is_a_program_that_must_pay():
+    options = {"epochs": 110, "eval_images": 10, "eval_samples": 10}
+    one = Config(**options, n_samples=50)
+    three = dataclasses.replace(one, grow_samples=True)
+    assert schedules.compiling_pays(one, *DIGITS)
+    assert not schedules.compiling_pays(three, *DIGITS)
