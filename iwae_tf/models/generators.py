@@ -285,12 +285,12 @@ class Chain(Generator):
           UsageError: if there is a mask model and no seed.
         """
         x = flatten(x)
+        observed = ~tf.math.is_nan(x) if self.missing else None
         if self._is_linear_bernoulli:
             features = self.pixels(beside(zs[0], context))
             head = map(tf.convert_to_tensor, self.pixel_logits.variables)
-            return likelihoods.linear_bernoulli_log_prob(x, features, *head)
+            return likelihoods.linear_bernoulli_log_prob(x, features, *head, observed)
         parameters = self.parameters(zs, context)
-        observed = ~tf.math.is_nan(x) if self.missing else None
         log_px = self.likelihood.log_prob(x, parameters, observed)
         if self.mask_model is not None:
             complete = self._completed(x, parameters, seed)
@@ -303,7 +303,7 @@ class Chain(Generator):
             type(self.likelihood) is likelihoods.Bernoulli
             and self._has_linear_head
             and self.pixel_logits.built
-            and not self.missing
+            and self.mask_model is None
             and self.compute_dtype == self.variable_dtype
         )
 

@@ -44,10 +44,12 @@ def bernoulli_log_prob(x: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     return _bernoulli(x, lambda part: logits[..., part], logits.shape[-1]), gradients
 
 
-@tf.autograph.experimental.do_not_convert
-@tf.custom_gradient
 def linear_bernoulli_log_prob(
-    x: tf.Tensor, features: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor
+    x: tf.Tensor,
+    features: tf.Tensor,
+    kernel: tf.Tensor,
+    bias: tf.Tensor,
+    observed: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """The log-likelihood of pixels whose logits are linear: l = features kernel + bias.
 
@@ -61,30 +63,50 @@ def linear_bernoulli_log_prob(
       features: [..., m].
       kernel: [m, n].
       bias: [n].
+      observed: which pixels are observed, bool, broadcast against x. By default all
+        are. The others can be anything, and have no term and no gradient.
 
     Returns:
       log_px: [...], nats.
     """
     m, n = kernel.shape
-    rows = tf.reshape(features, [-1, m])
-    shape = tf.concat([tf.shape(features)[:-1], [n]], axis=0)
-    products = tf.reshape(tf.matmul(rows, kernel), shape)
+    if observed is not None:
+        x = tf.where(observed, x, 0.0)
 
-    def gradients(upstream):
-        rest = tf.reshape(x - tf.sigmoid(products + bias), [-1, n])
-        of_rows = tf.reshape(upstream, [-1, 1])
-        beside_ones = tf.concat([of_rows * rows, of_rows], axis=-1)
-        of_kernel = tf.matmul(beside_ones, rest, transpose_a=True)
-        of_features = of_rows * tf.matmul(rest, kernel, transpose_b=True)
-        of_x = upstream[..., tf.newaxis] * (products + bias)
-        return (
-            _summed_like(of_x, x),
-            tf.reshape(of_features, tf.shape(features)),
-            of_kernel[:-1],
-            of_kernel[-1],
-        )
+    def logits_of(products, bias, part=slice(None)):
+        logits = products[..., part] + bias[part]
+        return logits if observed is None else _masked(logits, observed[..., part])
 
-    return _bernoulli(x, lambda part: products[..., part] + bias[part], n), gradients
+    @tf.autograph.experimental.do_not_convert
+    @tf.custom_gradient
+    def log_prob(x, features, kernel, bias):
+        rows = tf.reshape(features, [-1, m])
+        shape = tf.concat([tf.shape(features)[:-1], [n]], axis=0)
+        products = tf.reshape(tf.matmul(rows, kernel), shape)
+
+        def gradients(upstream):
+            logits = logits_of(products, bias)
+            rest = tf.reshape(x - tf.sigmoid(logits), [-1, n])
+            of_rows = tf.reshape(upstream, [-1, 1])
+            beside_ones = tf.concat([of_rows * rows, of_rows], axis=-1)
+            of_kernel = tf.matmul(beside_ones, rest, transpose_a=True)
+            of_features = of_rows * tf.matmul(rest, kernel, transpose_b=True)
+            return (
+                _summed_like(upstream[..., tf.newaxis] * logits, x),
+                tf.reshape(of_features, tf.shape(features)),
+                of_kernel[:-1],
+                of_kernel[-1],
+            )
+
+        of_part = functools.partial(logits_of, products, bias)
+        return _bernoulli(x, of_part, n), gradients
+
+    return log_prob(x, features, kernel, bias)
+
+
+def _masked(logits, observed):
+    """Logits with which a pixel that is 0 and not observed has exactly no term."""
+    return tf.where(observed, logits, -1e4)  # exp(-1e4) is 0
 
 
 def _bernoulli(x, logits_of, n):
@@ -307,9 +329,7 @@ class Bernoulli(Likelihood):
         """The log-likelihood of the observed entries; see `Likelihood.log_prob`."""
         (logits,) = parameters
         if observed is not None:
-            # exp(-1e4) is 0, so the term and its gradient are exactly 0.
-            logits = tf.where(observed, logits, -1e4)
-            x = tf.where(observed, x, 0.0)
+            logits, x = _masked(logits, observed), tf.where(observed, x, 0.0)
         return bernoulli_log_prob(x, logits)
 
     def mean(self, parameters):

@@ -88,10 +88,10 @@ def test_gradients_of_bernoulli_log_prob_equal_those_of_its_definition(
         np.testing.assert_allclose(ours, reference, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize("scale", [1.0, 30.0])
+@pytest.mark.parametrize("with_missing", [False, True])
+@pytest.mark.parametrize(("scale", "jit_compile"), [(1.0, False), (30.0, True)])
 def test_linear_bernoulli_has_the_value_and_gradients_of_its_two_parts(
-    scale, jit_compile
+    scale, jit_compile, with_missing
 ):
     rng = np.random.default_rng(2)
     shapes = {"x": (3, 37), "features": (5, 3, 4), "kernel": (4, 37), "bias": (37,)}
@@ -100,8 +100,15 @@ def test_linear_bernoulli_has_the_value_and_gradients_of_its_two_parts(
     arguments[2] *= scale
     upstream = tf.constant(rng.normal(size=(5, 3)))
 
+    observed = rng.random((3, 37)) < 0.7 if with_missing else None
+    if with_missing:
+        arguments[0] = tf.where(observed, arguments[0], np.nan)
+
     def two_parts(x, features, kernel, bias):
-        return bernoulli_log_prob(x, features @ kernel + bias)
+        return Bernoulli().log_prob(x, (features @ kernel + bias,), observed)
+
+    def one_part(*arguments):
+        return linear_bernoulli_log_prob(*arguments, observed)
 
     def values(function):
         with tf.GradientTape() as tape:
@@ -112,7 +119,7 @@ def test_linear_bernoulli_has_the_value_and_gradients_of_its_two_parts(
 
     got, want = (
         tf.function(values, jit_compile=jit_compile, autograph=False)(function)
-        for function in (linear_bernoulli_log_prob, two_parts)
+        for function in (one_part, two_parts)
     )
     for ours, theirs in zip(got, want, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-11, atol=1e-11)

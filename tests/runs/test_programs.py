@@ -61,7 +61,8 @@ def test_programs_are_removed_after_a_month(cache):
     old.parent.mkdir(parents=True)
     for path, days in ((old, 31), (new, 29)):
         path.write_text("")
-        os.utime(path, 2 * [time.time() - 86_400 * days])
+        then = time.time() - 86_400 * days
+        os.utime(path, (then, then))
     programs.keep()
     assert new.exists() and not old.exists()
 
