@@ -97,6 +97,18 @@ def test_steps_of_ones_own_and_batches_of_any_size_go_one_by_one(
     assert int(model.optimizer.iterations) == before + 3
 
 
+def test_convolutions_go_one_by_one(monkeypatch):
+    monkeypatch.setattr(executions, "_gather", None)
+    taken = []
+    conv = keras.Sequential([keras.layers.Conv2D(2, 2), keras.layers.Flatten()])
+    conv.build((None, *SHAPE))
+    model = type("Model", (), {"trainable_variables": conv.trainable_variables})()
+    model.steps_per_execution = 5
+    batches = tf.data.Dataset.from_tensors(tf.zeros([BATCH, *SHAPE])).repeat()
+    executions.of_whole_loops(model, taken.append)(iter(batches))
+    assert len(taken) == 1
+
+
 @pytest.mark.parametrize(
     ("n_bytes", "n"), [(1, 50), (2**24 // 50, 50), (2**23, 2), (2**24 + 1, 1)]
 )
