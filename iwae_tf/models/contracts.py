@@ -89,8 +89,8 @@ def check_shapes(
         check("generator.mean", "mean", mean, (k, b, *event))
     # A likelihood of one's own may do without draws of x.
     with (
-        contextlib.suppress(NotImplementedError),
         told("generator.sample", f"zs {[(k, b, d) for d in latents]}"),
+        contextlib.suppress(NotImplementedError),
     ):
         samples, mean = generator.sample(zs, seed, context)
         check("generator.sample", "samples", samples, (k, b, *event))
@@ -151,11 +151,11 @@ def told(method: str, given: str):
     """Turns an error within a method of a part into one line.
 
     Raises:
-      UsageError: in place of any other error but NotImplementedError.
+      UsageError: in place of any other error.
     """
     try:
         yield
-    except (UsageError, NotImplementedError):
+    except UsageError:
         raise
     except Exception as error:
         text = _WRAPPING.sub("", f"{type(error).__name__}: {error}")

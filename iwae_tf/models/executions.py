@@ -24,8 +24,9 @@ def of_whole_loops(model, one_by_one: Callable) -> Callable:
       execution: function of an iterator -> logs. Where the iterator ends early, so does
         the execution.
     """
+    if any(len(variable.shape) > 2 for variable in model.trainable_variables):
+        return one_by_one
     names = []
-    has_convolutions = any(len(v.shape) > 2 for v in model.trainable_variables)
 
     @tf.function(jit_compile=True, autograph=False)
     def program(batches, n):
@@ -54,7 +55,7 @@ def of_whole_loops(model, one_by_one: Callable) -> Callable:
 
     def execution(iterator):
         most = min(_most_at_once(iterator), model.steps_per_execution)
-        if most == 1 or has_convolutions:
+        if most == 1:
             return one_by_one(iterator)
         n_done, logs = programs(iterator, most)
         if not n_done:

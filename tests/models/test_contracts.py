@@ -11,7 +11,7 @@ from iwae_tf.measures import units
 from iwae_tf.measures.likelihood import log_likelihood
 from iwae_tf.models.generators import Chain, Generator
 from iwae_tf.models.iwae import IWAE
-from iwae_tf.models.likelihoods import Gaussian
+from iwae_tf.models.likelihoods import Gaussian, Likelihood
 from iwae_tf.models.posteriors import GaussianChain, Posterior
 
 SHAPE = (8, 8, 1)
@@ -202,6 +202,13 @@ class Wrong(Unit):
             lambda: IWAE(Own(2), Wrong("sample_latents", lambda zs: zs[0])),
             "generator.sample_latents: must return zs of 1 latents, got .*",
         ),
+        (
+            lambda: IWAE(
+                GaussianChain([()], (2,)),
+                Chain(SHAPE, [()], (2,), likelihood=Likelihood()),
+            ),
+            "generator.log_joint: must take .*, got NotImplementedError:.*",
+        ),
         (lambda: q(), "networks: must be given, or else widths, got neither"),
         (
             lambda: q(widths=[()], networks=[encoder()]),
@@ -228,7 +235,7 @@ class Wrong(Unit):
             r"n_latent: must be the sizes of one latent or more, .*, got 3",
         ),
     ],
-    ids=range(18),
+    ids=range(19),
 )
 def test_wrong_parts_are_told_in_one_line_at_construction(build, rule):
     with pytest.raises(UsageError, match=f"^{rule}$") as found:
