@@ -61,6 +61,7 @@ setup(
     ],
     extras_require={
         "cuda": ["tensorflow[and-cuda]>=2.21,<2.22"],
+        "ray": ["ray>=2.40"],
         "test": [
             "build",
             "ipykernel>=6.29",

@@ -4,6 +4,7 @@ from iwae_tf import signals
 
 signals.keep_ctrl_c_quiet()  # before the imports below, which take a while
 
+import contextlib
 import dataclasses
 import io
 import logging as standard_logging
@@ -25,15 +26,18 @@ from iwae_tf.data import datasets
 from iwae_tf.errors import (
     Diverged,
     UsageError,
+    WorkerLost,
     check_place_for_directory,
     check_utf8,
     place_for_directory,
 )
-from iwae_tf.runs import pretrained, programs
+from iwae_tf.runs import clusters, pretrained, programs, progress
 from iwae_tf.runs.config import GROUPS, Config, help_of, kind_of
 from iwae_tf.runs.run import Run
 
 FLAGS = flags.FLAGS
+_ARGUMENTS = tuple(sys.argv)  # for the processes of --ray
+_SHARING = ("only", "ray", "cpus_per_run", "gpus_per_run")
 
 # Options that every task offers; the experiment sets the others.
 TASK_OPTIONS = (
@@ -41,6 +45,7 @@ TASK_OPTIONS = (
     "data_dir",
     "offline",
     "device",
+    "devices",
     "jit",
     "epochs",
     "batch_size",
@@ -82,8 +87,12 @@ def help_text(description: str) -> str:
       description: the text above the flags.
     """
     width = min(shutil.get_terminal_size().columns, 88)
-    own = ("smoke", "task_dir", "run_dir", "pretrained") if "smoke" in FLAGS else ()
-    groups = dict.fromkeys(own, "task")
+    own = (
+        ("smoke", "task_dir", "run_dir", "pretrained", *_SHARING)
+        if "smoke" in FLAGS
+        else ()
+    )
+    groups = dict.fromkeys(("grid", "seeds", *own), "task")
     groups |= dict.fromkeys(("out", "n", "label", "split"), "command")
     for field in dataclasses.fields(Config):
         groups.setdefault(field.name, field.metadata["group"])
@@ -115,6 +124,15 @@ def config_from_flags(rest: Sequence[str] = ()) -> Config:
     """
     if rest:
         raise UsageError(f"arguments: must all be --flags, got {rest[0]!r}")
+    return Config(**values_from_flags())
+
+
+def values_from_flags() -> dict:
+    """The values of the fields of `Config` that the flags give.
+
+    Raises:
+      UsageError: if a value is not of the kind of its flag.
+    """
     names = [field.name for field in dataclasses.fields(Config) if field.name in FLAGS]
     values = {name: FLAGS[name].value for name in names}
     if "smoke" in FLAGS and FLAGS.smoke:
@@ -136,7 +154,7 @@ def config_from_flags(rest: Sequence[str] = ()) -> Config:
     for name in ("n_latent", "n_hidden", "flow_hidden"):
         if values.get(name) is not None:
             values[name] = _integers(name, values[name])
-    return Config(**values)
+    return values
 
 
 def _given():
@@ -203,8 +221,12 @@ def _run(function, options):
     except UsageError as error:
         _fail(error)
     except Diverged as error:
-        print(f"error: {error}", file=sys.stderr)
+        if not progress.is_silent():  # the first worker says it
+            print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except WorkerLost as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        os._exit(os.EX_TEMPFAIL)  # An exit in order would wait for the lost worker.
     except KeyboardInterrupt as error:
         sys.exit(128 + getattr(error, "signum", signal.SIGINT))
 
@@ -278,13 +300,20 @@ def command(
         sys.exit(1)
 
 
-def task(function: Callable, path: str, run_dir: str | None = None, **defaults) -> None:
+def task(
+    function: Callable,
+    path: str,
+    run_dir: str | None = None,
+    check: Callable[[Config], object] = lambda config: None,
+    **defaults,
+) -> None:
     """Runs the command of a task.
 
     Args:
       function: performs the task; takes an `iwae_tf.runs.task.Task`.
       path: the path of the task's file.
       run_dir: describes the runs that --run_dir may name; None for no such flag.
+      check: checks flags of the task's own before TensorFlow is imported.
       **defaults: the defaults of --epochs, and of the fields of `Config` that this task
         offers in addition to `TASK_OPTIONS`.
     """
@@ -312,16 +341,63 @@ def task(function: Callable, path: str, run_dir: str | None = None, **defaults) 
             "Names of trained models of the package to use in place of new runs.",
         )
 
+    flags.DEFINE_string(
+        "only",
+        None,
+        "Do a share of the runs only, such as 2/8 for the second of eight, as one job "
+        "of an array. The command without --only does what is left and makes the "
+        "table.",
+    )
+
+    flags.DEFINE_string(
+        "ray",
+        None,
+        "Do the runs on a Ray cluster of this address, or as processes of this "
+        "machine if it is local. It needs the extra [ray].",
+    )
+    flags.DEFINE_float(
+        "cpus_per_run", 1.0, "With --ray, the number of cores of each run.", 0.0
+    )
+    flags.DEFINE_float(
+        "gpus_per_run", 0.0, "With --ray, the number of GPUs of each run.", 0.0
+    )
+
     def run(config):
+        only = None if FLAGS.only is None else rules.share_of(only=FLAGS.only)
+        if only and _given():
+            raise UsageError(
+                "only: must be without --run_dir and --pretrained, which leave nothing "
+                f"to train, got {FLAGS.only}"
+            )
+        if FLAGS.ray and (only or _given()):
+            raise UsageError(
+                "ray: must be without --only, --run_dir and --pretrained, got "
+                f"{FLAGS.ray}"
+            )
         config = checked(config)
+        check(config)
         default = Path("runs") / (f"{name}-smoke" if FLAGS.smoke else name)
         directory = Path(FLAGS.task_dir or default)
         check_utf8(task_dir=str(directory))
         with place_for_directory("task_dir", directory):
             directory.mkdir(parents=True, exist_ok=True)
         import_tensorflow()
-        from iwae_tf.runs.task import Task
+        from iwae_tf.runs.task import ShareDone, Task
 
-        function(Task(name, config, directory, FLAGS.smoke, _given()))
+        def do(only):
+            """Does a share of the task, or all of it; returns the number of jobs."""
+            task = Task(name, config, directory, FLAGS.smoke, _given(), only)
+            with contextlib.suppress(ShareDone):
+                function(task)
+            return task.n_jobs
+
+        if FLAGS.ray:
+            n, cores = do(only=(-1, 1)), (FLAGS.cpus_per_run, FLAGS.gpus_per_run)
+            clusters.submit(
+                [sys.executable, *_ARGUMENTS, "--ray="], n, FLAGS.ray, *cores, directory
+            )
+        do(only)
+        if only:
+            print(f"share {FLAGS.only} is done; the command without --only joins all")
 
     command(run, sys.modules[function.__module__].__doc__)

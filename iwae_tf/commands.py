@@ -8,6 +8,7 @@ from pathlib import Path
 from absl import flags
 
 import iwae_tf
+from iwae_tf import sweep
 from iwae_tf.cli import FLAGS
 from iwae_tf.errors import UsageError, check_place_for_directory, check_utf8
 from iwae_tf.runs.config import Config
@@ -19,7 +20,8 @@ Examples:
   iwae --dataset digits --n_samples 50 --epochs 40
   iwae sample mnist_iwae_2l_k50 --out samples.png
 
-iwae embed, iwae score and iwae sample use a trained model; each has a --help.
+iwae embed, iwae score and iwae sample use a trained model, and iwae sweep trains many;
+each has a --help.
 """
 # What the commands do that use a trained model, and the options of a run they take.
 _OF_SCORES = (
@@ -40,6 +42,9 @@ def main() -> None:
     """Runs the console command `iwae`, which is also `main.py`."""
     if sys.argv[1:2] and sys.argv[1] in USES:
         return _use(sys.argv.pop(1))
+    if sys.argv[1:2] == ["sweep"]:
+        sys.argv.pop(1)
+        return sweep.main()
 
     def run(config):
         config = cli.checked(config)

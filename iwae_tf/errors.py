@@ -101,5 +101,9 @@ def told_in_one_line() -> Iterator[None]:
         sys.exit(2)
 
 
+class WorkerLost(RuntimeError):
+    """Another worker of the team has ended, so that this one cannot go on."""
+
+
 class Diverged(ArithmeticError):
     """A loss was not finite; the message names the step and the last checkpoint."""

@@ -5,8 +5,10 @@ differ. A seed is an int32 tensor of shape [2]. `alg="philox"` is explicit every
 the default gives the same bits, but is about 25 times slower under XLA on a CPU.
 """
 
+import contextlib
+import contextvars
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
@@ -23,6 +25,34 @@ import tensorflow as tf
     INSPECT,
     ANNEAL,
 ) = range(10)
+
+
+# The place of a share of a batch, and the size of the batch; None for a whole batch.
+_share = contextvars.ContextVar("share", default=None)
+
+
+@contextlib.contextmanager
+def of_share(first: int | tf.Tensor, n: int | tf.Tensor) -> Iterator[None]:
+    """The context in which a replica works on its share of a batch.
+
+    In it, the noise of an observation is that of its place in the whole batch, so that
+    it does not depend on the number of replicas: where a shape [k, b, ...] is asked
+    for, numbers [k, n, ...] are drawn, and those of the share are taken.
+
+    Args:
+      first: place of the first observation of the share in the whole batch.
+      n: number of observations in the whole batch.
+    """
+    token = _share.set((first, n))
+    try:
+        yield
+    finally:
+        _share.reset(token)
+
+
+def share() -> tuple[int | tf.Tensor, int | tf.Tensor] | None:
+    """What `of_share` was given, or None outside of it."""
+    return _share.get()
 
 
 def seed_of(seed: int | tf.Tensor, *data: int | tf.Tensor) -> tf.Tensor:
@@ -52,6 +82,17 @@ def folding(seed: int | tf.Tensor, *data: int) -> Callable[[tf.Tensor], tf.Tenso
     return lambda value: tf.stack([hashed, tf.cast(value, tf.int32)])
 
 
+def integers(shape, seed: tf.Tensor) -> tf.Tensor:
+    """Random int64 numbers of the given shape, over all of their range."""
+
+    def draw(shape):
+        return tf.random.stateless_uniform(
+            shape, seed, minval=None, maxval=None, dtype=tf.int64, alg="philox"
+        )
+
+    return _drawn(draw, shape)
+
+
 def normal(shape, seed: tf.Tensor) -> tf.Tensor:
     """Standard normal float32 numbers of the given shape.
 
@@ -59,11 +100,8 @@ def normal(shape, seed: tf.Tensor) -> tf.Tensor:
     in a third of the time that as many 32-bit integers take. The integers are the same
     without XLA, while TensorFlow's own normal numbers differ (tensorflow#117644).
     """
-    bits = tf.random.stateless_uniform(
-        shape, seed, minval=None, maxval=None, dtype=tf.int64, alg="philox"
-    )
     # Strictly inside -1..1, even after rounding: quantiles of the ends are infinite.
-    centred = tf.cast(bits, tf.float32) * (1 - 2**-23) * 2**-63
+    centred = tf.cast(integers(shape, seed), tf.float32) * (1 - 2**-23) * 2**-63
     return math.sqrt(2) * tf.math.erfinv(centred)
 
 
@@ -78,10 +116,22 @@ def uniform(shape, seed: tf.Tensor, first: int | None = None) -> tf.Tensor:
         it takes few operations, which a pipeline optimises whenever it starts.
     """
     if first is None:
-        return tf.random.stateless_uniform(shape, seed, alg="philox")
+        return _drawn(
+            lambda shape: tf.random.stateless_uniform(shape, seed, alg="philox"), shape
+        )
     # Philox makes four numbers of each value of its counter.
     key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(seed=seed)
     counter += tf.constant([first // 4, 0], tf.uint64)
     return tf.raw_ops.StatelessRandomUniformV2(
         shape=shape, key=key, counter=counter, alg=1
     )
+
+
+def _drawn(draw, shape):
+    """Numbers of a shape, or of a share of it; see `of_share`."""
+    if share() is None:
+        return draw(shape)
+    first, n = share()
+    k, b, *event = tf.unstack(shape) if tf.is_tensor(shape) else shape
+    begin = tf.stack([0, first, *(0 for _ in event)])
+    return tf.slice(draw([k, n, *event]), begin, tf.stack([k, b, *event]))

@@ -111,6 +111,41 @@ def check_validation(n_held: int, n_train: int, n_test: int) -> None:
         raise UsageError("validation: must be at least 2 images, got 1")
 
 
+def share_of(**values: str) -> tuple[int, int]:
+    """Reads a share such as 2/8, the second of eight.
+
+    Args:
+      **values: one text, by the name of its argument.
+
+    Returns:
+      first: its number, counted from 0.
+      n: the number of shares.
+
+    Raises:
+      UsageError: if the text is not such a share.
+    """
+    ((name, text),) = values.items()
+    number, slash, n = text.partition("/")
+    if not (
+        slash and number.isdecimal() and n.isdecimal() and 1 <= int(number) <= int(n)
+    ):
+        raise UsageError(f"{name}: must be i/n with i from 1 to n, got {text!r}")
+    return int(number) - 1, int(n)
+
+
+def check_shares(batch_size: int, n_devices: int) -> None:
+    """Checks that all devices get equal shares of a batch.
+
+    Raises:
+      UsageError: if not.
+    """
+    if batch_size % n_devices:
+        raise UsageError(
+            f"batch_size: must divide by the number of devices, {n_devices}, got "
+            f"{batch_size}"
+        )
+
+
 def check_batch_size(batch_size: int, n_images: int) -> None:
     """Checks that there are enough images for a batch.
 

@@ -37,10 +37,10 @@ def main(task):
                 path = run.directory / f"variance-{epoch:06}.json"
                 files.write_json(path, point)
 
-            run = task.run(measure, objective=objective, n_samples=k)
-            kept = run.kept("variance-*.json", files.read_json)
-            variances = list(kept.values())
-            runs[k, objective] = run.report, run.metrics(), variances
+            runs[k, objective] = task.run(measure, objective=objective, n_samples=k)
+    for key, run in runs.items():
+        variances = list(run.kept("variance-*.json", files.read_json).values())
+        runs[key] = run.report, run.metrics(), variances
     task.finish(table(runs), sheet(runs, task.title))
 
 

@@ -27,15 +27,18 @@ RUNS = [
 def main(task):
     """Trains ten models; writes a figure and a table."""
     check_at_least(BUDGET, eval_samples=task.config.eval_samples)
-    rows, curves = [], {}
-    for objective, m, k in RUNS[::3] if task.is_smoke else RUNS:
-        run = task.run(
+    runs = {
+        (objective, m, k): task.run(
             objective=objective,
             n_groups=m,
             n_samples=k,
             combination_beta=MIXTURE if objective == "combination" else None,
             grow_samples=False,
         )
+        for objective, m, k in (RUNS[::3] if task.is_smoke else RUNS)
+    }
+    rows, curves = [], {}
+    for (objective, m, k), run in runs.items():
         if objective == "vae_elbo":  # which is MIWAE with groups of one sample
             m, k = BUDGET, 1
         curves[f"{objective} ({m}, {k})"] = (

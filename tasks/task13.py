@@ -49,16 +49,19 @@ def main(task):
     """Trains six models; writes a figure and a table."""
     ks = (1, 3) if task.is_smoke else (1, 5, 50)
     places = iwae_tf.data.spread(len(task.x_test), N_IMPUTED)
-    rows, blocks = [], []
+    rows, blocks, parts = [], [], {}
     for number, (pattern, mask_of) in enumerate(PATTERNS.items()):
         rng = np.random.default_rng((task.config.seed, number))
         images = incomplete(task.images, pattern, mask_of, rng)
+        runs = {k: task.run(images=images, missing=True, n_samples=k) for k in ks}
+        parts[pattern] = images, rng, runs
+    task.check_whole()
+    for pattern, (images, rng, runs) in parts.items():
         sets = iwae_tf.data.sets_of(images, task.config.binarization, missing=True)
         x, truth = sets.x_test[places], task.x_test[places]
         for name, guess in baselines(sets, x, rng).items():
             rows.append((pattern, name, "—", "—", *errors(guess, x, truth), "—"))
-        for k in ks:
-            run = task.run(images=images, missing=True, n_samples=k)
+        for k, run in runs.items():
             imputed = iwae_tf.inspection.impute(
                 run.model, x, N_SAMPLES, jit_compile=task.config.jit
             )

@@ -43,6 +43,7 @@ def main(task):
     names = ["wine"] if task.is_smoke else list(TABLES)
     seeds = [task.config.seed + i for i in range(2 if task.is_smoke else 5)]
     jobs = [(p, name, seed) for p in PATTERNS for name in names for seed in seeds]
+    jobs = [job for job in jobs if task.is_own()]
     progress, errors = Progress(len(jobs), "tables"), {}
     for i, job in enumerate(jobs, 1):
         stem = "-".join(map(str, job)).replace(" ", "-")
@@ -52,6 +53,7 @@ def main(task):
             errors.setdefault((job[0], method), {}).setdefault(job[1], []).append(error)
         progress.update(i)
     progress.close()
+    task.check_whole()
     rows = [
         (*key, *(f"{np.mean(of[n]):.3f} ± {np.std(of[n], ddof=1):.3f}" for n in names))
         for key, of in errors.items()

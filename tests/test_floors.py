@@ -21,6 +21,7 @@ FLOORS = (
     {"measures"},
     {"runs"},
     {"cli"},
+    {"sweep"},
     {"commands"},
 )
 HEIGHT = {room: level for level, floor in enumerate(FLOORS) for room in floor}

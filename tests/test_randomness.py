@@ -98,3 +98,25 @@ def test_normal_numbers_are_finite_whatever_the_bits(jit_compile, monkeypatch):
 def test_uniform_is_from_0_to_below_1():
     values = randomness.uniform([10**6], randomness.seed_of(2)).numpy()
     assert 0 <= values.min() and values.max() < 1
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("draw", [randomness.normal, randomness.uniform])
+def test_shares_of_a_batch_have_the_noise_of_their_places(draw, jit_compile):
+    seed = randomness.seed_of(3)
+    all_of_it = tf.function(lambda: draw([4, 10, 3], seed), jit_compile=jit_compile)
+    whole = all_of_it()
+    shares = []
+    for first, end in ((0, 3), (3, 3), (3, 10)):
+
+        @tf.function(jit_compile=jit_compile)
+        def own(size, first=first):
+            with randomness.of_share(first, 10):
+                return draw([4, size.shape[0], 3], seed)
+
+        shares.append(own(tf.zeros(end - first)))
+    assert [share.shape[1] for share in shares] == [3, 0, 7]
+    np.testing.assert_allclose(np.concatenate(shares, axis=1), whole, 1e-5, 1e-6)
+    # Other noise beside it, and the whole batch again after it.
+    assert np.abs(shares[2][:, :3] - shares[0]).max() > 0.1
+    np.testing.assert_array_equal(all_of_it(), whole)

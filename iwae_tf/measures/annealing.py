@@ -377,6 +377,7 @@ def log_likelihood(
     context: np.ndarray | None = None,
     directory: Path | None = None,
     on_progress: Callable[[float], None] = lambda n_images: None,
+    share: batches.Share = batches.WHOLE,
 ) -> Annealed:
     """Estimates log p(x) of images by annealing, batch by batch.
 
@@ -391,6 +392,7 @@ def log_likelihood(
         finds it again. By default nothing is kept.
       on_progress: called with the number of images done; within a batch it is a
         fraction.
+      share: which batches to anneal; the results are those of their images.
 
     Returns:
       annealed: results for n images.
@@ -399,7 +401,7 @@ def log_likelihood(
       UsageError: for a number out of range; see `batches_of` too.
     """
     (forward,) = _stream(
-        annealer, x, None, batch_size, seed, context, directory, on_progress
+        annealer, x, None, batch_size, seed, context, directory, on_progress, share
     )
     return forward
 
@@ -412,6 +414,7 @@ def certify(
     context: np.ndarray | None = None,
     directory: Path | None = None,
     on_progress: Callable[[float], None] = lambda n_images: None,
+    share: batches.Share = batches.WHOLE,
 ) -> Certificate:
     """Bounds log p(x) from both sides for images drawn from the model.
 
@@ -423,6 +426,7 @@ def certify(
       context: [n, c], for a conditional model.
       directory: see `log_likelihood`.
       on_progress: see `log_likelihood`.
+      share: see `log_likelihood`.
 
     Returns:
       certificate: results for n images.
@@ -440,11 +444,13 @@ def certify(
     zs = model.generator.sample_latents(n_images, seed, context)
     zs = [z.numpy() for z in zs]
     return Certificate(
-        *_stream(annealer, x, zs, batch_size, seed, context, directory, on_progress)
+        *_stream(
+            annealer, x, zs, batch_size, seed, context, directory, on_progress, share
+        )
     )
 
 
-def _stream(annealer, x, zs, batch_size, seed, context, directory, on_progress):
+def _stream(annealer, x, zs, batch_size, seed, context, directory, on_progress, share):
     """Runs forward chains for every image and, if there are zs, reverse chains too."""
 
     def anneal(batch):
@@ -470,7 +476,7 @@ def _stream(annealer, x, zs, batch_size, seed, context, directory, on_progress):
         acceptance=annealer.acceptance,
         seed=seed,
     )
-    values = batches.run(parts, anneal, directory, identity)
+    values = batches.run(parts, anneal, directory, identity, share)
     return [Annealed(*parts) for parts in zip(*values.values(), strict=True)]
 
 

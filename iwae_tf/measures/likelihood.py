@@ -114,6 +114,7 @@ def log_likelihood(
     with_jackknife: bool = False,
     context: np.ndarray | None = None,
     directory: Path | None = None,
+    share: batches.Share = batches.WHOLE,
 ) -> Likelihood:
     """Estimates log p(x) of every image, or log p(x|y): log mean_k exp(log_w).
 
@@ -137,6 +138,7 @@ def log_likelihood(
       context: y of every image, [n, c], for a conditional model.
       directory: directory where the result of each batch is kept, so that the same call
         finds it again. By default nothing is kept.
+      share: which batches to score; the results are those of their images.
 
     Returns:
       likelihood: results for each image, nats.
@@ -179,7 +181,7 @@ def log_likelihood(
         ladder=ladder,
         orders=orders,
     )
-    values = batches.run(parts, score, directory, identity)
+    values = batches.run(parts, score, directory, identity, share)
     return Likelihood(
         *(values[name] for name in ("log_px", "ess", "log_px_given_z", "kl")),
         bounds={k: values[f"bound_{k}"] for k in ladder},

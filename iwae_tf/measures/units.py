@@ -5,6 +5,7 @@ factorise over units, or samples of a q with flows. They do not depend on the ne
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -55,6 +56,8 @@ def statistics(
     batch_size: int = 100,
     seed: int = 123,
     context: np.ndarray | None = None,
+    directory: Path | None = None,
+    share: batches.Share = batches.WHOLE,
 ) -> tuple[Units, ...]:
     """Activity, posterior variance and KL of every latent unit.
 
@@ -70,6 +73,9 @@ def statistics(
       batch_size: number of images in one batch.
       seed: random seed for the noise.
       context: y of every image, [n, c], for a conditional model.
+      directory: directory where the moments of each batch are kept, so that the same
+        call finds them again. By default nothing is kept.
+      share: which batches to look at; the statistics are those of their images.
 
     Returns:
       layers: statistics of every layer, bottom-up.
@@ -83,21 +89,25 @@ def statistics(
     check_at_least(least, n_samples=n_samples)
     k = 1 if least == 1 else n_samples
     moments = batches.compiled(model, _moments_of_batch, k=k)
-    parts = []
-    for batch in batches.batches_of(model, x, context, batch_size):
+
+    def of_batch(batch):
         own = (a if a is None else a[: batch.n_own] for a in (batch.x, batch.context))
         batch_seed = randomness.seed_of(seed, randomness.UNITS, batch.first)
-        parts.append(
-            tf.nest.map_structure(
-                lambda part: part.numpy().astype(np.float64), moments(*own, batch_seed)
-            )
-        )
-    n = batch.first + batch.n_own
-    check_at_least(2, **{"number of observations": n})
-    layers = [
-        [np.concatenate(values) for values in zip(*of_layer, strict=True)]
-        for of_layer in zip(*parts, strict=True)
-    ]
+        return {
+            f"{level} {number}": tf.transpose(part)
+            for level, layer in enumerate(moments(*own, batch_seed))
+            for number, part in enumerate(layer)
+        }
+
+    parts = batches.batches_of(model, x, context, batch_size)
+    identity = directory and batches.identity_of(model, k=k, seed=seed)
+    values = batches.run(parts, of_batch, directory, identity, share)
+    if share == batches.WHOLE:
+        check_at_least(2, **{"number of observations": values["0 0"].shape[-1]})
+    layers = [[] for _ in range(n_layers)]
+    for name, part in values.items():  # each [d, n]
+        level, _ = name.split()
+        layers[int(level)].append(part.T.astype(np.float64, order="C"))
     return tuple(
         Units(
             mean=mean.mean(axis=0),

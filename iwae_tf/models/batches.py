@@ -88,6 +88,20 @@ class Batch(NamedTuple):
         return np.minimum(np.arange(self.first, self.first + len(self.x)), last)
 
 
+class Share(NamedTuple):
+    """Every n-th batch, beginning with that of number `first`, counted from 0."""
+
+    first: int
+    n: int
+
+    def has_batches(self, n_observations: int, batch_size: int) -> bool:
+        """Whether it has a batch of some observations."""
+        return self.first * batch_size < n_observations
+
+
+WHOLE = Share(0, 1)
+
+
 def batches_of(
     model, x: Observations, context: np.ndarray | None = None, batch_size: int = 100
 ) -> Iterator[Batch]:
@@ -170,6 +184,7 @@ def run(
     compute: Callable[[Batch], dict[str, np.ndarray | tf.Tensor]],
     directory: Path | None = None,
     identity: str = "",
+    share: Share = WHOLE,
 ) -> dict[str, np.ndarray]:
     """Computes the values of observations, or reads those that an earlier call kept.
 
@@ -181,14 +196,18 @@ def run(
         or of another batch or identity, counts as missing. If it is None, nothing is
         kept.
       identity: what the values depend on beside the batch, see `identity_of`.
+      share: which of the batches to compute; n counts the observations of these.
 
     Returns:
       values: named, [..., n].
+
+    Raises:
+      UsageError: if the share has no batch.
     """
     if directory is not None:
         directory.mkdir(parents=True, exist_ok=True)
     parts = []
-    for batch in batches:
+    for batch in itertools.islice(batches, share.first, None, share.n):
         path = directory and directory / f"{batch.first:06}.npz"
         if path:
             of_batch = identity_of(None, batch.x, batch.context, n_own=batch.n_own)
@@ -205,6 +224,8 @@ def run(
         parts.append(part)
         if path:
             write_arrays(path, identity=np.array(own), **part)
+    if not parts:
+        raise UsageError(f"share: must have a batch, got {share}")
     return {
         name: np.concatenate([part[name] for part in parts], axis=-1)
         for name in parts[0]

@@ -17,7 +17,7 @@ from iwae_tf.models.generators import Generator, noise_of_missing
 from iwae_tf.models.parts import Part
 from iwae_tf.models.posteriors import Posterior
 from iwae_tf.models.representation import Representation
-from iwae_tf.models.steps import Steps, check_one_replica
+from iwae_tf.models.steps import Steps
 from iwae_tf.models.values import check_values
 
 if keras.backend.backend() != "tensorflow":
@@ -80,11 +80,10 @@ class IWAE(Representation, Part, Steps):
         Raises:
           UsageError: if a part lacks a method, or a method cannot take its arguments or
             returns other shapes; if the parts have other policies, the posterior cannot
-            take the missing entries that the generator can, or the model would have
-            several replicas.
+            take the missing entries that the generator can, or the model is made in
+            the scope of a strategy whose replicas are not copies of it.
         """
         super().__init__(dtype=_policy_of(posterior, generator), autocast=False)
-        check_one_replica()
         check_methods(posterior, generator)
         self.posterior = posterior
         self.generator = generator

@@ -746,14 +746,7 @@ def _open_uniform(like, seed):
     They are made of integers, as `randomness.normal` is, so that they are the same
     without XLA.
     """
-    bits = tf.random.stateless_uniform(
-        tf.shape(like),
-        randomness.seed_of(seed),
-        minval=None,
-        maxval=None,
-        dtype=tf.int64,
-        alg="philox",
-    )
+    bits = randomness.integers(tf.shape(like), randomness.seed_of(seed))
     # In 2^-24..1 - 2^-24, even after rounding.
     u = 0.5 + tf.cast(bits, tf.float32) * (1 - 2**-23) * 2**-64
     return tf.cast(u, like.dtype)

@@ -1,5 +1,6 @@
 """How `fit`, `evaluate` and `predict` work for a model of log-weights."""
 
+import contextlib
 import inspect
 
 import keras
@@ -9,7 +10,7 @@ from keras.src.trainers import compile_utils
 
 from iwae_tf import randomness
 from iwae_tf.errors import UsageError, check_at_least
-from iwae_tf.models import executions
+from iwae_tf.models import executions, replicas
 from iwae_tf.models.contracts import check_row
 from iwae_tf.models.display import with_display
 from iwae_tf.models.values import Seen, check_values
@@ -80,6 +81,10 @@ class Steps(keras.Model):
 
     def _prepare(self, generator):
         """Makes the metrics, and what notes the values that steps have seen."""
+        self._strategy = tf.distribute.get_strategy()
+        replicas.check_strategy(self._strategy)
+        self._distribute_strategy = None  # for Keras, which would build a built model
+        self._n_tested = 0
         self.checks_values = True
         self._means = {
             name: keras.metrics.Mean(name=name)
@@ -160,14 +165,61 @@ class Steps(keras.Model):
         check_mask_model(objective, self.generator)
         check_at_least(1, n_samples=n_samples)
         check_at_least(0, warmup_steps=warmup_steps)
-        check_one_replica()
-        super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
+        is_one = self.strategy.num_replicas_in_sync == 1
+        with contextlib.nullcontext() if is_one else self.strategy.scope():
+            self._check_replicas(optimizer)
+            super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
+            self._beta = tf.Variable(beta, trainable=False, dtype=tf.float32)
+            self.optimizer.build(self.trainable_variables)
+            self.first_bad_step = tf.Variable(
+                -1,
+                trainable=False,
+                dtype=tf.int32,
+                # Each replica has its own, and all have the same value.
+                synchronization=tf.VariableSynchronization.ON_READ,
+                aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+            )
         self.objective = objective
         self.n_samples = self.train_samples = n_samples
-        self._beta = tf.Variable(beta, trainable=False, dtype=tf.float32)
         self.warmup_steps = warmup_steps
-        self.optimizer.build(self.trainable_variables)
-        self.first_bad_step = tf.Variable(-1, trainable=False, dtype=tf.int32)
+
+    @property
+    def strategy(self) -> tf.distribute.Strategy:
+        """The strategy in whose scope the model was made."""
+        return self._strategy
+
+    @property
+    def distribute_strategy(self):
+        """What Keras distributes data by; see `replicas.WholeBatches`."""
+        if self.strategy.num_replicas_in_sync == 1:
+            return super().distribute_strategy
+        return replicas.WholeBatches()
+
+    def _check_replicas(self, optimizer):
+        """Checks that several replicas can train the model by an optimizer."""
+        if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+            return
+        if tf.distribute.get_strategy() is not self.strategy:
+            raise UsageError(
+                "strategy: must have the model made in its scope too, got only compile"
+            )
+        own = getattr(optimizer, "_distribution_strategy", self.strategy)
+        if own is not self.strategy:
+            raise UsageError(
+                "optimizer: must be made in the scope of the strategy of the model, "
+                "which has several replicas, got one made outside"
+            )
+        changed = [
+            variable.path
+            for variable in self.non_trainable_variables
+            if "seed_generator" not in variable.path
+        ]
+        if changed:
+            raise UsageError(
+                "networks: must have no variables that steps change, such as those of "
+                "batch normalisation, in a model with several replicas, got "
+                f"{changed[0]}"
+            )
 
     def get_compile_config(self) -> dict:
         """What `compile` was told, with the present values of what may be assigned.
@@ -199,7 +251,7 @@ class Steps(keras.Model):
     @property
     def beta(self) -> float:
         """Weight of log p(z) - log q(z|x) in the loss, after the warm-up."""
-        return float(self._beta)
+        return float(self._beta.numpy())
 
     @beta.setter
     def beta(self, value):
@@ -222,23 +274,58 @@ class Steps(keras.Model):
     def make_train_function(self, force=False):
         """See `keras.Model.make_train_function`; refuses images out of range too."""
         if force or self.train_function is None:
-            super().make_train_function(force=True)
-            function = self.train_function
             is_ours = type(self).train_step is Steps.train_step
-            if self.jit_compile and is_ours and not self.run_eagerly:
-                function = executions.of_whole_loops(self, function)
+            if self.strategy.num_replicas_in_sync > 1:
+                of_shares = replicas.of_shares(
+                    self, lambda share, n_before: self.train_step(share)
+                )
+                function = lambda iterator: of_shares(iterator, 0)[1]  # noqa: E731
+            else:
+                super().make_train_function(force=True)
+                function = self.train_function
+                if self.jit_compile and is_ours and not self.run_eagerly:
+                    function = executions.of_whole_loops(self, function)
             self.train_function = self._watched(function)
 
     def make_test_function(self, force=False):
         """See `make_train_function`."""
         if force or self.test_function is None:
-            super().make_test_function(force=True)
-            self.test_function = self._watched(self.test_function)
+            if self.strategy.num_replicas_in_sync > 1:
+                function = self._test_of_shares()
+            else:
+                super().make_test_function(force=True)
+                function = self.test_function
+            self.test_function = self._watched(function)
+
+    def _test_of_shares(self):
+        """An execution of replicas, which have to be told how many images were before.
+
+        A replica's own metrics know only of its own.
+        """
+        is_ours = type(self).test_step is Steps.test_step
+        of_shares = replicas.of_shares(
+            self, self._test_step if is_ours else lambda share, _: self.test_step(share)
+        )
+
+        def function(iterator):
+            self._n_tested, logs = of_shares(iterator, self._n_tested)
+            return logs
+
+        return function
+
+    def reset_metrics(self):
+        """See `keras.Model.reset_metrics`."""
+        super().reset_metrics()
+        self._n_tested = 0
 
     def make_predict_function(self, force=False):
         """See `make_train_function`."""
         if force or self.predict_function is None:
+            jit_compile = self.jit_compile
+            if self.strategy.num_replicas_in_sync > 1:
+                self.jit_compile = False  # XLA reaches the variables of one device only
             super().make_predict_function(force=True)
+            self.jit_compile = jit_compile
             self.predict_function = self._watched(self.predict_function)
 
     def _watched(self, function):
@@ -270,6 +357,7 @@ class Steps(keras.Model):
         step = tf.cast(self.optimizer.iterations, tf.int32)
 
         def compute(x, context):
+            n_own = tf.shape(x)[0]
             return value_and_gradients(
                 self.objective,
                 self,
@@ -278,33 +366,46 @@ class Steps(keras.Model):
                 randomness.seed_of(self.seed, randomness.TRAIN, step),
                 self.beta_at(step),
                 context,
-                self.optimizer.scale_loss,
+                lambda loss: self.optimizer.scale_loss(loss) * replicas.fraction(n_own),
             )
 
-        inputs = self._inputs_of(data)
-        loss, gradients, draws = self(inputs, compute=compute, training=True)
-        is_first_bad = ~tf.math.is_finite(loss) & (self.first_bad_step < 0)
+        def computed(inputs):
+            loss, gradients, draws = self(inputs, compute=compute, training=True)
+            return loss, gradients, self.losses, self._values_of(draws)
+
+        computed = replicas.compiled(computed, self.jit_compile)
+        loss, gradients, added, values = computed(self._inputs_of(data))
+        n_own = tf.shape(values["bound"])[0]
+        loss = replicas.mean_of_own(loss, n_own)
+        is_bad = ~tf.math.is_finite(replicas.mean_of_all(loss, n_own))
+        is_first_bad = is_bad & (self.first_bad_step < 0)
         self.first_bad_step.assign(tf.where(is_first_bad, step, self.first_bad_step))
-        added = self.losses
         self.optimizer.apply_gradients(
             zip(gradients, self.trainable_variables, strict=True)
         )
-        return self._log(loss, added, draws)
+        return self._log(loss, added, values)
 
     def test_step(self, data):
         """Computes the bounds on a batch; the noise depends only on its place."""
-        seed = randomness.seed_of(
-            self.seed, randomness.TEST, self._means["bound"].count
-        )
+        return self._test_step(data, self._means["bound"].count)
+
+    def _test_step(self, data, n_before):
+        seed = randomness.seed_of(self.seed, randomness.TEST, n_before)
         n_samples = self.objective.n_groups * self.n_samples
 
         def compute(x, context):
             return self.draw(x, n_samples, seed, context, self.objective.needs_kl)
 
-        draws = self(self._inputs_of(data), compute=compute, training=False)
-        beta = self.beta_at(self.optimizer.iterations)
-        loss = -tf.reduce_mean(self.objective.bound(draws, beta))
-        return self._log(loss + sum(self.losses), self.losses, draws)
+        def computed(inputs):
+            draws = self(inputs, compute=compute, training=False)
+            beta = self.beta_at(self.optimizer.iterations)
+            loss = -tf.reduce_mean(self.objective.bound(draws, beta))
+            return loss + sum(self.losses), self.losses, self._values_of(draws)
+
+        computed = replicas.compiled(computed, self.jit_compile)
+        loss, added, values = computed(self._inputs_of(data))
+        loss = replicas.mean_of_own(loss, tf.shape(values["bound"])[0])
+        return self._log(loss, added, values)
 
     def predict_step(self, data):
         """Reconstructs a batch of images; see `call`."""
@@ -317,9 +418,14 @@ class Steps(keras.Model):
         if isinstance(x, tuple | list):  # images and contexts in `predict`
             x, context = x
         x = tf.cast(x, self.variable_dtype)
-        if self.checks_values and not tf.executing_eagerly():
+        # Values of shares have been seen in the whole batch.
+        if self.checks_values and not tf.executing_eagerly() and not randomness.share():
             self._seen.add(x)
         return x if context is None else (x, context)
+
+    def see(self, data) -> None:
+        """Notes whether a batch of Keras is out of range."""
+        self._inputs_of(data)
 
     def beta_at(self, step: tf.Tensor) -> tf.Tensor:
         """The weight of the latent part of the loss at an optimizer step."""
@@ -328,9 +434,9 @@ class Steps(keras.Model):
             beta *= tf.minimum(1.0, tf.cast(step, tf.float32) / self.warmup_steps)
         return tf.cast(beta, self.variable_dtype)
 
-    def _log(self, loss, added, draws):
-        """Updates the means by a batch, and returns all of them."""
-        values = {
+    def _values_of(self, draws):
+        """What is logged of draws, by name, each [b]."""
+        return {
             "bound": self.objective.bound(draws, 1.0),
             "vae_elbo": vae_elbo(draws),
             "iwae_elbo": iwae_elbo(draws),
@@ -338,14 +444,18 @@ class Steps(keras.Model):
             "log_pz": tf.reduce_mean(draws.log_pz, axis=0),
             "log_qz": tf.reduce_mean(draws.log_qz, axis=0),
         }
+
+    def _log(self, loss, added, values):
+        """Updates the means by a batch, and returns all of them."""
         for name, value in values.items():
             self._means[name].update_state(value)
         # Weighted by batch size, so that they are means over images like the others.
         of_batch = {"loss": loss}
         if added:
             of_batch["regularization"] = tf.add_n(added)
+        n = tf.shape(values["bound"])[0]
         for name, value in of_batch.items():
-            self._means[name].update_state(value, tf.shape(draws.log_px)[1])
+            self._means[name].update_state(value, n)
         return {name: self._means[name].result() for name in (*of_batch, *values)}
 
 
@@ -362,17 +472,3 @@ def _check_unweighted(sample_weight):
     # Keras itself drops the weights if there is no y.
     if sample_weight is not None:
         raise UsageError("sample_weight: must be None, got weights of images")
-
-
-def check_one_replica() -> None:
-    """Checks that no strategy has several replicas.
-
-    Raises:
-      UsageError: if one has.
-    """
-    n = tf.distribute.get_strategy().num_replicas_in_sync
-    if n > 1:
-        raise UsageError(
-            "strategy: must have one replica, because training is for one device, "
-            f"got {n}"
-        )

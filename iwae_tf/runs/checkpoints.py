@@ -15,6 +15,7 @@ from iwae_tf import signals
 from iwae_tf.errors import UsageError
 from iwae_tf.files import read_json, write_json, written_whole
 from iwae_tf.models.iwae import IWAE
+from iwae_tf.runs.devices import Devices
 from iwae_tf.runs.rows import best_of, lines_of
 
 _STEPS = "optimizer/vars/0"  # the optimizer's iterations in a checkpoint
@@ -41,6 +42,7 @@ class Checkpoints(keras.callbacks.Callback):
         steps_per_epoch: int = 1,
         keeps_best: bool = False,
         steps_before: int = 0,
+        devices: Devices | None = None,
     ):
         """Takes the directory and the intervals.
 
@@ -50,8 +52,11 @@ class Checkpoints(keras.callbacks.Callback):
           steps_per_epoch: number of optimizer steps in an epoch.
           keeps_best: whether to keep the state after the epoch with the best row.
           steps_before: see `iwae_tf.IWAE`; the steps of checkpoints are without them.
+          devices: those of the worker; only the first one writes, and all of them stop
+            if one gets a signal.
         """
         super().__init__()
+        self._devices = devices
         self._steps_before = steps_before
         self._keeps_best = keeps_best
         self.directory = Path(directory)
@@ -168,6 +173,8 @@ class Checkpoints(keras.callbacks.Callback):
 
     def save(self) -> None:
         """Writes the present state, unless it is on disk already or not finite."""
+        if self._devices is not None and self._devices.worker:
+            return
         variables = [*self.model.weights, *self.model.optimizer.variables]
         if not all(np.isfinite(variable.numpy()).all() for variable in variables):
             return
@@ -217,6 +224,8 @@ class Checkpoints(keras.callbacks.Callback):
             yield
 
     def _save_if_due(self, is_best=False):
+        if self._devices is not None:
+            self._signal = max(self._devices.all(self._signal or 0)) or None
         is_due = is_best or time.monotonic() - self._last >= self._seconds
         if is_due or self._signal is not None:
             self.save()

@@ -432,6 +432,14 @@ class Config:
     rescore: bool = _option(
         "scoring", False, "Score a finished run again.", of_run=False
     )
+    shard: str | None = _option(
+        "scoring",
+        None,
+        "Score a share of the images of a trained run only, such as 2/8 for the second "
+        "of eight, as one job of an array. The command without --shard joins what they "
+        "have computed.",
+        of_run=False,
+    )
     scorer: str = _option(
         "scoring",
         "importance",
@@ -508,6 +516,16 @@ class Config:
         "Device to compute on: auto, cpu, gpu, or gpu:N for the Nth GPU.",
         of_run=False,
     )
+    devices: int = _option(
+        "places",
+        1,
+        "Number of devices that share every batch: GPUs, or parts of the CPU. A run "
+        "may go on with another number. TF_CONFIG names the workers on several "
+        "machines, if there are any.",
+        of_run=False,
+        minimum=1,
+        maximum=1024,
+    )
 
     def __post_init__(self):
         """Checks every rule and fills in what the schedule chooses."""
@@ -517,6 +535,8 @@ class Config:
                 value = _checked(field, value)
                 object.__setattr__(self, field.name, value)
         rules.check_device(self.device)
+        if self.shard is not None:
+            rules.share_of(shard=self.shard)
         self._check_model()
         self._check_likelihood()
         if self.model in rules.WARPED and self.binarization == "none":
@@ -570,6 +590,12 @@ class Config:
                 f"{self.learning_rate} with schedule burda"
             )
         self._fill_in(SCHEDULES[self.schedule])
+        rules.check_shares(self.batch_size, self.devices)
+        if self.devices > 1 and self.flow_normalisation == "batch":
+            raise UsageError(
+                "flow_normalisation: must be weight or none with several devices, each "
+                "of which would have statistics of its own, got batch"
+            )
         self.check_elements()
 
     def _check_likelihood(self):

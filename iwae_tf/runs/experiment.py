@@ -11,13 +11,14 @@ from iwae_tf import data, randomness, rules
 from iwae_tf.data import datasets
 from iwae_tf.errors import UsageError
 from iwae_tf.files import sha256_of_file
-from iwae_tf.models import likelihoods, zoo
+from iwae_tf.models import batches, likelihoods, zoo
 from iwae_tf.models.iwae import IWAE
 from iwae_tf.runs import figures, names, pretrained, schedules, scoring, training
 from iwae_tf.runs.checkpoints import has_optimizer, step_of
 from iwae_tf.runs.config import Config
+from iwae_tf.runs.devices import Devices, use
 from iwae_tf.runs.metrics import Metrics
-from iwae_tf.runs.progress import say
+from iwae_tf.runs.progress import say, silence
 from iwae_tf.runs.results import summary
 from iwae_tf.runs.rows import best_of, lost_epochs, stops
 from iwae_tf.runs.run import Run, commit, versions
@@ -42,13 +43,21 @@ def run(
         called again for the epochs since.
 
     Returns:
-      report: the content of `report.json`.
+      report: the content of `report.json`; {} for a worker other than the first one,
+        and if only a share of the images is scored.
 
     Raises:
       UsageError: if an option, the data or a file is at fault.
       Diverged: if a loss is not finite.
+      WorkerLost: if another worker has ended.
     """
-    device = training.use_device(config.device)
+    devices = use(config.device, config.devices, is_alone=bool(config.shard))
+    devices.check_batch_size(config.batch_size)
+    with devices.together():
+        return _run(config, images, watch, devices)
+
+
+def _run(config, images, watch, devices):
     if config.pretrained:
         config = pretrained.with_options(config)
     if images is None:
@@ -59,34 +68,47 @@ def run(
     sets = data.sets_of(images, **config.of_sets())
     if config.jit is None:
         config = dataclasses.replace(config, jit=_jit(this, config, sets))
-    model = build(config, sets)
     record = {"config": config.of_run(), "data": describe(images, sets)}
-    if config.pretrained:
-        record |= from_pretrained(model, config, record)
-    elif config.continue_from:
-        record |= from_state(model, config, record)
-    elif config.init_from:
-        record |= from_run(model, config, record)
-    else:
-        record |= from_scratch(model, config, record)
-    with this.claimed(record):
+    with devices.scope():
+        model = build(config, sets)
+        if config.pretrained:
+            record |= from_pretrained(model, config, record)
+        elif config.continue_from:
+            record |= from_state(model, config, record)
+        elif config.init_from:
+            record |= from_run(model, config, record)
+        else:
+            record |= from_scratch(model, config, record)
+    if config.shard:
+        _score_shard(this, model, config, sets, record)
+        return {}
+    if devices.worker:
+        _assist(this, model, config, sets, devices)
+        return {}
+    with _claimed(this, record, devices):
         say(f"{names.caption(config)}: {this}")
-        if this.is_finished and not config.rescore:
+        is_finished = this.is_finished and not config.rescore
+        devices.all(is_finished)
+        if is_finished:
             say("finished earlier; --rescore scores it again")
             report = this.report
             if config.scorer == "ais" and not config.pretrained:
                 this.restore(model)
         else:
-            say(f"{device}, {'' if config.jit else 'not '}compiled by XLA")
+            jit = f"{'' if config.jit else 'not '}compiled by XLA"
+            say(f"{devices.description}, {jit}")
             if config.pretrained:
                 take_metrics(this, model, config, sets)
             else:
-                train(this, model, config, sets, watch)
+                train(this, model, config, sets, devices, watch)
                 if config.early_stopping:
                     take_best(this, model, config, sets)
+            devices.all(0)  # The others may read the last checkpoint.
             figures.draw(this, model, config, sets)
+            share(this, model, config, sets, devices)
             report = record | scoring.score(this, model, config, sets)
-            report |= facts_of_training(this, config, sets) | {"device": device}
+            report |= facts_of_training(this, config, sets)
+            report |= facts_of_devices(this, devices)
             report |= {"versions": versions(), "commit": commit()}
             this.write_report(report)
         if config.scorer == "ais":
@@ -94,6 +116,71 @@ def run(
             this.write_report(report)
         say(summary(report))
         return report
+
+
+_REFUSED = -1  # what the first worker tells the others if it cannot have the run
+
+
+@contextlib.contextmanager
+def _claimed(this, record, devices):
+    """The run, claimed by the first worker; the others are told if it is refused."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(this.claimed(record))
+        except UsageError:
+            devices.all(_REFUSED)
+            raise
+        yield
+
+
+def _assist(this, model, config, sets, devices):
+    """What a worker other than the first one does; it writes parts of scores only."""
+    silence()
+    told, *_ = devices.all(0)
+    if told == _REFUSED:
+        raise UsageError(
+            "run_dir: must be one that the first worker can have, see there"
+        )
+    if told:  # the run is finished
+        return
+    if not config.pretrained:
+        train(this, model, config, sets, devices)
+    devices.all(0)
+    if config.early_stopping:
+        this.restore(model)
+    share(this, model, config, sets, devices)
+
+
+def share(
+    this: Run, model: IWAE, config: Config, sets: data.Sets, devices: Devices
+) -> None:
+    """Scores the share of a worker, and waits for those of the others.
+
+    The parts of the scores are files in the directory of the run, from which the first
+    worker joins them. It computes what it does not find there.
+    """
+    if devices.n_workers > 1:
+        part = batches.Share(devices.worker, devices.n_workers)
+        scoring.share(this, model, config, sets, part)
+        devices.all(0)
+
+
+def _score_shard(this, model, config, sets, record):
+    """Scores a share of the images of a trained run, beside other processes."""
+    this.check(record)
+    this.restore(model)
+    n_steps = (
+        config.epochs * data.steps_of_epoch(len(sets.x_train), config.batch_size)[0]
+    )
+    step = this.checkpoints().newest_step()
+    if step < n_steps and not stops(this.rows(step), config.early_stopping):
+        raise UsageError(
+            f"shard: must be of a run whose training has ended, got {str(this)!r} at "
+            f"step {step} of {n_steps}"
+        )
+    part = batches.Share(*rules.share_of(shard=config.shard))
+    scoring.share(this, model, config, sets, part)
+    say(f"share {config.shard} is done; the same command without --shard joins all")
 
 
 def _jit(this, config, sets):
@@ -263,7 +350,7 @@ def from_state(model: IWAE, config: Config, record: dict) -> dict:
             f"{str(other)!r} with weights only"
         )
     source = _loaded(other).optimizer
-    iterations = int(source.iterations)
+    iterations = int(source.iterations.numpy())
     n_train, n_at_once = record["data"]["n_train"], model.steps_per_execution
     _compile(model, config, n_train, n_at_once, iterations)
     for own, its in zip(*map(_slots, (model.optimizer, source)), strict=True):
@@ -381,6 +468,7 @@ def train(
     model: IWAE,
     config: Config,
     sets: data.Sets,
+    devices: Devices,
     watch: Watch | None = None,
 ) -> None:
     """Trains a model from the present state of the run to the end of the last epoch.
@@ -390,15 +478,28 @@ def train(
       model: compiled; gets the trained weights.
       config: options of the run.
       sets: training and test images.
+      devices: those that the model was made for. Only the first worker writes.
       watch: see `run`.
+
+    Raises:
+      UsageError: if the workers have found checkpoints of different steps.
     """
     steps_per_epoch, _ = data.steps_of_epoch(len(sets.x_train), config.batch_size)
     n_steps = config.epochs * steps_per_epoch
     checkpoints = this.checkpoints(
-        config.checkpoint_seconds, steps_per_epoch, bool(config.early_stopping)
+        config.checkpoint_seconds,
+        steps_per_epoch,
+        bool(config.early_stopping),
+        devices,
     )
     checkpoints.set_model(model)
     first_step = checkpoints.restore(model)
+    found = devices.all(first_step)
+    if len(set(found)) > 1:
+        raise UsageError(
+            "run_dir: must be the same directory for all workers, got checkpoints of "
+            f"steps {', '.join(map(str, found))}"
+        )
     checkpoints.rows = this.rows(first_step)
     lost = lost_epochs(checkpoints.rows, first_step // steps_per_epoch)
     if lost and config.early_stopping:
@@ -408,27 +509,31 @@ def train(
         )
     if lost:
         say(f"{this}: the metrics of epochs {lost} are lost")
-    if first_step >= n_steps or stops(checkpoints.rows, config.early_stopping):
+    is_over = first_step >= n_steps or stops(checkpoints.rows, config.early_stopping)
+    if is_over and not devices.worker:
         this.write_rows(checkpoints.rows)
+    if is_over:
         return
     if first_step:
         say(f"goes on at step {first_step} of {n_steps}")
-    metrics = Metrics(this, config.batch_size, checkpoints.rows, config.histograms)
-    watchers = [figures.painter(this, model, config, sets, metrics)]
-    if watch is not None:
-        watchers.append(lambda epoch: watch(model, epoch, this))
-    early = []
-    if config.early_stopping:
-        early = [training.StopEarly(checkpoints.rows, config.early_stopping)]
     stages = schedules.stages(config)
-    callbacks = [
-        training.StopWhenDiverged(checkpoints),
-        training.Display(stages, steps_per_epoch, first_step),
-        metrics,
-        *early,
-        *(training.AtEpochs(config.epochs, watcher) for watcher in watchers),
-        checkpoints,
-    ]
+    callbacks = [training.StopWhenDiverged(checkpoints)]
+    if not devices.worker:
+        this.note_devices(first_step, devices.n_replicas)
+        metrics = Metrics(this, config.batch_size, checkpoints.rows, config.histograms)
+        watchers = [figures.painter(this, model, config, sets, metrics)]
+        if watch is not None:
+            watchers.append(lambda epoch: watch(model, epoch, this))
+        callbacks += [
+            training.Display(stages, steps_per_epoch, first_step),
+            metrics,
+            *(training.AtEpochs(config.epochs, watcher) for watcher in watchers),
+        ]
+    if config.early_stopping and not devices.worker:
+        callbacks.append(training.StopEarly(checkpoints.rows, config.early_stopping))
+    if config.early_stopping and devices.n_workers > 1:
+        callbacks.append(training.StopTogether(devices))
+    callbacks.append(checkpoints)
     try:
         with checkpoints.guard():
             training.fit(
@@ -448,6 +553,16 @@ def train(
         )
         raise
     checkpoints.save()
+
+
+def facts_of_devices(this: Run, devices: Devices) -> dict:
+    """The part of a report about the devices that have trained and scored a run."""
+    facts, noted = {"device": devices.description}, this.record.get("devices")
+    if noted:
+        facts["devices"] = noted
+    if devices.n_workers > 1:
+        facts["workers"] = devices.n_workers
+    return facts
 
 
 def facts_of_training(this: Run, config: Config, sets: data.Sets) -> dict:

@@ -15,6 +15,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", TqdmExperimentalWarning)
     from tqdm.autonotebook import tqdm
 
+_silent = False
+
 
 class Progress:
     """Shows how far a long piece of work is and when it will end.
@@ -76,6 +78,8 @@ class Progress:
         self._show(done, parts)
 
     def _show(self, done, parts):
+        if _silent:
+            return
         text = "  ".join(part for part in parts if part)
         if not self._is_live:
             print(f"{100 * done / self.total:3.0f}%  {text}".rstrip(), flush=True)
@@ -143,4 +147,16 @@ def clock(seconds: float | None) -> str:
 
 def say(line: str) -> None:
     """Prints at once, also into a file."""
-    print(line, flush=True)
+    if not _silent:
+        print(line, flush=True)
+
+
+def silence() -> None:
+    """Has this process show nothing more, because another one does."""
+    global _silent
+    _silent = True
+
+
+def is_silent() -> bool:
+    """Whether `silence` has been called."""
+    return _silent

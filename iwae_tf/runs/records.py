@@ -30,6 +30,7 @@ RECORD = {
         "n_levels?": int,
     },
     "init?": _INIT,
+    "devices?": [{"step": int, "n": int}],  # how many have trained from a step on
 }
 REPORT = RECORD | {
     "test": {
@@ -53,6 +54,7 @@ REPORT = RECORD | {
     "epochs": int,
     "steps": int,
     "best_epoch?": int,
+    "workers?": int,
     "train_seconds": (*_NUMBER, type(None)),
     "score_seconds": _NUMBER,
     "commit": (str, type(None)),

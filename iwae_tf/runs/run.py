@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from iwae_tf.models.iwae import IWAE
     from iwae_tf.runs.checkpoints import Checkpoints
+    from iwae_tf.runs.devices import Devices
 
 _FOLDERS = ("checkpoints", "tensorboard", "figures", "scoring", "annealing")
 _FILES = (
@@ -92,13 +93,22 @@ class Run:
         with self._locked():
             path = self.directory / "config.json"
             if path.exists():
-                self._check_kinds()
-                self._check_same(record)
+                self.check(record)
             else:
                 self._check_new()
             if not path.exists() or self.config.epochs != record["config"]["epochs"]:
-                write_json(path, record)
+                devices = self.record.get("devices") if path.exists() else None
+                write_json(path, record | ({"devices": devices} if devices else {}))
             yield
+
+    def check(self, record: dict) -> None:
+        """Checks that the directory holds the run of a record.
+
+        Raises:
+          UsageError: if it holds no run, or another one.
+        """
+        self._check_kinds()
+        self._check_same(record)
 
     @contextlib.contextmanager
     def _locked(self):
@@ -150,6 +160,22 @@ class Run:
                         f"{now.get(name)!r}; another run needs another --run_dir, in a "
                         "task another --task_dir"
                     )
+
+    def note_devices(self, step: int, n: int) -> None:
+        """Notes in `config.json` how many devices train from a step on.
+
+        There is a note if they are several, or have been before.
+
+        Args:
+          step: number of steps done.
+          n: number of devices of all workers together.
+        """
+        record = self.record
+        before = [note for note in record.get("devices", []) if note["step"] < step]
+        if n != (before[-1]["n"] if before else 1):
+            before.append({"step": step, "n": n})
+        if before != record.get("devices", []):
+            write_json(self.directory / "config.json", record | {"devices": before})
 
     @property
     def record(self) -> dict:
@@ -303,6 +329,7 @@ class Run:
         seconds: float = 0.0,
         steps_per_epoch: int = 1,
         keeps_best: bool = False,
+        devices: Devices | None = None,
     ) -> Checkpoints:
         """The checkpoints of the run; see `iwae_tf.runs.checkpoints.Checkpoints`."""
         from iwae_tf.runs.checkpoints import Checkpoints
@@ -313,6 +340,7 @@ class Run:
             steps_per_epoch,
             keeps_best,
             self.steps_before,
+            devices,
         )
 
     @property

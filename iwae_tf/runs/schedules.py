@@ -170,4 +170,4 @@ def compiling_pays(config: Config, n_train: int, n_test: int, n_entries: int) ->
 def learning_rate_at(optimizer: keras.optimizers.Optimizer, step: int) -> float:
     """The learning rate of a step; steps are counted from 0."""
     rate = optimizer._learning_rate
-    return float(rate(step) if callable(rate) else rate)
+    return float(rate(step) if callable(rate) else rate.numpy())

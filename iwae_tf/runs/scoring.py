@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from iwae_tf import data
+from iwae_tf import data, rules
 from iwae_tf.files import sha256_of_file, write_arrays
 from iwae_tf.measures import annealing, units
 from iwae_tf.measures.likelihood import (
@@ -15,6 +15,7 @@ from iwae_tf.measures.likelihood import (
     log_likelihood,
     standard_error,
 )
+from iwae_tf.models import batches
 from iwae_tf.models.iwae import IWAE
 from iwae_tf.runs.config import Config
 from iwae_tf.runs.progress import shown
@@ -31,30 +32,11 @@ def score(run: Run, model: IWAE, config: Config, sets: data.Sets) -> dict:
       report: its parts `test`, `units`, `scores_sha256` and `score_seconds`; the
         seconds are those of the last start only.
     """
-    n_test = len(sets.x_test)
-    places = data.spread(n_test, config.eval_images or n_test)
-    n_images = len(places)
-    name = "validation" if config.validation else "test"
-    what = f"scoring {n_images} {name} images with {config.eval_samples} samples each"
-    directory = run.directory / "scoring"
     start = time.monotonic()
-    with shown(what, n_images) as on_progress:
-        likelihood = log_likelihood(
-            model,
-            sets.x_test[places],
-            config.eval_samples,
-            chunk=config.eval_chunk,
-            seed=config.seed,
-            jit_compile=config.jit,
-            on_progress=on_progress,
-            ladder={*LADDER, config.n_groups * config.n_samples},
-            with_jackknife=config.jackknife,
-            context=sets.context_test[places] if sets.n_context else None,
-            directory=directory,
-        )
-    log_jacobian = sets.log_jacobian(sets.x_test[places])
+    likelihood = _likelihood(run, model, config, sets)
+    log_jacobian = sets.log_jacobian(sets.x_test[_places(config, sets)])
     likelihood = likelihood.shifted(log_jacobian)
-    layers = unit_statistics(model, config, sets)
+    layers = unit_statistics(model, config, sets, directory=_units(run))
     path = run.directory / "scores.npz"
     write_arrays(path, **likelihood.arrays())
     report = {
@@ -65,8 +47,67 @@ def score(run: Run, model: IWAE, config: Config, sets: data.Sets) -> dict:
         "scores_sha256": sha256_of_file(path),
         "score_seconds": round(time.monotonic() - start, 3),
     }
-    shutil.rmtree(directory)
+    shutil.rmtree(run.directory / "scoring")
     return report
+
+
+def share(
+    run: Run, model: IWAE, config: Config, sets: data.Sets, share: batches.Share
+) -> None:
+    """Computes a share of what `score` and `anneal` compute, and keeps it for them.
+
+    Args:
+      run: gets files in the directories `scoring` and `annealing`.
+      model: the trained model.
+      config: options of the run.
+      sets: holds the images.
+      share: which of the batches to compute. There may be more shares than batches.
+    """
+    n_test = len(sets.x_test)
+    n_scored = len(_places(config, sets))
+    if share.has_batches(n_scored, rules.SCORE_BATCH):
+        _likelihood(run, model, config, sets, share)
+    if share.has_batches(n_test, rules.TEST_BATCH):
+        unit_statistics(model, config, sets, directory=_units(run), share=share)
+    n_annealed = min(n_scored, config.ais_images)
+    if config.scorer == "ais" and share.has_batches(n_annealed, rules.AIS_BATCH):
+        _annealed(run, model, config, sets, share)
+
+
+def _places(config, sets):
+    """The places of the images to score."""
+    n_test = len(sets.x_test)
+    return data.spread(n_test, config.eval_images or n_test)
+
+
+def _units(run):
+    """The directory of the parts of `unit_statistics`."""
+    return run.directory / "scoring" / "units"
+
+
+def _likelihood(run, model, config, sets, share=batches.WHOLE):
+    """Estimates log p(x) of the images, or of a share of them."""
+    places = _places(config, sets)
+    n_images = len(places)
+    name = "validation" if config.validation else "test"
+    what = f"scoring {n_images} {name} images with {config.eval_samples} samples each"
+    if share.n > 1:
+        what += f", share {share.first + 1} of {share.n}"
+    with shown(what, n_images) as on_progress:
+        return log_likelihood(
+            model,
+            sets.x_test[places],
+            config.eval_samples,
+            chunk=config.eval_chunk,
+            seed=config.seed,
+            jit_compile=config.jit,
+            on_progress=on_progress,
+            ladder={*LADDER, config.n_groups * config.n_samples},
+            with_jackknife=config.jackknife,
+            context=sets.context_test[places] if sets.n_context else None,
+            directory=run.directory / "scoring",
+            share=share,
+        )
 
 
 def anneal(run: Run, model: IWAE, config: Config, sets: data.Sets) -> dict:
@@ -90,11 +131,40 @@ def anneal(run: Run, model: IWAE, config: Config, sets: data.Sets) -> dict:
     """
     by_importance = run.scores["log_px"]
     n_scored = len(by_importance)
-    chosen = data.spread(n_scored, config.ais_images)
-    by_importance = by_importance[chosen]
-    places = data.spread(len(sets.x_test), n_scored)[chosen]
+    by_importance = by_importance[data.spread(n_scored, config.ais_images)]
+    places, annealed, certificate = _annealed(run, model, config, sets, n=n_scored)
+    forward, reverse = certificate.forward, certificate.reverse
+    annealed_log_px = annealed.lower + sets.log_jacobian(sets.x_test[places])
+    of_simulated = sets.log_jacobian(np.zeros((1, *sets.x_test.shape[1:])))
+    return {
+        "n_images": len(places),
+        **_mean("log_likelihood", annealed_log_px),
+        **_mean("importance", by_importance),
+        **_mean("difference", annealed_log_px - by_importance),
+        "ess_median": round(float(np.median(annealed.ess)), 2),
+        "ess_min": round(float(annealed.ess.min()), 2),
+        "acceptance": round(float(annealed.acceptance.mean()), 4),
+        "certificate": {
+            **_mean("lower", forward.lower + of_simulated),
+            **_mean("upper", reverse.upper + of_simulated),
+            **_mean("gap", certificate.gap),
+        },
+        "options": config.of_annealing(),
+    }
+
+
+def _annealed(run, model, config, sets, share=batches.WHOLE, n=None):
+    """Anneals some of n scored images and as many simulated ones, or a share of both.
+
+    Returns:
+      places: the places of the images in the test set.
+      annealed: the results for these images.
+      certificate: the results for simulated images.
+    """
+    n_test = len(sets.x_test)
+    scored = _places(config, sets) if n is None else data.spread(n_test, n)
+    places = scored[data.spread(len(scored), config.ais_images)]
     n_images = len(places)
-    options = config.of_annealing()
     directory = run.directory / "annealing"
     annealer = annealing.Annealer(
         model,
@@ -107,7 +177,7 @@ def anneal(run: Run, model: IWAE, config: Config, sets: data.Sets) -> dict:
         config.jit,
     )
     context = sets.context_test[places] if sets.n_context else None
-    shared = {"seed": config.seed, "context": context}
+    shared = {"seed": config.seed, "context": context, "share": share}
     with shown(f"annealing {n_images} images", n_images) as on_progress:
         annealed = annealing.log_likelihood(
             annealer,
@@ -125,24 +195,7 @@ def anneal(run: Run, model: IWAE, config: Config, sets: data.Sets) -> dict:
             on_progress=on_progress,
             **shared,
         )
-    forward, reverse = certificate.forward, certificate.reverse
-    annealed_log_px = annealed.lower + sets.log_jacobian(sets.x_test[places])
-    of_simulated = sets.log_jacobian(np.zeros((1, *sets.x_test.shape[1:])))
-    return {
-        "n_images": n_images,
-        **_mean("log_likelihood", annealed_log_px),
-        **_mean("importance", by_importance),
-        **_mean("difference", annealed_log_px - by_importance),
-        "ess_median": round(float(np.median(annealed.ess)), 2),
-        "ess_min": round(float(annealed.ess.min()), 2),
-        "acceptance": round(float(annealed.acceptance.mean()), 4),
-        "certificate": {
-            **_mean("lower", forward.lower + of_simulated),
-            **_mean("upper", reverse.upper + of_simulated),
-            **_mean("gap", certificate.gap),
-        },
-        "options": options,
-    }
+    return places, annealed, certificate
 
 
 def _unit_of(model, mean, config):
@@ -203,9 +256,12 @@ def describe_units(layer: units.Units) -> dict:
     return {"n_active": int(layer.active.sum()), **values}
 
 
-def unit_statistics(model, config, sets, n_images=None) -> tuple[units.Units, ...]:
-    """Statistics of the latent units over the first `n_images` test images, or all."""
+def unit_statistics(model, config, sets, n_images=None, **options):
+    """Statistics of the latent units over the first `n_images` test images, or all.
+
+    The options are those of `iwae_tf.units.statistics`, which says what it returns.
+    """
     context = sets.context_test[:n_images] if sets.n_context else None
     return units.statistics(
-        model, sets.x_test[:n_images], seed=config.seed, context=context
+        model, sets.x_test[:n_images], seed=config.seed, context=context, **options
     )

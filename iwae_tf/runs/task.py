@@ -12,9 +12,23 @@ from iwae_tf import data, plots
 from iwae_tf.data import datasets
 from iwae_tf.errors import UsageError
 from iwae_tf.files import escaped
-from iwae_tf.runs import experiment, names, training
+from iwae_tf.runs import devices, experiment, names
 from iwae_tf.runs.config import Config
 from iwae_tf.runs.run import Run
+
+
+class ShareDone(Exception):
+    """All runs of the share of a task are done, and the task needs the others too."""
+
+
+class _Elsewhere:
+    """A run of a share, which is not looked at before all runs are done."""
+
+    def __init__(self, directory):
+        self.directory = directory
+
+    def __getattr__(self, name):
+        raise ShareDone
 
 
 class Task:
@@ -36,6 +50,7 @@ class Task:
         directory: Path,
         is_smoke: bool = False,
         given: Sequence[Run] = (),
+        only: tuple[int, int] | None = None,
     ):
         """Loads the data set.
 
@@ -45,15 +60,17 @@ class Task:
           directory: an existing directory.
           is_smoke: whether to run only a small version.
           given: finished runs to use in place of new ones.
+          only: first and n, to do no more than every n-th run from the first.
 
         Raises:
           UsageError: if a given run is not finished or has other test images.
         """
         self.name, self.directory, self.is_smoke = name, directory, is_smoke
-        training.use_device(config.device)
+        devices.use(config.device, config.devices, is_alone=True)
         self.images = datasets.load(config.dataset, config.data_dir, config.offline)
         self.config = dataclasses.replace(config, dataset=self.images.name)
         self.given = list(given)
+        self.only, self.n_jobs, self._jobs = only, 0, {}
         own = data.sha256(self.x_test)
         for run in self.given:
             if run.report["data"]["binarized_test_sha256"] != own:
@@ -75,17 +92,52 @@ class Task:
     ) -> Run:
         """Trains and scores one run, in a directory that another start finds again.
 
+        A run that starts from the weights of another one belongs to the same share.
+
         Args:
           watch: see `iwae_tf.run`.
           images: a data set in place of that of the task.
           **options: fields of `Config` that replace those of the task.
+
+        Returns:
+          run: the finished run. If only a share of the task is done, it must not be
+            looked at before all runs of the task have been asked for.
+
+        Raises:
+          ShareDone: when a run of a share is looked at.
         """
         images = images or self.images
         config = dataclasses.replace(self.config, dataset=images.name, **options)
         run_dir = self.directory / f"{names.run_name(config)}-e{config.epochs}"
         config = dataclasses.replace(config, run_dir=str(run_dir))
-        experiment.run(config, images, watch)
-        return Run(run_dir)
+        is_own = self.is_own(self._jobs.get(config.init_from))
+        self._jobs[str(run_dir)] = self._last
+        if is_own:
+            experiment.run(config, images, watch)
+        return Run(run_dir) if self.only is None else _Elsewhere(run_dir)
+
+    def is_own(self, number: int | None = None) -> bool:
+        """Whether the next job of the task is one to do now.
+
+        Args:
+          number: number of an earlier job that it has to be done with.
+        """
+        if number is None:
+            number, self.n_jobs = self.n_jobs, self.n_jobs + 1
+        self._last = number
+        if self.only is None:
+            return True
+        first, n = self.only
+        return number % n == first
+
+    def check_whole(self) -> None:
+        """Checks that all jobs of the task are done.
+
+        Raises:
+          ShareDone: if only a share of the task is done.
+        """
+        if self.only is not None:
+            raise ShareDone
 
     def only_given(self) -> Run | None:
         """The one run that the user has named, if any.

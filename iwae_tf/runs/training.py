@@ -1,52 +1,19 @@
-"""Training by a resumable `fit`: device, callbacks and stages."""
+"""Training by a resumable `fit`: callbacks and stages."""
 
 import math
 from collections.abc import Callable
 
 import keras
-import tensorflow as tf
 
 from iwae_tf import data
-from iwae_tf.errors import Diverged, UsageError
+from iwae_tf.errors import Diverged
 from iwae_tf.models.iwae import IWAE
-from iwae_tf.rules import TEST_BATCH, check_device
+from iwae_tf.rules import TEST_BATCH
 from iwae_tf.runs.checkpoints import Checkpoints, steps_done
-from iwae_tf.runs.programs import own_cores
+from iwae_tf.runs.devices import Devices
 from iwae_tf.runs.progress import Progress
 from iwae_tf.runs.rows import stops
 from iwae_tf.runs.schedules import Stage, learning_rate_at
-
-
-def use_device(name: str) -> str:
-    """Selects the device; memory of a GPU is allocated as it is needed.
-
-    It must be called before TensorFlow makes its first tensor.
-
-    Args:
-      name: auto, cpu, gpu or gpu:N.
-
-    Returns:
-      description: the name of the device, for messages and reports.
-
-    Raises:
-      UsageError: if there is no such device.
-    """
-    check_device(name)
-    gpus = tf.config.list_physical_devices("GPU")
-    kind, _, index = name.partition(":")
-    if kind == "gpu" and int(index or 0) >= len(gpus):
-        raise UsageError(
-            f"device: TensorFlow must see the GPU, got {name!r} with "
-            f"{len(gpus)} GPUs seen"
-        )
-    if kind == "cpu" or not gpus:
-        tf.config.set_visible_devices([], "GPU")
-        n = own_cores()
-        return f"CPU with {n} {'core' if n == 1 else 'cores'}"
-    gpu = gpus[int(index or 0)]
-    tf.config.set_visible_devices([gpu], "GPU")
-    tf.config.experimental.set_memory_growth(gpu, True)
-    return tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
 
 
 class StopWhenDiverged(keras.callbacks.Callback):
@@ -165,6 +132,22 @@ class StopEarly(keras.callbacks.Callback):
         """Asks Keras to stop if it is time."""
         if stops(self._rows, self._patience):
             self.model.stop_training = True
+
+
+class StopTogether(keras.callbacks.Callback):
+    """Stops training on all workers if it stops on one.
+
+    It must come after the callbacks that may stop it.
+    """
+
+    def __init__(self, devices: Devices):
+        """Takes the devices of the worker."""
+        super().__init__()
+        self._devices = devices
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Asks the others."""
+        self.model.stop_training = any(self._devices.all(self.model.stop_training))
 
 
 class AtEpochs(keras.callbacks.Callback):

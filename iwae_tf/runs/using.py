@@ -11,7 +11,7 @@ from iwae_tf.data import datasets
 from iwae_tf.errors import UsageError
 from iwae_tf.files import write_arrays
 from iwae_tf.measures.likelihood import LADDER, log_likelihood
-from iwae_tf.runs import names, records, training
+from iwae_tf.runs import devices, names, records
 from iwae_tf.runs.config import Config
 from iwae_tf.runs.progress import say, shown
 from iwae_tf.runs.run import Run
@@ -122,7 +122,7 @@ def score(run: Run, given: Observations, config: Config, out: Path | None) -> No
       config: has the options of scoring.
       out: the .npz file to write, or None.
     """
-    say(f"{training.use_device(config.device)}")
+    say(devices.use(config.device, is_alone=True).description)
     given = given.spread(config.eval_images)
     trained = run.config
     what = f"scoring {len(given.x)} of {given.name} with {config.eval_samples} samples"
@@ -158,7 +158,7 @@ def embed(run: Run, given: Observations, config: Config, out: Path) -> None:
       config: has the options of scoring.
       out: the file to write.
     """
-    say(f"{training.use_device(config.device)}")
+    say(devices.use(config.device, is_alone=True).description)
     given, model = given.spread(config.eval_images), run.model
     n, k = len(given.x), config.eval_samples
     jit = _jit(run, config)
@@ -208,7 +208,7 @@ def sample(run: Run, n: int, label: str | None, config: Config, out: Path) -> No
     Raises:
       UsageError: for a label that the run does not have, or a .png file of vectors.
     """
-    training.use_device(config.device)
+    devices.use(config.device, is_alone=True)
     facts, model = run.record["data"], run.model
     labels = context = None
     if records.config_of(run.record).conditional:

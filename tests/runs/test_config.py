@@ -47,6 +47,8 @@ INVALID = {
     "flow_features": [0],
     "flow_normalisation": ["", "layer"],
     "scorer": ["", "IS"],
+    "devices": [0, -1, 3],
+    "shard": ["", "1", "0/2", "3/2"],
     "device": ["", "tpu", "GPU", "gpu:x", "gpu:-1", "cpu:3", "gpu:²"],
 }
 VALID = {
@@ -80,6 +82,8 @@ OUTSIDE_OF_RUN = {
     "eval_samples",
     "eval_images",
     "eval_chunk",
+    "shard",
+    "devices",
     "jackknife",
     "continue_from",
     "init_from",

@@ -11,7 +11,7 @@ from iwae_tf.errors import UsageError
 from iwae_tf.runs import names
 from iwae_tf.runs.config import Config
 from iwae_tf.runs.run import Run
-from iwae_tf.runs.task import Task
+from iwae_tf.runs.task import ShareDone, Task
 
 
 def of_noise(directory):
@@ -20,7 +20,7 @@ def of_noise(directory):
     np.savez(directory / "noise.npz", x_train=x[:60], x_test=x[60:])
     (directory / "task").mkdir()
 
-    def build(given=(), **options):
+    def build(given=(), only=None, **options):
         config = Config(
             dataset=str(directory / "noise.npz"),
             n_latent=(2,),
@@ -32,7 +32,7 @@ def of_noise(directory):
             eval_samples=7,
             **options,
         )
-        return Task("task00", config, directory / "task", given=given)
+        return Task("task00", config, directory / "task", given=given, only=only)
 
     return build
 
@@ -179,3 +179,42 @@ def test_finish_writes_table_and_figure_and_tells_where(make, capsys):
     assert task.path(".md").read_text() == "other\n\n| b |\n"
     task.finish("| c |", title="from a|b`c`")
     assert task.path(".md").read_text() == "from a\\|b\\`c\\`\n\n| c |\n"
+
+
+def asked(task):
+    """Asks for five runs, two of which start from others, and returns what it got."""
+    runs = [task.run(n_samples=k) for k in (1, 2, 3)]
+    starts = [str(runs[i].directory) for i in (0, 2)]
+    return runs + [task.run(n_samples=4, init_from=start) for start in starts]
+
+
+def test_shares_of_a_task_have_every_run_once_and_those_it_starts_from(
+    make, monkeypatch
+):
+    done = []
+    monkeypatch.setattr(
+        "iwae_tf.runs.experiment.run", lambda config, *_: done.append(config.run_dir)
+    )
+    task = make()
+    every = [str(run.directory) for run in asked(task)]
+    assert done == every and task.n_jobs == 3
+    for n in (2, 3, 4):
+        shares = []
+        for first in range(n):
+            done.clear()
+            task = make(only=(first, n))
+            assert [str(run.directory) for run in asked(task)] == every
+            with pytest.raises(ShareDone):
+                task.check_whole()
+            shares.append({*done})
+        assert sum(map(len, shares)) == 5 and set().union(*shares) == set(every)
+        assert {every[0], every[3]} <= shares[0]
+        assert {every[2], every[4]} <= shares[2 % n]
+
+
+def test_run_of_a_share_is_not_looked_at_before_all_are_done(make):
+    run = make(only=(1, 2)).run()
+    with pytest.raises(ShareDone):
+        run.report  # noqa: B018
+    assert not run.directory.exists()
+    make().check_whole()

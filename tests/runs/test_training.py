@@ -5,11 +5,10 @@ import shutil
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from small_runs import assert_same, images, small, state
 
 from iwae_tf import data
-from iwae_tf.errors import Diverged, UsageError
+from iwae_tf.errors import Diverged
 from iwae_tf.runs import experiment, schedules, training
 from iwae_tf.runs.checkpoints import Checkpoints
 
@@ -17,35 +16,6 @@ from iwae_tf.runs.checkpoints import Checkpoints
 @pytest.fixture
 def model():
     return experiment.build(small(), images())
-
-
-# Device ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "name", ["", "tpu", "GPU", "gpu:x", "gpu:-1", "nonsense", "cpu:3", "auto:0"]
-)
-def test_unknown_device_is_refused(name):
-    with pytest.raises(UsageError, match=f"^device: must be auto, cpu.*'{name}'"):
-        training.use_device(name)
-
-
-def test_gpu_that_is_not_there_is_refused():
-    seen = len(tf.config.list_physical_devices("GPU"))
-    with pytest.raises(UsageError, match=f"^device: .*'gpu:{seen}' with {seen} GPUs"):
-        training.use_device(f"gpu:{seen}")
-
-
-@pytest.mark.parametrize(("own", "says"), [({1}, "1 core"), ({0, 3, 5}, "3 cores")])
-def test_cores_are_those_that_the_process_may_use(own, says, monkeypatch):
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: own, raising=False)
-    assert training.use_device("cpu") == f"CPU with {says}"
-
-
-def test_cores_are_all_where_nobody_tells(monkeypatch):
-    monkeypatch.delattr("os.sched_getaffinity", raising=False)
-    monkeypatch.setattr("os.cpu_count", lambda: 7)
-    assert training.use_device("cpu") == "CPU with 7 cores"
 
 
 # Fit ---------------------------------------------------------------------------------

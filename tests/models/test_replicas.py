@@ -1,0 +1,73 @@
+"""Tests of training on several devices. Each strategy needs a process of its own."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+HERE = Path(__file__).parent
+# The largest difference of a weight after 50 steps, by the order of sums alone.
+TOLERANCES = {"muon": 1e-5, "flows": 1e-5}
+
+
+def start(out, n_devices, *names, workers=None, number=0):
+    environment = os.environ | {"PYTHONPATH": str(HERE.parents[1])}
+    if workers:
+        place = {"type": "worker", "index": number}
+        told = {"cluster": {"worker": workers}, "task": place}
+        environment["TF_CONFIG"] = json.dumps(told)
+    return subprocess.Popen(
+        [sys.executable, HERE / "shared_training.py", out, str(n_devices), *names],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finished(*processes):
+    for process in processes:
+        text, _ = process.communicate(timeout=600)
+        assert process.returncode == 0, text
+
+
+def addresses(n):
+    probes = [socket.socket() for _ in range(n)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    found = [f"127.0.0.1:{probe.getsockname()[1]}" for probe in probes]
+    for probe in probes:
+        probe.close()
+    return found
+
+
+def check_same(one, several):
+    """Compares weights closely, and logs to 1e-4."""
+    with np.load(one) as expected, np.load(several) as found:
+        assert set(expected) == set(found)
+        for name, value in expected.items():
+            model = name.split(":")[0]
+            atol = TOLERANCES.get(model, 1e-6) if ":" in name else 1e-4
+            np.testing.assert_allclose(found[name], value, 0, atol, err_msg=name)
+
+
+def test_two_devices_train_as_one(tmp_path):
+    one, two = tmp_path / "1.npz", tmp_path / "2.npz"
+    names = "one layer", "xla"
+    finished(start(one, 1, *names), start(two, 2, *names))
+    check_same(one, two)
+
+
+@pytest.mark.slow
+def test_four_devices_and_two_workers_train_as_one(tmp_path):
+    one, four, team = (tmp_path / f"{name}.npz" for name in ("1", "4", "team"))
+    workers = addresses(2)
+    finished(start(one, 1), start(four, 4))
+    finished(*(start(team, 1, workers=workers, number=i) for i in range(2)))
+    check_same(one, four)
+    check_same(one, team)
