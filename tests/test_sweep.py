@@ -49,6 +49,7 @@ def test_grid_that_cannot_be_had_is_refused_at_once(flags, says, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("workers")
 def test_sweep_trains_every_combination_by_shares_and_joins_them(tmp_path):
     for share in ("1/2", "2/2"):
         done = sweep(*GRID, f"--only={share}", cwd=tmp_path)
@@ -72,6 +73,7 @@ def check_table(cwd):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("workers")
 def test_value_that_is_filled_in_is_that_of_the_combination(tmp_path):
     flags = "--grid=schedule=constant,fast", "--only=2/2"
     done = sweep(*flags, cwd=tmp_path)
@@ -82,6 +84,7 @@ def test_value_that_is_filled_in_is_that_of_the_combination(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("workers")
 def test_sweep_on_ray_has_the_table_of_one_process(tmp_path):
     pytest.importorskip("ray", reason="needs the extra [ray]")
     done = sweep("--grid=n_samples=1,2", "--ray=local", cwd=tmp_path)

@@ -32,7 +32,7 @@ def start(out, n_devices, *names, workers=None, number=0):
 
 def finished(*processes):
     for process in processes:
-        text, _ = process.communicate(timeout=600)
+        text, _ = process.communicate(timeout=1200)
         assert process.returncode == 0, text
 
 
@@ -64,6 +64,7 @@ def test_two_devices_train_as_one(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("workers")
 def test_four_devices_and_two_workers_train_as_one(tmp_path):
     one, four, team = (tmp_path / f"{name}.npz" for name in ("1", "4", "team"))
     workers = addresses(2)

@@ -19,7 +19,7 @@ RUN = (
     "--checkpoint_seconds 0 --eval_samples 20 --schedule constant"
 ).split()
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("workers")]
 
 
 def start(run_dir, *flags, workers=None, number=0):
@@ -57,7 +57,7 @@ def ends(*processes):
     """The exit status and the errors of processes."""
     found = []
     for process in processes:
-        _, errors = process.communicate(timeout=300)
+        _, errors = process.communicate(timeout=900)
         lines = [line for line in errors.splitlines() if line.startswith("error: ")]
         assert "Traceback" not in errors, errors
         found.append((process.returncode, lines))
@@ -81,7 +81,7 @@ def weights(run_dir):
 def wait_for_a_checkpoint(run_dir, processes):
     """Waits until the processes have written one more."""
     before = {*run_dir.glob("checkpoints/*.h5")}
-    end = time.monotonic() + 120
+    end = time.monotonic() + 300
     while not {*run_dir.glob("checkpoints/*.h5")} - before:
         assert time.monotonic() < end, "it took too long"
         assert all(process.poll() is None for process in processes)
