@@ -104,10 +104,11 @@ def help_text(description: str) -> str:
         for name in names:
             flag = FLAGS[name]
             no = "[no]" if flag.boolean else ""
-            default = (flag.default_as_str or "").strip("'")
+            default = str(flag.default_as_str or "").strip("'").removeprefix("[]")
             default = f"  (default: {default})" if default else ""
             lines.append(f"  --{no}{name}{default}")
-            wrapped = textwrap.wrap(flag.help, width - 6, break_on_hyphens=False)
+            text, *_ = flag.help.split(";\n    repeat")  # which absl has added
+            wrapped = textwrap.wrap(text, width - 6, break_on_hyphens=False)
             lines += (f"      {line}" for line in wrapped)
     lines += ["", "  -h, --help  shows this text", "  --version   shows the version"]
     return "\n".join(lines)

@@ -37,8 +37,9 @@ def panels(reports, ks):
     found = []
     for layers in (1, 2):
         curves = {}
-        for name in ("vae_elbo", "iwae_elbo"):
-            keys = [(layers, name if k > 1 else "iwae_elbo", k) for k in ks]
+        for name in ("VAE", "IWAE"):
+            objective = f"{name.lower()}_elbo"
+            keys = [(layers, objective if k > 1 else "iwae_elbo", k) for k in ks]
             scores = [reports[key]["test"]["log_likelihood"] for key in keys]
             of_paper = [results.paper_value(reports[key]) for key in keys]
             curves[name] = ks, scores
