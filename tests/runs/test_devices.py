@@ -1,6 +1,7 @@
 """Tests of iwae_tf.runs.devices."""
 
 import json
+import types
 
 import pytest
 import tensorflow as tf
@@ -104,3 +105,13 @@ def test_error_of_a_team_says_that_a_worker_was_lost_and_another_error_does_not(
         raise tf.errors.UnavailableError(None, None, text)
     with pytest.raises(tf.errors.ResourceExhaustedError), team.together():
         raise tf.errors.ResourceExhaustedError(None, None, "memory")
+
+
+def test_workers_with_several_devices_each_give_one_value():
+    strategy = types.SimpleNamespace(
+        num_replicas_in_sync=4,
+        run=lambda function: function(),
+        gather=lambda value, axis: tf.repeat(tf.concat([value, value + 1], axis), 2),
+    )
+    team = devices.use("cpu")._replace(strategy=strategy, n_workers=2)
+    assert team.all(10) == [10, 11]
