@@ -13,6 +13,7 @@ from iwae_tf.models import batches
 from iwae_tf.weights import StreamingLogMeanExp, jackknife
 
 LADDER = (1, 5, 50, 500, 1000, 5000)
+_N_PARTS = 4  # of the samples, whose differences tell the noise of scoring
 
 
 class Likelihood(NamedTuple):
@@ -27,6 +28,8 @@ class Likelihood(NamedTuple):
         all complete groups of k among the same samples.
       jackknife: for orders 1 and 2, the estimate of log p(x) that `weights.jackknife`
         makes from the same samples, [n], nats; empty unless it was asked for.
+      quarters: the same estimate as `log_px` by each quarter of the samples, [4, n],
+        nats; [0, n] for fewer than 4 samples.
     """
 
     log_px: np.ndarray
@@ -35,6 +38,7 @@ class Likelihood(NamedTuple):
     kl: np.ndarray
     bounds: dict[int, np.ndarray]
     jackknife: dict[int, np.ndarray]
+    quarters: np.ndarray
 
     def __repr__(self):
         """One line, as notebooks show it."""
@@ -67,6 +71,7 @@ class Likelihood(NamedTuple):
             log_px_given_z=self.log_px_given_z + shift,
             bounds=moved(self.bounds),
             jackknife=moved(self.jackknife),
+            quarters=self.quarters + shift,
         )
 
     @property
@@ -83,16 +88,28 @@ class Likelihood(NamedTuple):
     def scoring_error(self) -> float:
         """Standard deviation of `mean` over scoring seeds for fixed images, nats.
 
-        If the relative variance of mean_k w is small, it is close to the variance of
-        log mean_k w. It is estimated by (1 / ess - 1 / k) k / (k - 1), which is at most
-        1 for each image. The estimate is too small if the weights have long tails that
-        few samples do not show. It is NaN for k = 1.
+        Estimates by halves of the samples differ by a variance that is half of what
+        those by quarters differ by, and so on to all samples, if the weights have no
+        long tails. With long tails it falls more slowly. So the ratio of what quarters
+        and halves tell is taken for the step from halves to all samples too. It is NaN
+        for fewer than 4 samples.
         """
-        k = max(self.bounds)
-        if k == 1:
+        if not len(self.quarters):
             return float("nan")
-        variance = np.maximum(1 / self.ess - 1 / k, 0.0) * k / (k - 1)
-        return float(np.sqrt(np.sum(variance)) / len(variance))
+        of_quarters = np.var(self.quarters, axis=0, ddof=1) / 4
+        first, second, third, fourth = self.quarters
+        of_halves = np.zeros_like(first)
+        for one, other in (
+            ((first, second), (third, fourth)),
+            ((first, third), (second, fourth)),
+            ((first, fourth), (second, third)),
+        ):
+            difference = np.logaddexp(*one) - np.logaddexp(*other)
+            of_halves += np.square(difference) / 4 / 3
+        if not np.any(of_quarters):
+            return 0.0
+        variance = np.sum(of_halves) ** 2 / np.sum(of_quarters)
+        return float(np.sqrt(variance) / len(first))
 
 
 def standard_error(values: np.ndarray) -> float:
@@ -180,12 +197,14 @@ def log_likelihood(
         seed=seed,
         ladder=ladder,
         orders=orders,
+        n_parts=_N_PARTS,
     )
     values = batches.run(parts, score, directory, identity, share)
     return Likelihood(
         *(values[name] for name in ("log_px", "ess", "log_px_given_z", "kl")),
         bounds={k: values[f"bound_{k}"] for k in ladder},
         jackknife={order: values[f"jackknife_{order}"] for order in orders},
+        quarters=values["quarters"],
     )
 
 
@@ -199,6 +218,8 @@ def _score_batch(draw, seed, n_samples, chunk, ladder, orders):
     bounds = {k: StreamingLogMeanExp(k) for k in ladder}
     of_squares = StreamingLogMeanExp(n_samples)
     log_px_given_z = StreamingLogMeanExp(1)
+    size = n_samples // _N_PARTS
+    parts = [StreamingLogMeanExp(size) for _ in range(_N_PARTS)] if size else []
     kept = []
     for first in range(0, n_samples, chunk):
         n_kept = min(chunk, n_samples - first)
@@ -206,6 +227,10 @@ def _score_batch(draw, seed, n_samples, chunk, ladder, orders):
         for bound in bounds.values():
             bound.add(log_w)
         of_squares.add(2 * log_w)
+        for i, part in enumerate(parts):
+            own = log_w[max(0, i * size - first) : max(0, (i + 1) * size - first)]
+            if len(own):
+                part.add(own)
         log_px_given_z.add(log_px)
         if orders:
             kept.append(log_w)
@@ -218,6 +243,7 @@ def _score_batch(draw, seed, n_samples, chunk, ladder, orders):
         "ess": ess,
         "log_px_given_z": reconstruction,
         "kl": reconstruction - values[1],
+        "quarters": np.array([part.mean() for part in parts]).reshape(-1, len(ess)),
         **{f"bound_{k}": bound for k, bound in values.items()},
         **{f"jackknife_{o}": jackknife(np.concatenate(kept), o) for o in orders},
     }

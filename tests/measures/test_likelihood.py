@@ -174,10 +174,11 @@ def test_extreme_weights_stay_finite(level):
 
 def test_mean_and_standard_error_by_hand():
     # Deviations from 4: -3, -1, 1, 3; their squares sum to 20.
-    got = Likelihood(np.array([1.0, 3.0, 5.0, 7.0]), *[np.zeros(4)] * 3, {}, {})
+    none = {}, {}, np.zeros([0, 1])
+    got = Likelihood(np.array([1.0, 3.0, 5.0, 7.0]), *[np.zeros(4)] * 3, *none)
     assert got.mean == 4
     assert got.standard_error == pytest.approx((20 / 3 / 4) ** 0.5)
-    one = Likelihood(np.array([1.0]), *[np.zeros(1)] * 3, {}, {})
+    one = Likelihood(np.array([1.0]), *[np.zeros(1)] * 3, *none)
     assert one.mean == 1 and np.isnan(one.standard_error)
 
 
@@ -197,8 +198,8 @@ def test_last_batch_is_filled_up_without_a_trace(tiny, binary):
     for a, b in zip(
         tf.nest.flatten(got._asdict()), tf.nest.flatten(want._asdict()), strict=True
     ):
-        assert a.shape == (5,)
-        np.testing.assert_array_equal(a, b[:5])
+        assert a.shape[-1] == 5
+        np.testing.assert_array_equal(a, b[..., :5])
     assert done == [2, 4, 5]
 
 
@@ -282,7 +283,9 @@ def test_scoring_error_is_the_spread_of_the_mean_over_repetitions():
     x = np.tile(generator.images(20), [40, 1, 1, 1])
     whole = log_likelihood(model, x, 500, 500, batch_size=20, jit_compile=False)
     scores = [
-        Likelihood(*tf.nest.map_structure(lambda v, i=i: v[i : i + 20], tuple(whole)))
+        Likelihood(
+            *tf.nest.map_structure(lambda v, i=i: v[..., i : i + 20], tuple(whole))
+        )
         for i in range(0, 800, 20)
     ]
     spread = np.std([score.mean for score in scores], ddof=1)
@@ -292,22 +295,44 @@ def test_scoring_error_is_the_spread_of_the_mean_over_repetitions():
     assert spread < 0.1 * scores[0].standard_error
 
 
-@pytest.mark.parametrize("k", [2, 3, 5, 50])
-def test_scoring_error_of_few_samples_is_their_spread(k):
-    # Log-normal weights of 20,000 images that differ in nothing but their noise.
-    log_w = np.random.default_rng(k).normal(scale=0.1, size=(k, 20_000))
+def of_quarters(log_w):
+    """The results of scoring that only have the quarters of log-weights [k, n]."""
+    parts = np.array_split(log_w, 4)
+    quarters = scipy.special.logsumexp(parts, axis=1) - np.log(len(parts[0]))
+    return Likelihood(*[np.zeros(log_w.shape[1])] * 4, {}, {}, quarters)
+
+
+@pytest.mark.parametrize(
+    ("scale", "k", "tolerance"),
+    # Log-normal weights: nearly equal; and of an effective sample size of a few, whose
+    # noise was told too small by a factor of two by the size alone.
+    [(0.1, 4, 0.05), (0.1, 200, 0.05), (1.0, 1000, 0.05), (3.0, 1000, 0.1)],
+)
+def test_scoring_error_covers_light_and_heavy_tails(scale, k, tolerance):
+    rng = np.random.default_rng(k)
+    log_w = rng.normal(scale=scale, size=(k, 4000))
     log_px = scipy.special.logsumexp(log_w, axis=0) - np.log(k)
-    ess = np.exp(2 * scipy.special.logsumexp(log_w, axis=0))
-    ess /= np.exp(scipy.special.logsumexp(2 * log_w, axis=0))
-    got = Likelihood(log_px, ess, log_px, log_px, {k: log_px}, {}).scoring_error
-    # A variance of two weights has a relative error of 2^.5, that of k less.
-    assert abs(got / (np.std(log_px) / 20_000**0.5) - 1) < 5 * (2 / 20_000) ** 0.5
+    spread = np.std(log_px) / 4000**0.5  # over images that only differ in their noise
+    assert abs(of_quarters(log_w).scoring_error / spread - 1) < tolerance
 
 
-def test_scoring_error_of_one_sample_is_not_known():
-    model = Table(1, 3)
-    got = log_likelihood(model, model.images(), 1, jit_compile=False)
+def test_scoring_error_of_equal_weights_is_0():
+    assert of_quarters(np.ones([8, 3])).scoring_error == 0
+
+
+def test_scoring_error_of_fewer_than_four_samples_is_not_known():
+    model = Table(3, 3)
+    got = log_likelihood(model, model.images(), 3, jit_compile=False)
     assert np.isnan(got.scoring_error)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 30])
+def test_quarters_are_those_of_the_samples_in_order(chunk):
+    model = table_for(30, chunk)
+    got = log_likelihood(model, model.images(), 30, chunk, 2, jit_compile=False)
+    log_w = (model.log_px + model.log_pz - model.log_qz)[:28].astype(np.float64)
+    want = scipy.special.logsumexp(log_w.reshape(4, 7, 5), axis=1) - np.log(7)
+    np.testing.assert_allclose(got.quarters, want, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("n_latent", [(3,), (3, 2)])
@@ -420,7 +445,9 @@ def test_numbers_out_of_range_are_refused_in_one_line(options, n_images, rule):
 def test_results_print_themselves_in_one_line():
     values = np.array([-80.0, -90.0])
     bounds = {1: values, 5000: values}
-    found = repr(Likelihood(values, np.array([2.0, 3.0]), values, values, bounds, {}))
+    found = repr(
+        Likelihood(values, np.array([2.0, 3.0]), values, values, bounds, {}, None)
+    )
     assert found == (
         "Likelihood: -85.00 ± 5.00 nats, mean of log p(x) over 2 observations by 5,000 "
         "samples each, median ESS 2.5"
