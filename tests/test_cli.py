@@ -31,6 +31,10 @@ AT_ONCE = {
         ["--conditional_prior"],
         "conditional_prior: goes with conditional only",
     ),
+    "binarisations of binary images": (
+        ["--eval_binarizations=2", "--binarization=none"],
+        "eval_binarizations: goes with binarization dynamic only, got 2",
+    ),
     "shares of a batch": (
         ["--devices=3"],
         "batch_size: must divide by the number of devices, 3, got 20",
@@ -389,6 +393,7 @@ def test_every_flag_arrives_in_its_option(elsewhere):
         "histograms": True,
         "eval_samples": 11,
         "eval_images": 13,
+        "eval_binarizations": 1,  # goes with dynamic binarization, below
         "eval_chunk": 12,
         "jackknife": True,
         "rescore": True,
@@ -411,6 +416,7 @@ def test_every_flag_arrives_in_its_option(elsewhere):
         "combination_beta",
         "continue_from",
         "pretrained",
+        "eval_binarizations",
     ]
     arguments = []
     for name, value in given.items():
@@ -429,6 +435,8 @@ def test_every_flag_arrives_in_its_option(elsewhere):
     mixture = {"objective": "combination", "combination_beta": 0.25}
     arguments = [f"--{name}={value}" for name, value in mixture.items()]
     assert options(arguments, elsewhere) == defaults | mixture
+    arguments = ["--eval_binarizations=3"]
+    assert options(arguments, elsewhere) == defaults | {"eval_binarizations": 3}
     model = {"model": "tvae_affine", "n_bounded": 6}
     arguments = ["--model=tvae_affine", "--n_bounded=6"]
     assert options(arguments, elsewhere) == defaults | model

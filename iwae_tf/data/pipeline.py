@@ -83,6 +83,7 @@ def sets_of(
     likelihood: str | None = None,
     standardize: bool = False,
     missing: bool = False,
+    test_seed: int = TEST_SEED,
 ) -> Sets:
     """Prepares the sets of a run; test images are binarised alike in every run.
 
@@ -95,6 +96,7 @@ def sets_of(
       likelihood: the name of p(x|z), by default Bernoulli.
       standardize: whether to bring every feature to mean 0 and variance 1.
       missing: whether NaN stands for missing entries.
+      test_seed: seed of the binarisation of test images.
 
     Raises:
       UsageError: if no training image is left, there are fewer than two images to
@@ -116,7 +118,7 @@ def sets_of(
         sets = _standardised(sets)
     if likelihood in ("discretized_logistic", "categorical"):
         sets = sets._replace(n_levels=_levels_of(likelihood, sets))
-    x_test = _binarize_in_slices(sets.x_test, binarization, TEST_SEED)
+    x_test = _binarize_in_slices(sets.x_test, binarization, test_seed)
     return sets._replace(x_test=x_test)
 
 

@@ -423,6 +423,16 @@ class Config:
         of_run=False,
         minimum=1,
     )
+    eval_binarizations: int = _option(
+        "scoring",
+        1,
+        "Number of random binarisations of the test images to score. The report has "
+        "the scores of the first, as always, and the mean and the standard deviation "
+        "over all.",
+        of_run=False,
+        minimum=1,
+        maximum=1000,
+    )
     jackknife: bool = _option(
         "scoring",
         False,
@@ -609,6 +619,11 @@ class Config:
             raise UsageError(
                 f"binarization: must be none with likelihood {likelihood}, got "
                 f"{self.binarization}"
+            )
+        if self.eval_binarizations > 1 and self.binarization != "dynamic":
+            raise UsageError(
+                "eval_binarizations: goes with binarization dynamic only, got "
+                f"{self.eval_binarizations} with binarization {self.binarization}"
             )
         if self.standardize and likelihood not in rules.SCALED:
             raise UsageError(

@@ -4,8 +4,10 @@ import contextlib
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import numpy as np
 
 from iwae_tf import data, randomness, rules
 from iwae_tf.data import datasets
@@ -80,10 +82,10 @@ def _run(config, images, watch, devices):
         else:
             record |= from_scratch(model, config, record)
     if config.shard:
-        _score_shard(this, model, config, sets, record)
+        _score_shard(this, model, config, sets, record, images)
         return {}
     if devices.worker:
-        _assist(this, model, config, sets, devices)
+        _assist(this, model, config, sets, devices, images)
         return {}
     with _claimed(this, record, devices):
         say(f"{names.caption(config)}: {this}")
@@ -105,8 +107,9 @@ def _run(config, images, watch, devices):
                     take_best(this, model, config, sets)
             devices.all(0)  # The others may read the last checkpoint.
             figures.draw(this, model, config, sets)
-            share(this, model, config, sets, devices)
-            report = record | scoring.score(this, model, config, sets)
+            share(this, model, config, sets, devices, images)
+            others = binarizations(images, config)
+            report = record | scoring.score(this, model, config, sets, others)
             report |= facts_of_training(this, config, sets)
             report |= facts_of_devices(this, devices)
             report |= {"versions": versions(), "commit": commit()}
@@ -133,7 +136,7 @@ def _claimed(this, record, devices):
         yield
 
 
-def _assist(this, model, config, sets, devices):
+def _assist(this, model, config, sets, devices, images):
     """What a worker other than the first one does; it writes parts of scores only."""
     silence()
     told, *_ = devices.all(0)
@@ -148,11 +151,16 @@ def _assist(this, model, config, sets, devices):
     devices.all(0)
     if config.early_stopping:
         this.restore(model)
-    share(this, model, config, sets, devices)
+    share(this, model, config, sets, devices, images)
 
 
 def share(
-    this: Run, model: IWAE, config: Config, sets: data.Sets, devices: Devices
+    this: Run,
+    model: IWAE,
+    config: Config,
+    sets: data.Sets,
+    devices: Devices,
+    images: datasets.Images,
 ) -> None:
     """Scores the share of a worker, and waits for those of the others.
 
@@ -161,11 +169,19 @@ def share(
     """
     if devices.n_workers > 1:
         part = batches.Share(devices.worker, devices.n_workers)
-        scoring.share(this, model, config, sets, part)
+        others = binarizations(images, config)
+        scoring.share(this, model, config, sets, part, others)
         devices.all(0)
 
 
-def _score_shard(this, model, config, sets, record):
+def binarizations(images: datasets.Images, config: Config) -> Iterator[np.ndarray]:
+    """The test images of a run, binarised anew for each score beside the first."""
+    for i in range(1, config.eval_binarizations):
+        seed = data.TEST_SEED + i
+        yield data.sets_of(images, **config.of_sets(), test_seed=seed).x_test
+
+
+def _score_shard(this, model, config, sets, record, images):
     """Scores a share of the images of a trained run, beside other processes."""
     this.check(record)
     this.restore(model)
@@ -179,7 +195,8 @@ def _score_shard(this, model, config, sets, record):
             f"step {step} of {n_steps}"
         )
     part = batches.Share(*rules.share_of(shard=config.shard))
-    scoring.share(this, model, config, sets, part)
+    others = binarizations(images, config)
+    scoring.share(this, model, config, sets, part, others)
     say(f"share {config.shard} is done; the same command without --shard joins all")
 
 

@@ -48,6 +48,11 @@ REPORT = RECORD | {
         "ess_min": _NUMBER,
         "is_density?": bool,
         "bits_per_dimension?": _NUMBER,
+        "binarizations?": {
+            "n": int,
+            "log_likelihood": _NUMBER,
+            "standard_deviation": _NUMBER,
+        },
         "jackknife?": {"*": {"log_likelihood": _NUMBER, "standard_error": _NUMBER}},
     },
     "units?": [{"n_active": int, "activity": [_NUMBER]}],

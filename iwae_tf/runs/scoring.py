@@ -3,6 +3,7 @@
 import math
 import shutil
 import time
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -22,11 +23,25 @@ from iwae_tf.runs.progress import shown
 from iwae_tf.runs.run import Run
 
 
-def score(run: Run, model: IWAE, config: Config, sets: data.Sets) -> dict:
+def score(
+    run: Run,
+    model: IWAE,
+    config: Config,
+    sets: data.Sets,
+    others: Iterable[np.ndarray] = (),
+) -> dict:
     """Scores a model and writes the values of every image to `scores.npz`.
 
     Finished batches are kept in the directory `scoring` of the run until all are done,
     so that another start can continue from there.
+
+    Args:
+      run: gets the files.
+      model: the trained model.
+      config: options of the run.
+      sets: holds the images.
+      others: other binarisations of these images; of their scores, the mean and the
+        standard deviation are reported.
 
     Returns:
       report: its parts `test`, `units`, `scores_sha256` and `score_seconds`; the
@@ -36,13 +51,18 @@ def score(run: Run, model: IWAE, config: Config, sets: data.Sets) -> dict:
     likelihood = _likelihood(run, model, config, sets)
     log_jacobian = sets.log_jacobian(sets.x_test[_places(config, sets)])
     likelihood = likelihood.shifted(log_jacobian)
+    means = [likelihood.mean]
+    for i, x_test in enumerate(others, 1):
+        other = sets._replace(x_test=x_test)
+        means.append(_likelihood(run, model, config, other, name=f"other-{i}").mean)
     layers = unit_statistics(model, config, sets, directory=_units(run))
     path = run.directory / "scores.npz"
     write_arrays(path, **likelihood.arrays())
     report = {
         "test": summarise(likelihood)
         | {"n_samples": config.eval_samples, "chunk": config.eval_chunk}
-        | _unit_of(model, likelihood.mean, config),
+        | _unit_of(model, likelihood.mean, config)
+        | _over_binarizations(means),
         "units": [describe_units(layer) for layer in layers],
         "scores_sha256": sha256_of_file(path),
         "score_seconds": round(time.monotonic() - start, 3),
@@ -51,8 +71,25 @@ def score(run: Run, model: IWAE, config: Config, sets: data.Sets) -> dict:
     return report
 
 
+def _over_binarizations(means):
+    """The mean and the standard deviation of the scores of several binarisations."""
+    if len(means) == 1:
+        return {}
+    spread = {
+        "n": len(means),
+        "log_likelihood": round(float(np.mean(means)), 4),
+        "standard_deviation": round(float(np.std(means, ddof=1)), 4),
+    }
+    return {"binarizations": spread}
+
+
 def share(
-    run: Run, model: IWAE, config: Config, sets: data.Sets, share: batches.Share
+    run: Run,
+    model: IWAE,
+    config: Config,
+    sets: data.Sets,
+    share: batches.Share,
+    others: Iterable[np.ndarray] = (),
 ) -> None:
     """Computes a share of what `score` and `anneal` compute, and keeps it for them.
 
@@ -62,11 +99,15 @@ def share(
       config: options of the run.
       sets: holds the images.
       share: which of the batches to compute. There may be more shares than batches.
+      others: see `score`.
     """
     n_test = len(sets.x_test)
     n_scored = len(_places(config, sets))
     if share.has_batches(n_scored, rules.SCORE_BATCH):
         _likelihood(run, model, config, sets, share)
+        for i, x_test in enumerate(others, 1):
+            other = sets._replace(x_test=x_test)
+            _likelihood(run, model, config, other, share, f"other-{i}")
     if share.has_batches(n_test, rules.TEST_BATCH):
         unit_statistics(model, config, sets, directory=_units(run), share=share)
     n_annealed = min(n_scored, config.ais_images)
@@ -85,12 +126,17 @@ def _units(run):
     return run.directory / "scoring" / "units"
 
 
-def _likelihood(run, model, config, sets, share=batches.WHOLE):
-    """Estimates log p(x) of the images, or of a share of them."""
+def _likelihood(run, model, config, sets, share=batches.WHOLE, name=""):
+    """Estimates log p(x) of the images, or of a share of them.
+
+    The parts are kept in the directory `scoring`, those of other images under a name.
+    """
     places = _places(config, sets)
     n_images = len(places)
-    name = "validation" if config.validation else "test"
-    what = f"scoring {n_images} {name} images with {config.eval_samples} samples each"
+    of_set = "validation" if config.validation else "test"
+    what = f"scoring {n_images} {of_set} images with {config.eval_samples} samples each"
+    if name:
+        what += f", binarisation {int(name.removeprefix('other-')) + 1}"
     if share.n > 1:
         what += f", share {share.first + 1} of {share.n}"
     with shown(what, n_images) as on_progress:
@@ -105,7 +151,7 @@ def _likelihood(run, model, config, sets, share=batches.WHOLE):
             ladder={*LADDER, config.n_groups * config.n_samples},
             with_jackknife=config.jackknife,
             context=sets.context_test[places] if sets.n_context else None,
-            directory=run.directory / "scoring",
+            directory=run.directory / "scoring" / name,
             share=share,
         )
 

@@ -47,7 +47,7 @@ INVALID = {
     "flow_features": [0],
     "flow_normalisation": ["", "layer"],
     "scorer": ["", "IS"],
-    "devices": [0, -1, 3],
+    "devices": [0, -1, 1025],
     "shard": ["", "1", "0/2", "3/2"],
     "device": ["", "tpu", "GPU", "gpu:x", "gpu:-1", "cpu:3", "gpu:²"],
 }
@@ -81,6 +81,7 @@ OUTSIDE_OF_RUN = {
     "histograms",
     "eval_samples",
     "eval_images",
+    "eval_binarizations",
     "eval_chunk",
     "shard",
     "devices",

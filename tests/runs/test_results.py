@@ -481,9 +481,7 @@ def test_table_of_the_paper_has_its_rows_and_the_runs_of_the_fast_recipe():
         "| 1 | iwae | 5 | -85.54 | -85.18 | -86.50 | 0.23 | 0.0012 | 0.71 | 2 of 3 | "
         "22 | 200 | 1:01:01 | 1, 2 | 0123456789 |"
     )
-    assert lines[5].startswith(
-        "| 1 | dreg | 50 | — | — | -86.50 | 0.23 | 0.0012 |"
-    )
+    assert lines[5].startswith("| 1 | dreg | 50 | — | — | -86.50 | 0.23 | 0.0012 |")
     assert lines[10] == "| 2 | iwae | 50 | -82.90 | -82.82 |" + " — |" * 5 + (
         " 26 + 7 |" + " — |" * 4
     )

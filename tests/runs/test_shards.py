@@ -2,20 +2,31 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
 from small_runs import Stop, images_of
 
+from iwae_tf import data
 from iwae_tf.errors import UsageError
 from iwae_tf.measures import likelihood, units
+from iwae_tf.measures.likelihood import log_likelihood
 from iwae_tf.models import batches
 from iwae_tf.runs import experiment, scoring
 from iwae_tf.runs.config import Config
+from iwae_tf.runs.run import Run
 
 # 4 batches of images to score, the last of them of 5; one of images to anneal.
 IMAGES = images_of(40, 65)
 N_SHARES = 6
+AIS = {
+    "scorer": "ais",
+    "ais_images": 4,
+    "ais_chains": 2,
+    "ais_temperatures": 3,
+    "ais_leapfrog": 1,
+}
 
 
 def config(run_dir, **options):
@@ -27,13 +38,8 @@ def config(run_dir, **options):
         jit=False,
         eval_samples=7,
         eval_chunk=3,
-        scorer="ais",
-        ais_images=4,
-        ais_chains=2,
-        ais_temperatures=3,
-        ais_leapfrog=1,
         run_dir=str(run_dir),
-        **({"n_samples": 2} | options),
+        **({"n_samples": 2} | (AIS if options.get("scorer") is None else {}) | options),
     )
 
 
@@ -82,6 +88,36 @@ def test_joined_shares_are_byte_for_byte_the_scores_of_one_process(
     for part in ("test", "units", "ais", "scores_sha256"):
         assert reports[0][part] == reports[1][part]
     assert not (trained / "scoring").exists()
+
+
+def test_scores_of_several_binarisations_are_told_beside_the_first(whole, tmp_path):
+    run_dir = tmp_path / "run"
+    shutil.copytree(whole, run_dir)
+    again = config(run_dir, rescore=True, eval_binarizations=3, scorer="importance")
+    experiment.run(dataclasses.replace(again, rescore=False, shard="2/2"), IMAGES)
+    names = {path.name for path in (run_dir / "scoring").iterdir() if path.is_dir()}
+    assert names == {"other-1", "other-2"}
+    found = experiment.run(again, IMAGES)["test"]
+    before = json.loads((whole / "report.json").read_text())["test"]
+    spread = found.pop("binarizations")
+    assert found == before
+    model = Run(whole).model
+    means = [
+        log_likelihood(
+            model,
+            data.sets_of(
+                IMAGES, **again.of_sets(), test_seed=data.TEST_SEED + i
+            ).x_test,
+            7,
+            chunk=3,
+            jit_compile=False,
+        ).mean
+        for i in range(3)
+    ]
+    assert len({*means}) == 3 and abs(means[0] - found["log_likelihood"]) < 1e-4
+    assert spread["n"] == 3
+    assert abs(spread["log_likelihood"] - np.mean(means)) < 1e-4
+    assert abs(spread["standard_deviation"] - np.std(means, ddof=1)) < 1e-4
 
 
 def test_share_of_a_run_that_is_not_trained_or_another_one_is_refused(whole, tmp_path):
