@@ -61,6 +61,7 @@ setup(
     ],
     extras_require={
         "cuda": ["tensorflow[and-cuda]>=2.21,<2.22"],
+        "docs": ["mkdocs-material>=9.8,<10", "mkdocstrings-python>=2,<3"],
         "ray": ["ray>=2.40"],
         "test": [
             "build",
