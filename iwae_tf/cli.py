@@ -93,7 +93,9 @@ def help_text(description: str) -> str:
         else ()
     )
     groups = dict.fromkeys(("grid", "seeds", *own), "task")
-    groups |= dict.fromkeys(("out", "n", "label", "split"), "command")
+    groups |= dict.fromkeys(
+        ("sort", "where", "format", "out", "n", "label", "split"), "command"
+    )
     for field in dataclasses.fields(Config):
         groups.setdefault(field.name, field.metadata["group"])
     lines = [description.strip()]

@@ -2,7 +2,9 @@
 
 from iwae_tf import cli  # It keeps Ctrl-C quiet during the imports below.
 
+import shutil
 import sys
+import warnings
 from pathlib import Path
 
 from absl import flags
@@ -11,6 +13,7 @@ import iwae_tf
 from iwae_tf import sweep
 from iwae_tf.cli import FLAGS
 from iwae_tf.errors import UsageError, check_place_for_directory, check_utf8
+from iwae_tf.files import written_whole
 from iwae_tf.runs.config import Config
 
 DESCRIPTION = """Trains, scores and plots one importance weighted autoencoder.
@@ -20,8 +23,28 @@ Examples:
   iwae --dataset digits --n_samples 50 --epochs 40
   iwae sample mnist_iwae_2l_k50 --out samples.png
 
-iwae embed, iwae score and iwae sample use a trained model, and iwae sweep trains many;
-each has a --help.
+iwae embed, iwae score and iwae sample use a trained model, and iwae sweep trains many.
+iwae runs makes a table of finished and unfinished runs, and iwae compare tells how much
+two runs differ on the same test images. Each has a --help.
+"""
+LISTING = """Makes a table of all runs below a directory.
+
+Usage: iwae runs DIR [flags]
+
+Runs that are not finished are shown with their epochs and their bound so far. Of the
+further options, those that differ among the runs shown have columns. Densities of
+continuous data have a table of their own: they cannot be compared with probabilities.
+
+Examples:
+  iwae runs runs --where dataset=mnist --where k=50 --sort -log_px
+  iwae runs runs --format csv --out runs.csv
+"""
+COMPARISON = """Tells how much two finished runs differ on the same test images.
+
+Usage: iwae compare RUN RUN
+
+RUN is the directory of a run that holds scores.npz. The differences of log p(x) and of
+the ELBO are paired: they are taken image by image.
 """
 # What the commands do that use a trained model, and the options of a run they take.
 _OF_SCORES = (
@@ -45,6 +68,8 @@ def main() -> None:
     if sys.argv[1:2] == ["sweep"]:
         sys.argv.pop(1)
         return sweep.main()
+    if sys.argv[1:2] and sys.argv[1] in READS:
+        return READS[sys.argv.pop(1)]()
 
     def run(config):
         config = cli.checked(config)
@@ -113,11 +138,18 @@ def _check_out(out, command):
         if command != "score":
             raise UsageError(f"out: must be a {' or '.join(suffixes)} file, got none")
         return
-    check_utf8(out=str(out))
-    if out.suffix not in suffixes or out.is_dir():
+    if out.suffix not in suffixes:
         raise UsageError(
             f"out: must be a {' or '.join(suffixes)} file, got {str(out)!r}"
         )
+    _make_place(out)
+
+
+def _make_place(out):
+    """Makes the directory of a file to write."""
+    check_utf8(out=str(out))
+    if out.is_dir():
+        raise UsageError(f"out: must be a file, got the directory {str(out)!r}")
     check_place_for_directory("out", out.parent)
     out.parent.mkdir(parents=True, exist_ok=True)
 
@@ -137,3 +169,81 @@ def _with(command, name, config, out):
         run, FLAGS.dataset, FLAGS.split, config.data_dir, config.offline
     )
     {"embed": using.embed, "score": using.score}[command](run, given, config, out)
+
+
+def _runs():
+    """Runs `iwae runs`."""
+    flags.DEFINE_string(
+        "sort",
+        None,
+        "Column to sort by, with a minus before it from the largest value to the "
+        "smallest. By default data set, layers, objective, k, epochs and seed.",
+    )
+    flags.DEFINE_multi_string(
+        "where",
+        [],
+        "A column, or any option of a run, and its value, such as dataset=mnist. Only "
+        "runs that have it are shown. It may be given several times.",
+    )
+    flags.DEFINE_enum(
+        "format", "text", ["text", "markdown", "csv"], "Form of the table."
+    )
+    flags.DEFINE_string("out", None, "File to write in place of the terminal.")
+    FLAGS.set_gnu_getopt()
+    cli.command(_list, LISTING, _read_directory)
+
+
+def _read_directory(rest):
+    """The directory of `iwae runs` and the file to write."""
+    if len(rest) != 1:
+        raise UsageError(f"arguments: must be one DIR with runs below it, got {rest}")
+    out = Path(FLAGS.out).expanduser() if FLAGS.out else None
+    return Path(rest[0]), out
+
+
+def _list(given):
+    """Writes the table of all runs below a directory."""
+    from iwae_tf.runs import listing
+
+    directory, out = given
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always", UserWarning)
+        rows = listing.table(directory, FLAGS.where, FLAGS.sort)
+    for warning in warned:
+        print(f"warning: {warning.message}", file=sys.stderr)
+    is_seen = out is None and sys.stdout.isatty()
+    width = shutil.get_terminal_size().columns if is_seen else None
+    text = {
+        "text": lambda: listing.as_text(rows, width),
+        "markdown": lambda: listing.as_markdown(rows),
+        "csv": lambda: listing.as_csv(rows),
+    }[FLAGS.format]()
+    if out is None:
+        print(text)
+        return
+    _make_place(out)
+    with written_whole(out) as unfinished:
+        unfinished.write_text(f"{text}\n", "utf-8")
+
+
+def _compare():
+    """Runs `iwae compare`."""
+    FLAGS.set_gnu_getopt()
+    cli.command(_tell_difference, COMPARISON, _read_two_runs)
+
+
+def _read_two_runs(rest):
+    """The names of the runs of `iwae compare`."""
+    if len(rest) != 2:
+        raise UsageError(f"arguments: must be two RUNs, directories, got {rest}")
+    return rest
+
+
+def _tell_difference(given):
+    from iwae_tf.runs import comparison, pretrained
+
+    print(comparison.summary(*map(pretrained.find, given)))
+
+
+# Commands that read runs, without TensorFlow.
+READS = {"runs": _runs, "compare": _compare}

@@ -41,6 +41,7 @@ LIKELIHOODS = (
     "discretized_logistic",
     "categorical",
 )
+DENSITIES = ("continuous_bernoulli", "gaussian", "student_t")  # of continuous data
 SCALED = ("gaussian", "student_t")  # likelihoods with a scale
 SCALES = ("entry", "feature", "shared")
 BINARIZATIONS = ("dynamic", "threshold", "none")

@@ -104,7 +104,7 @@ def summary(report: dict) -> str:
     test = report["test"]
     bounds = "  ".join(f"{k}: {value:.2f}" for k, value in test["bounds"].items())
     lines = [
-        f"{_set(report)} log {_what(report)} = {estimate(report)} nats "
+        f"{quantity(report)} = {estimate(report)} nats "
         f"({test['n_samples']} samples, {test['n_images']} images), "
         f"{epochs(report['epochs'], report.get('best_epoch'))}",
         f"bound at k = {bounds}",
@@ -132,14 +132,14 @@ def summary(report: dict) -> str:
     return "\n".join(lines)
 
 
-def _what(report):
-    """What is estimated: a probability, or a density, which has units of x."""
+def quantity(report: dict) -> str:
+    """What is estimated of which images, such as test log p(x).
+
+    It is a probability, or a density, which has units of x and is called one.
+    """
     x = "x observed" if report["config"].get("missing") else "x"
-    return f"{'density ' * bool(report['test'].get('is_density'))}p({x})"
-
-
-def _set(report):
-    return "validation" if report["config"].get("validation") else "test"
+    images = "validation" if report["config"].get("validation") else "test"
+    return f"{images} log {'density ' * bool(report['test'].get('is_density'))}p({x})"
 
 
 def table(reports: list[dict]) -> str:
