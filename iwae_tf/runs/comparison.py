@@ -142,10 +142,9 @@ def summary(first: Run, second: Run) -> str:
             * bool(equal),
         ]
     lines += [
-        "± is the standard error over images, from the paired differences. It does not "
-        "cover",
-        "the seeds: from other seeds, the same two kinds of training would differ by "
-        "another amount.",
+        "± is the standard error over images, from the paired differences. It does not",
+        "cover the seeds: trained from other seeds, two such models differ by another",
+        "amount.",
     ]
     samples = [run.report["test"]["n_samples"] for run in (first, second)]
     if samples[0] != samples[1]:

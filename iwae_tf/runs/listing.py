@@ -38,6 +38,7 @@ OPTIONS = tuple(name for name in Config().of_run() if name not in (*_RENAMED, *_
 _ORDER = ("dataset", "layers", "objective", "k", "epochs", "seed", "name")
 _KEPT = ("name", "log_px", "bound")  # columns that every terminal has room for
 _SHORTEST = 16  # characters of a name
+_ANY = 10**6  # the width of text that is not wrapped
 _FEW = 20  # values of a column that a message lists
 
 
@@ -149,7 +150,8 @@ def as_text(rows: Sequence[dict], width: int | None = None) -> str:
     """
     parts = []
     for quantity, own in _by_quantity(rows).items():
-        parts.append("\n".join([_heading(quantity), *_lines(*_cells(own), width)]))
+        heading = textwrap.wrap(_heading(quantity), width or _ANY)
+        parts.append("\n".join([*heading, *_lines(*_cells(own), width)]))
     return "\n\n".join(parts)
 
 
@@ -244,7 +246,8 @@ def _fulfilling(rows, condition, known):
     _check_column(name, known, where=condition)
     found = [row for row in rows if _is(row[name], value)]
     if not found:
-        there = sorted({_plain(row[name]) or "none" for row in rows})
+        ordered = _sorted(rows, name)
+        there = dict.fromkeys(_plain(row[name]) or "none" for row in ordered)
         some = f"; {name} is {', '.join(there)}" if len(there) <= _FEW else ""
         raise UsageError(f"where: must leave at least one run, got {condition!r}{some}")
     return found

@@ -415,7 +415,7 @@ class Run:
         """A description of the finished run, for titles."""
         report = self.report
         epochs = names.epochs(report["epochs"], report.get("best_epoch"))
-        return f"{names.caption(self.config)} · {epochs}"
+        return f"{names.caption(records.config_of(report))} · {epochs}"
 
     @property
     def traits(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import scipy.stats
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from iwae_tf import randomness
+from iwae_tf import randomness, rules
 from iwae_tf.errors import UsageError
 from iwae_tf.models import likelihoods
 from iwae_tf.models.likelihoods import (
@@ -779,3 +779,8 @@ def test_a_wrong_argument_is_told_in_one_line(call, message):
     with pytest.raises(UsageError) as raised:
         call()
     assert str(raised.value) == message
+
+
+def test_rules_know_which_likelihoods_are_densities():
+    own = {name: likelihoods.by_name(name, n_levels=4) for name in rules.LIKELIHOODS}
+    assert {name for name in own if own[name].is_density} == {*rules.DENSITIES}
