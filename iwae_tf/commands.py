@@ -43,8 +43,9 @@ COMPARISON = """Tells how much two finished runs differ on the same test images.
 
 Usage: iwae compare RUN RUN
 
-RUN is the directory of a run that holds scores.npz. The differences of log p(x) and of
-the ELBO are paired: they are taken image by image.
+RUN is the directory of a run, or the name of a trained model of the package; both runs
+must have their scores.npz. The differences of log p(x) and of the ELBO are paired: they
+are taken image by image.
 """
 # What the commands do that use a trained model, and the options of a run they take.
 _OF_SCORES = (
@@ -65,11 +66,9 @@ def main() -> None:
     """Runs the console command `iwae`, which is also `main.py`."""
     if sys.argv[1:2] and sys.argv[1] in USES:
         return _use(sys.argv.pop(1))
-    if sys.argv[1:2] == ["sweep"]:
-        sys.argv.pop(1)
-        return sweep.main()
-    if sys.argv[1:2] and sys.argv[1] in READS:
-        return READS[sys.argv.pop(1)]()
+    others = {"sweep": sweep.main, "runs": _runs, "compare": _compare}
+    if sys.argv[1:2] and sys.argv[1] in others:
+        return others[sys.argv.pop(1)]()
 
     def run(config):
         config = cli.checked(config)
@@ -223,7 +222,7 @@ def _list(given):
         return
     _make_place(out)
     with written_whole(out) as unfinished:
-        unfinished.write_text(f"{text}\n", "utf-8")
+        unfinished.write_text(f"{text}\n", "utf-8", "backslashreplace")
 
 
 def _compare():
@@ -235,7 +234,9 @@ def _compare():
 def _read_two_runs(rest):
     """The names of the runs of `iwae compare`."""
     if len(rest) != 2:
-        raise UsageError(f"arguments: must be two RUNs, directories, got {rest}")
+        raise UsageError(
+            f"arguments: must be two RUNs, directories or names, got {rest}"
+        )
     return rest
 
 
@@ -243,7 +244,3 @@ def _tell_difference(given):
     from iwae_tf.runs import comparison, pretrained
 
     print(comparison.summary(*map(pretrained.find, given)))
-
-
-# Commands that read runs, without TensorFlow.
-READS = {"runs": _runs, "compare": _compare}

@@ -10,7 +10,7 @@ import numpy as np
 
 from iwae_tf.errors import UsageError
 from iwae_tf.runs import results
-from iwae_tf.runs.pretrained import SHA256
+from iwae_tf.runs.pretrained import DIRECTORY
 from iwae_tf.runs.run import Run
 
 
@@ -105,7 +105,7 @@ def _scores(run):
     if path.exists():
         return run.scores
     remedy = "the command of a run, with --rescore, writes it if its checkpoint is kept"
-    if run.directory.name in SHA256:
+    if run.directory.parent == DIRECTORY:
         remedy = "trained models of the package come without it"
     raise UsageError(
         f"runs: must have the scores of every image, got no {str(path)!r}; {remedy}"

@@ -188,14 +188,15 @@ def _row(run, directory):
 
 
 def _of_report(report):
-    test, layers = report["test"], report.get("units")
+    test = report["test"]
+    active = tuple(layer["n_active"] for layer in report.get("units", []))
     return {
         "epochs": report["epochs"],
         "best_epoch": report.get("best_epoch"),
         "log_px": test["log_likelihood"],
         "standard_error": test["standard_error"],
         "elbo": test["elbo"],
-        "active_units": layers and tuple(layer["n_active"] for layer in layers),
+        "active_units": active or None,
         "training_time": report["train_seconds"],
         "quantity": results.quantity(report),
     }
@@ -327,7 +328,9 @@ def _lines(header, body, is_left, width):
             if len(cells) > 1 and len({*cells}) == 1 and name not in _KEPT
         ]
         columns = [c for c in columns if c[0] not in dict(shared)]
-        above = _wrapped("of all", [f"{name} {cell}" for name, cell in shared], width)
+        above = _wrapped(
+            "in all rows", [f"{name} {cell}" for name, cell in shared], width
+        )
         dropped = []
         while _width(columns, _SHORTEST) > width:
             others = [i for i, c in enumerate(columns) if c[0] not in _KEPT]

@@ -163,7 +163,7 @@ def test_command_tells_the_difference(tmp_path):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("a",), "arguments: must be two RUNs, directories, got ['a']"),
+        (("a",), "arguments: must be two RUNs, directories or names, got ['a']"),
         (("a", "none"), "run_dir: must hold a finished run, got 'none' without"),
         (("mnist_iwae_1l_k50",) * 2, "runs: must have the scores of every image, got "),
     ],

@@ -221,7 +221,7 @@ def test_text_fits_the_terminal(width, runs):
 
 def test_what_has_no_room_is_told(runs):
     text = listing.as_text(listing.table(runs, ["quantity=test log p(x)"]), 64)
-    (above,) = (line for line in text.splitlines() if line.startswith("of all: "))
+    (above,) = (line for line in text.splitlines() if line.startswith("in all rows: "))
     assert "dataset mnist" in above and "objective iwae_elbo" in above
     below = text.partition("left out, as the terminal is narrow: ")[2]
     assert "conditional" in below and "dataset" not in below
