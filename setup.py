@@ -61,4 +61,18 @@ setup(
     ],
     extras_require={
         "cuda": ["tensorflow[and-cuda]>=2.21,<2.22"],
+        "docs": ["mkdocs-material>=9.8,<10", "mkdocstrings-python>=2,<3"],
         "pandas": ["pandas>=2.2"],
+        "ray": ["ray>=2.40"],
+        "test": [
+            "build",
+            "ipykernel>=6.29",
+            "nbclient>=0.10",
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "ruff==0.17.5",
+            "scipy>=1.13",
+        ],
+    },
+    entry_points={"console_scripts": ["iwae=iwae_tf.commands:main"]},
+)

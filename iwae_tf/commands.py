@@ -202,7 +202,7 @@ def _read_directory(rest):
 
 def _list(given):
     """Writes the table of all runs below a directory."""
-    from iwae_tf.runs import listing
+    from iwae_tf.runs import listing, tables
 
     directory, out = given
     with warnings.catch_warnings(record=True) as warned:
@@ -213,9 +213,9 @@ def _list(given):
     is_seen = out is None and sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if is_seen else None
     text = {
-        "text": lambda: listing.as_text(rows, width),
-        "markdown": lambda: listing.as_markdown(rows),
-        "csv": lambda: listing.as_csv(rows),
+        "text": lambda: tables.as_text(rows, width),
+        "markdown": lambda: tables.as_markdown(rows),
+        "csv": lambda: tables.as_csv(rows),
     }[FLAGS.format]()
     if out is None:
         print(text)

@@ -1,4 +1,4 @@
-"""Tests of iwae_tf.runs.listing and of `iwae runs`."""
+"""Tests of iwae_tf.runs.listing, iwae_tf.runs.tables and of `iwae runs`."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ from test_results import report, write
 
 from iwae_tf.errors import UsageError
 from iwae_tf.files import write_json
-from iwae_tf.runs import listing
+from iwae_tf.runs import listing, tables
 from iwae_tf.runs.config import Config
 from iwae_tf.runs.rows import COLUMNS
 
@@ -181,7 +181,7 @@ def test_damaged_run_is_left_out_with_a_warning(runs):
 
 def test_csv_has_every_value_in_full(runs):
     rows = listing.table(runs)
-    header, *lines = csv.reader(io.StringIO(listing.as_csv(rows)))
+    header, *lines = csv.reader(io.StringIO(tables.as_csv(rows)))
     assert header == [*rows[0]] and len(lines) == 5
     found = dict(zip(header, lines[1], strict=True))
     assert found["log_px"] == "-80.0" and found["standard_error"] == "0.2345"
@@ -192,7 +192,7 @@ def test_csv_has_every_value_in_full(runs):
 
 def test_markdown_has_a_table_for_densities(runs):
     finished(runs / "x|y", -80.0, seed=1)
-    text = listing.as_markdown(listing.table(runs))
+    text = tables.as_markdown(listing.table(runs))
     title, table, of_density, density = text.split("\n\n")
     assert title.startswith("test log p(x), nats")
     assert of_density.startswith("test log density p(x), nats")
@@ -212,15 +212,15 @@ def test_markdown_has_a_table_for_densities(runs):
 def test_text_fits_the_terminal(width, runs):
     finished(runs / ("long" * 20) / "end", seed=3)
     rows = listing.table(runs)
-    text = listing.as_text(rows, width)
+    text = tables.as_text(rows, width)
     assert max(map(len, text.splitlines())) <= width
     *_, line = (line for line in text.splitlines() if "…" in line)
     assert line.startswith("long") and "ong/end  " in line and "-88.13 ± 0.23" in line
-    assert listing.as_text(rows).count("long" * 20 + "/end ") == 1
+    assert tables.as_text(rows).count("long" * 20 + "/end ") == 1
 
 
 def test_what_has_no_room_is_told(runs):
-    text = listing.as_text(listing.table(runs, ["quantity=test log p(x)"]), 64)
+    text = tables.as_text(listing.table(runs, ["quantity=test log p(x)"]), 64)
     (above,) = (line for line in text.splitlines() if line.startswith("in all rows: "))
     assert "dataset mnist" in above and "objective iwae_elbo" in above
     below = text.partition("left out, as the terminal is narrow: ")[2]
@@ -259,8 +259,8 @@ def test_command_prints_or_writes_the_table(runs):
     done = iwae("runs", ".", "--sort", "-log_px", "--where", "layers=1", cwd=runs)
     assert (done.returncode, done.stderr) == (0, "")
     rows = listing.table(runs, ["layers=1"], "-log_px")
-    assert done.stdout == f"{listing.as_text(rows)}\n"
-    for form, made in (("csv", listing.as_csv), ("markdown", listing.as_markdown)):
+    assert done.stdout == f"{tables.as_text(rows)}\n"
+    for form, made in (("csv", tables.as_csv), ("markdown", tables.as_markdown)):
         words = (".", "--where=k=5", "--where=seed=7", f"--format={form}")
         done = iwae("runs", *words, "--out=new/table", cwd=runs)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
