@@ -184,19 +184,6 @@ def test_using_models(here, rng, no_xla):
     assert (here / "exported").is_dir()
 
 
-@runs("docs/comparing-runs.md")
-def test_comparing_runs(here, capsys):
-    for name, seed in (("one", 1), ("other", 2)):
-        short = dict(dataset="digits", epochs=1, eval_samples=2, eval_images=20)
-        iwae_tf.run(
-            iwae_tf.Config(**short, jit=False, seed=seed, run_dir=f"runs/{name}")
-        )
-    capsys.readouterr()
-    found = run("docs/comparing-runs.md")
-    assert found["difference"].shape == (20,)
-    assert re.fullmatch(r"[+-]\d+\.\d\d ± \d+\.\d\d nats\n", capsys.readouterr().out)
-
-
 @runs("docs/several-devices.md")
 def test_several_devices(rng, no_xla):
     import tensorflow as tf

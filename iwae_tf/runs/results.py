@@ -138,6 +138,7 @@ def quantity(report: dict) -> str:
     It is a probability, or a density, which has units of x and is called one.
     """
     x = "x observed" if report["config"].get("missing") else "x"
+    x += " given y" * bool(report["config"].get("conditional"))
     images = "validation" if report["config"].get("validation") else "test"
     return f"{images} log {'density ' * bool(report['test'].get('is_density'))}p({x})"
 

@@ -44,7 +44,7 @@ def runs(tmp_path):
     """Log p(x) falls from a to c; d is a density, and e has not finished."""
     finished(tmp_path / "a", -80.0, train_seconds=3661.2)
     finished(tmp_path / "deep" / "b", -85.0, stochastic_layers=2, seed=7)
-    finished(tmp_path / "c", -90.0, n_samples=50, conditional=True)
+    finished(tmp_path / "c", -90.0, n_samples=50, grow_samples=True)
     own = {"likelihood": "gaussian", "binarization": "none", "n_latent": [3]}
     finished(tmp_path / "d", 12.0, True, **own)
     unfinished(tmp_path / "e", 4)
@@ -114,10 +114,10 @@ def test_options_have_columns_if_they_differ_among_the_rows(runs):
     always |= {"quantity"}
     (row, *_) = listing.table(runs)
     started = {"bound", "planned_epochs"}
-    options = {"conditional", "likelihood", "n_latent", "binarization"}
+    options = {"grow_samples", "likelihood", "n_latent", "binarization"}
     assert {*row} == always | started | options
     (row, *_) = listing.table(runs, ["epochs=60", "quantity=test log p(x)"])
-    assert {*row} == always | {"conditional"}
+    assert {*row} == always | {"grow_samples"}
     (row,) = listing.table(runs, ["seed=7"])
     assert {*row} == always
 
@@ -138,8 +138,8 @@ def test_densities_come_last_and_unknown_values_after_known_ones(runs):
     [
         (["k=50"], "c"),
         (["k=50.0"], "c"),
-        (["conditional=True"], "c"),
-        (["conditional=true"], "c"),
+        (["grow_samples=True"], "c"),
+        (["grow_samples=true"], "c"),
         (["n_latent=3"], "d"),
         (["planned_epochs=20"], "e"),
         (["planned_epochs=none", "layers=2"], "deep/b"),
@@ -186,7 +186,7 @@ def test_csv_has_every_value_in_full(runs):
     found = dict(zip(header, lines[1], strict=True))
     assert found["log_px"] == "-80.0" and found["standard_error"] == "0.2345"
     assert found["training_time"] == "3661.2" and found["n_latent"] == ""
-    assert found["conditional"] == "false" and found["active_units"] == "2"
+    assert found["grow_samples"] == "false" and found["active_units"] == "2"
     assert lines[-1][header.index("quantity")] == "test log density p(x)"
 
 
@@ -224,7 +224,7 @@ def test_what_has_no_room_is_told(runs):
     (above,) = (line for line in text.splitlines() if line.startswith("in all rows: "))
     assert "dataset mnist" in above and "objective iwae_elbo" in above
     below = text.partition("left out, as the terminal is narrow: ")[2]
-    assert "conditional" in below and "dataset" not in below
+    assert "grow_samples" in below and "dataset" not in below
 
 
 def test_frame_is_the_table(runs):

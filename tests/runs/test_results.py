@@ -145,6 +145,12 @@ def test_paper_has_no_value_for_another_model(other):
     assert results.paper_units(report(**other)) is None
 
 
+def test_quantity_says_what_was_given_and_observed():
+    conditional = report(conditional=True, missing=True, validation=5)
+    assert results.quantity(report()) == "test log p(x)"
+    assert results.quantity(conditional) == "validation log p(x observed given y)"
+
+
 def test_summary_by_hand():
     assert results.summary(report()) == (
         "test log p(x) = -88.13 ± 0.23 nats (5000 samples, 10000 images), 60 epochs\n"
