@@ -35,6 +35,7 @@ _X = 60  # space for the name of x
 _ROWS = "E[x|z], z ~ q(z|x)", "E[x|z], z by SIR"
 _POSTERIOR, _Q, _SIR = COLORS[:3]
 _MASSES = {0.5: "-", 0.9: "--", 0.99: ":"}
+_LARGEST = 600  # area of a marker, in square points
 _FLOOR = 50  # contours cut log densities off this many nats below the peak
 _HALO = [withStroke(linewidth=4, foreground="white")]
 
@@ -237,20 +238,29 @@ def _draw_samples(axes: Axes, samples: dict[str, np.ndarray]) -> list:
         samples.items(), (_Q, _SIR), "o^", strict=False
     ):
         outside = ~((box[:, 0] <= points) & (points <= box[:, 1])).all(1)
+        # Resampling repeats points; a marker has the area of all that it stands for.
+        _, first, counts = np.unique(
+            points, axis=0, return_index=True, return_counts=True
+        )
+        order = np.argsort(first)
+        size = np.clip(3000 / max(len(points), 1), 3, 16)
         label = f"{len(points)} {name}"
-        if outside.any():
+        if len(first) < len(points) / 2:
+            label += f" at {len(first)} points"
+        elif outside.any():
             label += f", {outside.sum()} outside"
+        style = {"edgecolors": color, "facecolors": color, "linewidths": 0.8}
+        if marker == "o":
+            style["facecolors"] = "none"
+        axes.scatter(
+            *points[first[order]].T,
+            s=np.minimum(size * counts[order], _LARGEST),
+            marker=marker,
+            alpha=0.5,
+            **style,
+        )
         handles.append(
-            axes.scatter(
-                *points.T,
-                s=np.clip(3000 / max(len(points), 1), 3, 16),
-                marker=marker,
-                edgecolors=color,
-                facecolors="none" if marker == "o" else color,
-                linewidths=0.8,
-                alpha=0.5,
-                label=label,
-            )
+            axes.scatter([], [], s=size, marker=marker, alpha=0.5, label=label, **style)
         )
     return handles
 

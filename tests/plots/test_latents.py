@@ -158,11 +158,31 @@ def test_density_lies_where_its_axes_say(tmp_path):
     np.testing.assert_allclose(corners, [[-1.75, 2.25], [-1.25, 2.75]], atol=0.02)
 
 
+def points_of(axes):
+    """The collections of points in a panel, without contours and legend."""
+    return [
+        each
+        for each in axes.collections
+        if not hasattr(each, "levels") and len(each.get_offsets())
+    ]
+
+
+def test_repeated_draws_are_one_marker_of_their_area():
+    draws = np.repeat([[0.1, -0.5], [0.2, -0.4]], [29, 1], axis=0)
+    right = plots.posterior_sheet(**arguments(sir_samples=draws)).axes[1]
+    _, sir = points_of(right)
+    np.testing.assert_array_equal(sir.get_offsets(), draws[[0, -1]])
+    large, small = sir.get_sizes()
+    assert abs(large / small - 29) < 1e-6
+    legend = [text.get_text() for text in right.get_legend().get_texts()]
+    assert "30 z by SIR at 2 points" in legend
+
+
 def test_samples_and_means_are_drawn_where_they_are():
     given = arguments()
     left, right = plots.posterior_sheet(**given).axes[:2]
-    q, sir = [each for each in right.collections if not hasattr(each, "levels")]
-    (of_left,) = [each for each in left.collections if not hasattr(each, "levels")]
+    q, sir = points_of(right)
+    (of_left,) = points_of(left)
     np.testing.assert_array_equal(of_left.get_offsets(), given["q_samples"])
     np.testing.assert_array_equal(q.get_offsets(), given["q_samples"])
     np.testing.assert_array_equal(sir.get_offsets(), given["sir_samples"])
