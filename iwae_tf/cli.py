@@ -34,6 +34,7 @@ from iwae_tf.errors import (
 from iwae_tf.runs import clusters, pretrained, programs, progress
 from iwae_tf.runs.config import GROUPS, Config, help_of, kind_of
 from iwae_tf.runs.run import Run
+from iwae_tf.terminal import print_error
 
 FLAGS = flags.FLAGS
 _ARGUMENTS = tuple(sys.argv)  # for the processes of --ray
@@ -193,7 +194,7 @@ def _parse(argv, description, read):
 
 
 def _fail(error):
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    print_error(" ".join(str(error).split()))
     sys.exit(2)
 
 
@@ -225,10 +226,10 @@ def _run(function, options):
         _fail(error)
     except Diverged as error:
         if not progress.is_silent():  # the first worker says it
-            print(f"error: {error}", file=sys.stderr)
+            print_error(str(error))
         sys.exit(1)
     except WorkerLost as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        print_error(str(error))
         os._exit(os.EX_TEMPFAIL)  # An exit in order would wait for the lost worker.
     except KeyboardInterrupt as error:
         sys.exit(128 + getattr(error, "signum", signal.SIGINT))
@@ -296,10 +297,7 @@ def command(
             sys.exit(128 + 13)
         file = error.filename or "the output"
         why = error.strerror or str(error).split("\n")[0]
-        print(
-            f"error: {file}: {why}; the same command goes on once this is mended",
-            file=sys.stderr,
-        )
+        print_error(f"{file}: {why}; the same command goes on once this is mended")
         sys.exit(1)
 
 

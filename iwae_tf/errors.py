@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from iwae_tf.terminal import print_error
+
 
 class UsageError(ValueError):
     """An error that the user can correct: it names argument, rule and received value.
@@ -97,7 +99,7 @@ def told_in_one_line() -> Iterator[None]:
     try:
         yield
     except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(str(error))
         sys.exit(2)
 
 

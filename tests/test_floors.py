@@ -12,7 +12,7 @@ import iwae_tf
 ROOT = Path(iwae_tf.__file__).parent
 # From the ground up; modules of one floor may import one another.
 FLOORS = (
-    {"errors", "files", "randomness", "rules", "signals"},
+    {"errors", "files", "randomness", "rules", "signals", "terminal"},
     {"weights"},
     {"draws"},
     {"objectives"},

@@ -19,9 +19,9 @@ from iwae_tf.runs import figures, names, pretrained, schedules, scoring, trainin
 from iwae_tf.runs.checkpoints import has_optimizer, step_of
 from iwae_tf.runs.config import Config
 from iwae_tf.runs.devices import Devices, use
-from iwae_tf.runs.metrics import Metrics
-from iwae_tf.runs.progress import say, silence
-from iwae_tf.runs.results import summary
+from iwae_tf.runs.metrics import Metrics, write_outcome
+from iwae_tf.runs.progress import say, say_as_it_is, silence
+from iwae_tf.runs.results import estimate, next_steps, summary
 from iwae_tf.runs.rows import best_of, lost_epochs, stops
 from iwae_tf.runs.run import Run, commit, versions
 
@@ -34,6 +34,7 @@ def run(
     config: Config,
     images: datasets.Images | None = None,
     watch: Watch | None = None,
+    is_one_of_many: bool = False,
 ) -> dict:
     """Trains and scores one model, or continues where an earlier start stopped.
 
@@ -43,6 +44,8 @@ def run(
       watch: called with the model, the number of epochs done and the run at epochs 0,
         1, 2, 4, 8, ... and the last. If a run continues from an earlier epoch, it is
         called again for the epochs since.
+      is_one_of_many: whether other runs follow, as in a task. The last lines then do
+        not say what can be done with this one.
 
     Returns:
       report: the content of `report.json`; {} for a worker other than the first one,
@@ -56,10 +59,10 @@ def run(
     devices = use(config.device, config.devices, is_alone=bool(config.shard))
     devices.check_batch_size(config.batch_size)
     with devices.together():
-        return _run(config, images, watch, devices)
+        return _run(config, images, watch, is_one_of_many, devices)
 
 
-def _run(config, images, watch, devices):
+def _run(config, images, watch, is_one_of_many, devices):
     if config.pretrained:
         config = pretrained.with_options(config)
     if images is None:
@@ -113,11 +116,14 @@ def _run(config, images, watch, devices):
             report |= facts_of_training(this, config, sets)
             report |= facts_of_devices(this, devices)
             report |= {"versions": versions(), "commit": commit()}
+            write_outcome(this, report)
             this.write_report(report)
         if config.scorer == "ais":
             report["ais"] = scoring.anneal(this, model, config, sets)
             this.write_report(report)
-        say(summary(report))
+        say(summary(report), estimate(report))
+        if not is_one_of_many:
+            say_as_it_is(next_steps(this, config))
         return report
 
 

@@ -49,13 +49,13 @@ def painter(
         title = f"{names.caption(config)} · epoch {epoch}{of_all}"
         if is_of_images:
             sheet = plots.sample_sheet(samples, means, title)
-            metrics.write_images("samples", plots.montage(samples, 10))
-            metrics.write_images("means", plots.montage(means, 10))
+            metrics.write_image("samples", plots.montage(samples, 10))
+            metrics.write_image("means", plots.montage(means, 10))
             pairs = np.stack(reconstructions(model, config, sets), axis=1)
             pairs = pairs.reshape(-1, *pairs.shape[2:])
             if config.missing:
                 pairs = plots.missing_in_blue(pairs)
-            metrics.write_images("reconstructions", plots.montage(pairs, 10))
+            metrics.write_image("reconstructions", plots.montage(pairs, 10))
         else:
             sheet = _marginals(samples, sets.x_test, title)
         plots.save(sheet, directory / _page(epoch, config))

@@ -1,20 +1,32 @@
-"""Measurements during training: `metrics.csv`, and the same in TensorBoard."""
+"""Measurements of a run: `metrics.csv`, and the same in TensorBoard.
+
+TensorBoard's tags are in groups: `bound/`, `parts/`, `units/`, `speed/`, `images/` and
+`weights/` during training, `score/` at the end.
+"""
 
 import contextlib
 import os
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorboard.plugins.hparams import api as hparams
 
 from iwae_tf.files import naming
 from iwae_tf.measures.units import Units
 from iwae_tf.plots.layout import displayable
+from iwae_tf.runs import names
 from iwae_tf.runs.checkpoints import steps_done
 from iwae_tf.runs.rows import SCALARS, lines_of
 from iwae_tf.runs.run import Run
 from iwae_tf.runs.schedules import learning_rate_at
+
+_SHOWN_WIDTH = 600  # pixels of a picture in TensorBoard, about
+_LONGEST_TEXT = 60  # characters of an option in TensorBoard
+_PARTS = ("log_px", "log_pz", "log_qz")
 
 
 class Metrics(keras.callbacks.Callback):
@@ -45,24 +57,16 @@ class Metrics(keras.callbacks.Callback):
         self._directory = run.directory / "tensorboard"
         self._writers = {}
         for part in ("train", "test"):
-            with self._naming(part):
+            with _naming(self._directory / part):
                 self._writers[part] = tf.summary.create_file_writer(
                     str(self._directory / part)
                 )
 
     @contextlib.contextmanager
     def _writing(self, part):
-        with self._naming(part), self._writers[part].as_default(steps_done(self.model)):
+        step = steps_done(self.model)
+        with _naming(self._directory / part), self._writers[part].as_default(step):
             yield
-
-    @contextlib.contextmanager
-    def _naming(self, part):
-        """Turns errors of TensorFlow's files into those of the system."""
-        try:
-            yield
-        except tf.errors.OpError as error:
-            why = error.message.partition("\n")[0].rpartition("; ")[2]
-            raise OSError(None, why, str(self._directory / part)) from None
 
     def on_epoch_begin(self, epoch, logs=None):
         """Starts the clock for the images per second."""
@@ -95,33 +99,106 @@ class Metrics(keras.callbacks.Callback):
             file.write(f"{lines_of(self.rows[-1:])[1]}\n")
             file.flush()
             os.fsync(file.fileno())
-        for part, values in (("train", train | rates), ("test", test)):
+        for part, values in (("train", train), ("test", test)):
             with self._writing(part):
                 for name, value in values.items():
-                    tf.summary.scalar(name, value)
-        if self._histograms:
-            with self._writing("train"):
+                    group = "parts" if name in _PARTS else "bound"
+                    tf.summary.scalar(f"{group}/{name}", value)
+        with self._writing("train"):
+            for name, value in rates.items():
+                tf.summary.scalar(f"speed/{name}", value)
+            if self._histograms:
                 for variable in self.model.trainable_variables:
-                    tf.summary.histogram(variable.path, variable)
+                    tf.summary.histogram(f"weights/{variable.path}", variable)
 
-    def write_images(self, name: str, images: np.ndarray) -> None:
-        """Sends one picture [height, width, channels] to TensorBoard."""
+    def write_image(self, name: str, image: np.ndarray) -> None:
+        """Sends one picture to TensorBoard, enlarged so that it can be read.
+
+        Args:
+          name: what it shows.
+          image: [height, width, channels], values in 0..1.
+        """
+        image = displayable(image)
+        factor = max(1, round(_SHOWN_WIDTH / image.shape[1]))
+        enlarged = image.repeat(factor, axis=0).repeat(factor, axis=1)
         with self._writing("test"):
-            tf.summary.image(name, displayable(images)[None])
+            tf.summary.image(f"images/{name}", enlarged[None])
 
     def write_units(self, layers: tuple[Units, ...]) -> None:
         """Sends statistics of latent units to TensorBoard, layer by layer."""
         with self._writing("test"):
             for level, layer in enumerate(layers, 1):
-                tf.summary.scalar(f"active_units/z{level}", layer.active.sum())
+                tf.summary.scalar(f"units/active/z{level}", layer.active.sum())
                 activity = np.log10(np.maximum(layer.activity, 1e-6))
-                tf.summary.histogram(f"log10_activity/z{level}", activity)
+                tf.summary.histogram(f"units/log10_activity/z{level}", activity)
                 if layer.kl is not None:
-                    tf.summary.scalar(f"kl/z{level}", layer.kl.sum())
-                    tf.summary.histogram(f"kl_per_unit/z{level}", layer.kl)
+                    tf.summary.scalar(f"units/kl/z{level}", layer.kl.sum())
+                    tf.summary.histogram(f"units/kl_per_unit/z{level}", layer.kl)
 
     def on_train_end(self, logs=None):
         """Writes everything to disk."""
         for part, writer in self._writers.items():
-            with self._naming(part):
+            with _naming(self._directory / part):
                 writer.flush()
+
+
+@contextlib.contextmanager
+def _naming(directory: Path) -> Iterator[None]:
+    """Turns errors of TensorFlow's files into those of the system."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        why = error.message.partition("\n")[0].rpartition("; ")[2]
+        raise OSError(None, why, str(directory)) from None
+
+
+def write_outcome(run: Run, report: dict) -> None:
+    """Sends the options and the scores of a run to TensorBoard's page HPARAMS.
+
+    What an earlier score has sent is removed.
+
+    Args:
+      run: gets `tensorboard/score/`.
+      report: the content of its `report.json`.
+    """
+    directory = run.directory / "tensorboard" / "score"
+    earlier = [*directory.glob("events.out.tfevents.*")]
+    with _naming(directory):
+        writer = tf.summary.create_file_writer(str(directory))
+        with writer.as_default(report["steps"]):
+            hparams.hparams(_options(report), trial_id=str(run))
+            for name, value in _outcome(report).items():
+                tf.summary.scalar(f"score/{name}", value)
+        writer.close()
+    for path in earlier:
+        path.unlink()
+
+
+def _options(report):
+    """The options of a run as TensorBoard takes them: numbers and short texts."""
+    values = report["config"] | {
+        "epochs": report["epochs"],
+        "eval_samples": report["test"]["n_samples"],
+    }
+    if "init" in report:
+        values["start"] = names.trained_as(report["init"])
+    return {name: _plain(v) for name, v in values.items() if v is not None}
+
+
+def _plain(value):
+    if isinstance(value, list | tuple):
+        return "+".join(map(str, value))
+    if isinstance(value, str) and len(value) > _LONGEST_TEXT:
+        return f"…{value[1 - _LONGEST_TEXT :]}"
+    return value
+
+
+def _outcome(report):
+    """The scores of a run, in nats per image, units and seconds."""
+    values = {
+        "log_px": report["test"]["log_likelihood"],
+        "elbo": report["test"]["elbo"],
+        "active_units": sum(layer["n_active"] for layer in report["units"]),
+        "training_seconds": report["train_seconds"],
+    }
+    return {name: value for name, value in values.items() if value is not None}

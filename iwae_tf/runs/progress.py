@@ -15,6 +15,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", TqdmExperimentalWarning)
     from tqdm.autonotebook import tqdm
 
+from iwae_tf import terminal
+
 _silent = False
 
 
@@ -145,10 +147,28 @@ def clock(seconds: float | None) -> str:
     return f"{f'{days}d ' if days else ''}{hours}:{minutes:02}:{seconds:02}"
 
 
-def say(line: str) -> None:
-    """Prints at once, also into a file."""
+def say(text: str, score: str = "") -> None:
+    """Prints at once, also into a file.
+
+    A terminal gets lines that are wrapped at words to its width.
+
+    Args:
+      text: one or more lines.
+      score: a part of the text that a terminal shows in colour.
+    """
+    if _silent:
+        return
+    text = terminal.wrapped(text, sys.stdout, score)
+    if score:
+        bright = terminal.colored(score, terminal.GREEN, sys.stdout)
+        text = text.replace(score, bright, 1)
+    print(text, flush=True)
+
+
+def say_as_it_is(text: str) -> None:
+    """Prints commands and paths at once, which must be copied in one piece."""
     if not _silent:
-        print(line, flush=True)
+        print(text, flush=True)
 
 
 def silence() -> None:

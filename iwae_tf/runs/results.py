@@ -5,13 +5,14 @@ directory into its `README.md`.
 """
 
 import json
+import shlex
 import statistics
 import sys
 from pathlib import Path
 
 from iwae_tf.errors import UsageError, told_in_one_line
 from iwae_tf.files import escaped, replace_between
-from iwae_tf.runs.config import BURDA_EPOCHS, SCHEDULES
+from iwae_tf.runs.config import BURDA_EPOCHS, SCHEDULES, Config
 from iwae_tf.runs.names import epochs, flows
 from iwae_tf.runs.progress import clock
 from iwae_tf.runs.records import config_of
@@ -129,6 +130,30 @@ def summary(report: dict) -> str:
     paper = paper_value(report)
     if paper is not None:
         lines.insert(1, f"the paper: {paper:.2f} after {BURDA_EPOCHS} epochs")
+    return "\n".join(lines)
+
+
+def next_steps(run: Run, config: Config) -> str:
+    """Where the figures of a finished run are, and commands to go on with.
+
+    Args:
+      run: the finished run.
+      config: its options.
+    """
+    lines, facts = [], run.record["data"]
+    figures = [
+        name
+        for name in ("samples.gif", "reconstructions.png", "curves.png")
+        if (run.directory / name).exists()
+    ]
+    if figures:
+        lines.append(f"figures: {', '.join(figures)} in {run}")
+    logs = run.directory if config.run_dir else run.directory.parent
+    lines.append(f"TensorBoard: tensorboard --logdir {shlex.quote(str(logs))}")
+    if "n_context" not in facts:  # vectors that the command cannot be given
+        name = shlex.quote(config.pretrained or str(run))
+        out = "samples.png" if len(facts["image_shape"]) == 3 else "samples.npz"
+        lines.append(f"new samples: iwae sample {name} --out {out}")
     return "\n".join(lines)
 
 

@@ -113,7 +113,7 @@ class Task:
         is_own = self.is_own(self._jobs.get(config.init_from))
         self._jobs[str(run_dir)] = self._last
         if is_own:
-            experiment.run(config, images, watch)
+            experiment.run(config, images, watch, is_one_of_many=True)
         return Run(run_dir) if self.only is None else _Elsewhere(run_dir)
 
     def is_own(self, number: int | None = None) -> bool:

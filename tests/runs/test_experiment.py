@@ -283,24 +283,26 @@ def events(run_dir, part):
 def test_tensorboard_has_the_scalars_of_metrics(whole, part):
     logged = events(whole, part)
     for name in SCALARS:
-        assert list(logged[name]) == [EPOCH * e for e in range(1, 7)]
+        tag = f"{'bound' if name in SCALARS[:3] else 'parts'}/{name}"
+        assert list(logged[tag]) == [EPOCH * e for e in range(1, 7)]
         for row in rows(whole):
-            value = logged[name][int(row["step"])]
+            value = logged[tag][int(row["step"])]
             assert float(value) == pytest.approx(float(row[f"{part}_{name}"]), abs=1e-4)
     for name in ("learning_rate", "images_per_second"):
-        assert (name in logged) == (part == "train")
+        assert (f"speed/{name}" in logged) == (part == "train")
     if part == "train":
         for row in rows(whole):
-            value = float(logged["learning_rate"][int(row["step"])])
+            value = float(logged["speed/learning_rate"][int(row["step"])])
             assert value == pytest.approx(float(row["learning_rate"]), rel=1e-5)
 
 
 def test_tensorboard_has_images_and_histograms(whole, undisturbed):
     logged = events(whole, "test")
     for name in ("samples", "means", "reconstructions"):
-        assert list(logged[name]) == [EPOCH * epoch for epoch in (0, 1, 2, 4, 6)]
-        width, height, png = logged[name][EPOCH].tolist()
-        assert int(width) >= 80 and int(height) >= 80
+        tag = f"images/{name}"
+        assert list(logged[tag]) == [EPOCH * epoch for epoch in (0, 1, 2, 4, 6)]
+        width, height, png = logged[tag][EPOCH].tolist()
+        assert int(width) == int(height) == 7 * (10 * 9 - 1)
         assert tf.io.decode_png(png).shape[:2] == (int(height), int(width))
     histograms = [name for name in events(whole, "train") if "kernel" in name]
     assert len(histograms) == 7  # q: two hidden, loc, scale; p: two hidden, logits
@@ -325,12 +327,25 @@ def test_units_in_report_and_tensorboard_are_those_of_the_posterior_means(
     ):
         np.testing.assert_allclose(layer[name], values, rtol=1e-3)
     logged = events(whole, "test")  # of the first 500 test images: all 360
-    for name, value in (("active_units/z1", layer["n_active"]), ("kl/z1", kl.sum())):
+    scalars = (("units/active/z1", layer["n_active"]), ("units/kl/z1", kl.sum()))
+    for name, value in scalars:
         assert list(logged[name]) == [EPOCH * epoch for epoch in (0, 1, 2, 4, 6)]
         assert logged[name][EPOCH * EPOCHS] == pytest.approx(value, rel=1e-3)
-    assert {"log10_activity/z1", "kl_per_unit/z1"} < set(logged)
+    assert {"units/log10_activity/z1", "units/kl_per_unit/z1"} < set(logged)
     text = (whole / "report.json").read_text()
     assert re.search(r'"activity": \[ ?[-\d.e, ]+ ?\]', text)  # on one line
+
+
+def test_scores_in_tensorboard_are_those_of_the_report(whole, report):
+    logged = events(whole, "score")
+    for name, value in (
+        ("log_px", report["test"]["log_likelihood"]),
+        ("elbo", report["test"]["elbo"]),
+        ("active_units", report["units"][0]["n_active"]),
+        ("training_seconds", report["train_seconds"]),
+    ):
+        ((step, found),) = logged[f"score/{name}"].items()
+        assert step == report["steps"] and found == pytest.approx(value, rel=1e-6)
 
 
 def test_report_is_what_scores_and_metrics_give(whole, report):
@@ -439,6 +454,14 @@ def test_finished_run_is_told_and_not_touched(whole, tmp_path, capsys, monkeypat
     out = capsys.readouterr().out
     assert "--rescore" in out
     assert f"{report['test']['log_likelihood']:.2f} ± " in out
+    assert out.splitlines()[-3:] == [
+        f"figures: samples.gif, reconstructions.png, curves.png in {copy}",
+        f"TensorBoard: tensorboard --logdir {copy}",
+        f"new samples: iwae sample {copy} --out samples.png",
+    ]
+    experiment.run(config, is_one_of_many=True)
+    out = capsys.readouterr().out
+    assert out.splitlines()[-1].startswith("trained in ")
     assert contents(copy) == before
 
 
@@ -455,7 +478,8 @@ def test_rescore_scores_again_and_does_not_train(whole, tmp_path, monkeypatch):
     for name in ("config", "data", "epochs", "steps", "train_seconds"):
         assert new[name] == old[name]
     changed = {str(p) for p, value in contents(copy).items() if before.get(p) != value}
-    assert changed == {"report.json", "scores.npz"}
+    (scored,) = map(str, (copy / "tensorboard" / "score").iterdir())
+    assert changed == {"report.json", "scores.npz", os.path.relpath(scored, copy)}
 
 
 def test_interrupted_scoring_goes_on_after_its_last_batch(
@@ -1047,7 +1071,7 @@ def terminate():
     signal.raise_signal(signal.SIGTERM)
 
 
-AFTER_A_FIGURE = (Metrics, "write_images")
+AFTER_A_FIGURE = (Metrics, "write_image")
 BEFORE_A_ROW = (Metrics, "on_epoch_end")
 IN_VALIDATION = (experiment.IWAE, "evaluate")
 AFTER_AN_EXECUTION = (training.StopWhenDiverged, "on_train_batch_end")

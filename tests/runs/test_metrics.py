@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_runs import Stop
+from small_runs import Stop, small
 
 from iwae_tf import data, files
 from iwae_tf.errors import UsageError
 from iwae_tf.runs import experiment, schedules
 from iwae_tf.runs.config import Config
-from iwae_tf.runs.metrics import Metrics
+from iwae_tf.runs.metrics import Metrics, write_outcome
 from iwae_tf.runs.rows import COLUMNS, SCALARS, lines_of, lost_epochs, parsed
 from iwae_tf.runs.run import Run
 
@@ -112,22 +112,153 @@ def test_metrics_survive_a_kill_while_they_are_written_again(
     assert [row["epoch"] for row in Run(path.parent).metrics()] == ["1"]
 
 
-@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])
-def test_pictures_of_any_channels_reach_tensorboard(model, channels, tmp_path):
+def sent(directory):
+    """What TensorBoard reads in a directory."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    image = np.random.default_rng(1).integers(0, 256, (2, 3, channels)) / 255
+    return EventAccumulator(str(directory), size_guidance={"tensors": 0}).Reload()
+
+
+def picture(tmp_path, model, image):
+    """A picture as TensorBoard shows it, in 0..1."""
     metrics = Metrics(Run(tmp_path), 2, [])
     metrics.set_model(model)
-    metrics.write_images("samples", image)
+    metrics.write_image("samples", image)
     metrics.on_train_end()
-    events = EventAccumulator(str(tmp_path / "tensorboard" / "test"))
-    (sent,) = events.Reload().Tensors("samples")
-    seen = tf.io.decode_png(sent.tensor_proto.string_val[2]).numpy() / 255
+    (event,) = sent(tmp_path / "tensorboard" / "test").Tensors("images/samples")
+    return tf.io.decode_png(event.tensor_proto.string_val[2]).numpy() / 255
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])
+def test_pictures_of_any_channels_reach_tensorboard(model, channels, tmp_path):
+    image = np.random.default_rng(1).integers(0, 256, (2, 3, channels)) / 255
+    seen = picture(tmp_path, model, image)[::200, ::200]
     want = image if channels == 3 else image.mean(-1, keepdims=True)
     assert seen.shape == want.shape
     # TensorBoard's bytes are cut off, not rounded.
     np.testing.assert_allclose(seen, want, atol=1 / 255)
+
+
+@pytest.mark.parametrize(
+    ("width", "factor"), [(89, 7), (289, 2), (329, 2), (601, 1), (1289, 1)]
+)
+def test_pictures_are_enlarged_by_whole_factors(model, width, factor, tmp_path):
+    image = np.random.default_rng(1).integers(0, 2, (2, width, 1))
+    seen = picture(tmp_path, model, image)
+    assert seen.shape == (2 * factor, width * factor, 1)
+    for y in range(factor):
+        for x in range(factor):
+            np.testing.assert_array_equal(seen[y::factor, x::factor], image)
+
+
+def test_tags_of_training_are_in_groups(model, tmp_path):
+    metrics = Metrics(Run(tmp_path), 2, [], histograms=True)
+    end_epoch(metrics, model, 1, 60)
+    metrics.on_train_end()
+    of_both = {
+        *("bound/bound", "bound/vae_elbo", "bound/iwae_elbo"),
+        *("parts/log_px", "parts/log_pz", "parts/log_qz"),
+    }
+    train, test = (
+        sent(tmp_path / "tensorboard" / part).Tags()["tensors"]
+        for part in ("train", "test")
+    )
+    assert {*test} == of_both
+    weights = {f"weights/{w.path}" for w in model.trainable_variables}
+    speed = {"speed/learning_rate", "speed/images_per_second"}
+    assert {*train} == of_both | speed | weights
+
+
+def report_of(**options):
+    """What TensorBoard's page HPARAMS needs of a report."""
+    config = small(dataset="tiny", **options)
+    return {
+        "config": config.of_run(),
+        "test": {"log_likelihood": -1.5, "elbo": -2.25, "n_samples": 7},
+        "units": [{"n_active": 3}, {"n_active": 2}],
+        "epochs": 3,
+        "steps": 180,
+        "train_seconds": 4.5,
+    }
+
+
+def hparams_page(logdir):
+    """What the page HPARAMS shows: its columns, and the rows by their names."""
+    from tensorboard.backend.event_processing.data_provider import (
+        MultiplexerDataProvider,
+    )
+    from tensorboard.backend.event_processing.plugin_event_multiplexer import (
+        EventMultiplexer,
+    )
+    from tensorboard.context import RequestContext
+    from tensorboard.plugins.base_plugin import TBContext
+    from tensorboard.plugins.hparams import api_pb2, backend_context
+    from tensorboard.plugins.hparams.get_experiment import Handler
+    from tensorboard.plugins.hparams.list_session_groups import Handler as Groups
+
+    files = EventMultiplexer().AddRunsFromDirectory(str(logdir))
+    files.Reload()
+    provider = MultiplexerDataProvider(files, str(logdir))
+    context = backend_context.Context(TBContext(data_provider=provider))
+    shared = RequestContext(), context, ""
+    columns = Handler(*shared, api_pb2.GetExperimentRequest()).run()
+    asked = api_pb2.ListSessionGroupsRequest(
+        start_index=0,
+        slice_size=9,
+        allowed_statuses=[api_pb2.STATUS_UNKNOWN],
+    )
+    rows = Groups(*shared, asked).run().session_groups
+    return columns, {row.name: row for row in rows}
+
+
+def test_hparams_page_compares_runs_by_their_options(tmp_path):
+    runs = [Run(tmp_path / name) for name in "ab"]
+    write_outcome(runs[0], report_of())
+    others = {"n_samples": 4, "schedule": "constant"}
+    init = {"init": {"objective": "dreg", "n_samples": 9}, "train_seconds": None}
+    write_outcome(runs[1], report_of(**others) | init)
+    columns, rows = hparams_page(tmp_path)
+    differ = {info.name for info in columns.hparam_infos if info.differs}
+    assert differ == {"n_samples", "schedule"}
+    metrics = ("active_units", "elbo", "log_px", "training_seconds")
+    found = [metric.name.tag for metric in columns.metric_infos]
+    assert found == [f"score/{name}" for name in metrics]
+    one, other = (rows[str(run)] for run in runs)
+    assert [m.value for m in one.metric_values] == [5, -2.25, -1.5, 4.5]
+    assert [m.value for m in other.metric_values] == [5, -2.25, -1.5]
+    assert {m.training_step for m in one.metric_values} == {180}
+    options = {name: _value(value) for name, value in one.hparams.items()}
+    given = small(dataset="tiny").of_run() | {"n_latent": "2", "n_hidden": "3"}
+    given = {name: value for name, value in given.items() if value is not None}
+    assert options == given | {"eval_samples": 7}
+    assert other.hparams["start"].string_value == "DREG k = 9"
+    assert other.hparams["learning_rate"].number_value == 1e-3
+
+
+def _value(value):
+    return getattr(value, value.WhichOneof("kind"))
+
+
+def test_options_reach_tensorboard_as_short_texts(tmp_path):
+    report = report_of()
+    report["config"] |= {"n_latent": [100, 50], "dataset": f"/{80 * 'a'}/set.npz"}
+    write_outcome(Run(tmp_path), report)
+    _, rows = hparams_page(tmp_path)
+    options = rows[str(tmp_path)].hparams
+    assert options["n_latent"].string_value == "100+50"
+    dataset = options["dataset"].string_value
+    assert len(dataset) == 60 and dataset.startswith("…a")
+    assert dataset.endswith("a/set.npz")
+
+
+def test_scores_of_tensorboard_are_replaced(tmp_path):
+    run, report = Run(tmp_path), report_of()
+    write_outcome(run, report)
+    report["test"]["log_likelihood"] = -1.25
+    write_outcome(run, report)
+    (path,) = (tmp_path / "tensorboard" / "score").iterdir()
+    (event,) = sent(path.parent).Tensors("score/log_px")
+    assert tf.make_ndarray(event.tensor_proto) == -1.25
 
 
 def test_missing_metrics_are_no_rows(tmp_path):
