@@ -191,6 +191,43 @@ def test_closing_without_a_line_prints_nothing(terminal):
     assert terminal() == ""
 
 
+SUMMARY = "test log p(x) = -84.50 ± 0.23 nats (5000 samples, 10000 images)\nELBO"
+
+
+def test_terminal_gets_lines_of_its_width_and_the_score_in_color(terminal, monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stdout", progress.sys.stdout)
+    score = "-84.50 ± 0.23"
+    progress.say(SUMMARY, score)
+    assert terminal().split("\n") == [
+        f"test log p(x) = \033[1;32m{score}\033[0m nats (5000 samples, 10000",
+        "  images)",
+        "ELBO",
+        "",
+    ]
+    monkeypatch.setenv("NO_COLOR", "1")
+    progress.say(SUMMARY, score)
+    assert f"= {score} nats" in terminal()
+    command = f"tensorboard --logdir {80 * 'x'}"
+    progress.say_as_it_is(command)
+    assert terminal() == f"{command}\n"
+
+
+def test_file_gets_lines_as_they_are(file):
+    progress.say(SUMMARY, "-84.50 ± 0.23")
+    progress.say_as_it_is("tensorboard")
+    assert file() == f"{SUMMARY}\ntensorboard\n"
+
+
+def test_silence_is_that_of_every_line(file, monkeypatch):
+    monkeypatch.setattr(progress, "_silent", False)
+    progress.silence()
+    progress.say(SUMMARY, "-84.50")
+    progress.say_as_it_is("tensorboard")
+    assert file() == ""
+
+
 class Model:
     """What a display sees of a model; `done` is set by its test."""
 

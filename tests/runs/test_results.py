@@ -9,7 +9,8 @@ from test_files import cells_of
 
 from iwae_tf.errors import UsageError
 from iwae_tf.runs import results
-from iwae_tf.runs.config import SCHEDULES
+from iwae_tf.runs.config import SCHEDULES, Config
+from iwae_tf.runs.run import Run
 
 ROOT = Path(__file__).resolve().parents[2]
 REPORT = {
@@ -162,6 +163,53 @@ def test_summary_by_hand():
         "trained in 1:01:01, scored in 0:00:59"
     )
     assert "paper" not in results.summary(report(dataset="digits"))
+
+
+FACTS = REPORT["data"] | {"n_train": 3, "n_test": 2}
+FACTS |= {"train_sha256": "a", "binarized_test_sha256": "b"}
+
+
+@pytest.mark.parametrize(
+    ("options", "facts", "figures", "lines"),
+    [
+        (
+            {},
+            {},
+            ("curves.png", "samples.gif"),
+            [
+                "figures: samples.gif, curves.png in runs/a b",
+                "TensorBoard: tensorboard --logdir runs",
+                "new samples: iwae sample 'runs/a b' --out samples.png",
+            ],
+        ),
+        (
+            {"run_dir": "runs/a b"},
+            {"image_shape": [6]},
+            (),
+            [
+                "TensorBoard: tensorboard --logdir 'runs/a b'",
+                "new samples: iwae sample 'runs/a b' --out samples.npz",
+            ],
+        ),
+        (
+            {"pretrained": "mnist_iwae_2l_k50"},
+            {},
+            (),
+            [
+                "TensorBoard: tensorboard --logdir runs",
+                "new samples: iwae sample mnist_iwae_2l_k50 --out samples.png",
+            ],
+        ),
+        ({}, {"n_context": 3}, (), ["TensorBoard: tensorboard --logdir runs"]),
+    ],
+)
+def test_next_steps_by_table(options, facts, figures, lines, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run, config = Run("runs/a b"), Config(dataset="mnist", **options)
+    with run.claimed({"config": config.of_run(), "data": FACTS | facts}):
+        for name in figures:
+            (run.directory / name).touch()
+        assert results.next_steps(run, config).split("\n") == lines
 
 
 def test_table_by_hand():

@@ -194,7 +194,8 @@ def test_shares_of_a_task_have_every_run_once_and_those_it_starts_from(
 ):
     done = []
     monkeypatch.setattr(
-        "iwae_tf.runs.experiment.run", lambda config, *_: done.append(config.run_dir)
+        "iwae_tf.runs.experiment.run",
+        lambda config, *_, **__: done.append(config.run_dir),
     )
     task = make()
     every = [str(run.directory) for run in asked(task)]
