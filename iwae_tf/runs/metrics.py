@@ -5,6 +5,7 @@ TensorBoard's tags are in groups: `bound/`, `parts/`, `units/`, `speed/`, `image
 """
 
 import contextlib
+import dataclasses
 import os
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from iwae_tf.measures.units import Units
 from iwae_tf.plots.layout import displayable
 from iwae_tf.runs import names
 from iwae_tf.runs.checkpoints import steps_done
+from iwae_tf.runs.config import Config, kind_of
 from iwae_tf.runs.rows import SCALARS, lines_of
 from iwae_tf.runs.run import Run
 from iwae_tf.runs.schedules import learning_rate_at
@@ -175,11 +177,19 @@ def write_outcome(run: Run, report: dict) -> None:
 
 
 def _options(report):
-    """The options of a run as TensorBoard takes them: numbers and short texts."""
+    """The options of a run as TensorBoard takes them: numbers and short texts.
+
+    TensorBoard finds which options differ among the runs that have them. So a text that
+    is not given is there too; a number cannot be, because a column has one type.
+    """
     values = report["config"] | {
         "epochs": report["epochs"],
         "eval_samples": report["test"]["n_samples"],
     }
+    for field in dataclasses.fields(Config):
+        if field.name in values and values[field.name] is None:
+            is_text = kind_of(field) in (str, tuple)
+            values[field.name] = "default" if is_text else None
     if "init" in report:
         values["start"] = names.trained_as(report["init"])
     return {name: _plain(v) for name, v in values.items() if v is not None}

@@ -1,6 +1,7 @@
 """Tests of iwae_tf.runs.metrics."""
 
 import csv
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -216,10 +217,12 @@ def test_hparams_page_compares_runs_by_their_options(tmp_path):
     write_outcome(runs[0], report_of())
     others = {"n_samples": 4, "schedule": "constant"}
     init = {"init": {"objective": "dreg", "n_samples": 9}, "train_seconds": None}
-    write_outcome(runs[1], report_of(**others) | init)
+    report = report_of(**others) | init
+    report["config"]["likelihood"] = "bernoulli"
+    write_outcome(runs[1], report)
     columns, rows = hparams_page(tmp_path)
     differ = {info.name for info in columns.hparam_infos if info.differs}
-    assert differ == {"n_samples", "schedule"}
+    assert differ == {"n_samples", "schedule", "likelihood"}
     metrics = ("active_units", "elbo", "log_px", "training_seconds")
     found = [metric.name.tag for metric in columns.metric_infos]
     assert found == [f"score/{name}" for name in metrics]
@@ -230,7 +233,8 @@ def test_hparams_page_compares_runs_by_their_options(tmp_path):
     options = {name: _value(value) for name, value in one.hparams.items()}
     given = small(dataset="tiny").of_run() | {"n_latent": "2", "n_hidden": "3"}
     given = {name: value for name, value in given.items() if value is not None}
-    assert options == given | {"eval_samples": 7}
+    texts = ("likelihood", "likelihood_scale", "flow_hidden", "flow_normalisation")
+    assert options == given | dict.fromkeys(texts, "default") | {"eval_samples": 7}
     assert other.hparams["start"].string_value == "DREG k = 9"
     assert other.hparams["learning_rate"].number_value == 1e-3
 
@@ -259,6 +263,23 @@ def test_scores_of_tensorboard_are_replaced(tmp_path):
     (path,) = (tmp_path / "tensorboard" / "score").iterdir()
     (event,) = sent(path.parent).Tensors("score/log_px")
     assert tf.make_ndarray(event.tensor_proto) == -1.25
+
+
+def test_full_disk_keeps_the_scores_of_tensorboard_and_is_an_error(tmp_path):
+    run, report = Run(tmp_path), report_of()
+    write_outcome(run, report)
+    directory = tmp_path / "tensorboard" / "score"
+    (before,) = directory.iterdir()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as info:
+            write_outcome(run, report)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert info.value.filename == str(directory) and before.exists()
+    write_outcome(run, report)
+    assert len([*directory.iterdir()]) == 1 and not before.exists()
 
 
 def test_missing_metrics_are_no_rows(tmp_path):
