@@ -187,9 +187,8 @@ def _options(report):
         "eval_samples": report["test"]["n_samples"],
     }
     for field in dataclasses.fields(Config):
-        if field.name in values and values[field.name] is None:
-            is_text = kind_of(field) in (str, tuple)
-            values[field.name] = "default" if is_text else None
+        if values.get(field.name, "") is None and kind_of(field) in (str, tuple):
+            values[field.name] = "default"
     if "init" in report:
         values["start"] = names.trained_as(report["init"])
     return {name: _plain(v) for name, v in values.items() if v is not None}
