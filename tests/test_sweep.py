@@ -35,7 +35,7 @@ def sweep(*flags, cwd):
         (["--grid=conditional=maybe"], "grid: must have values of the kind of cond"),
         (["--grid=n_samples=0"], "n_samples: must be at least 1, got 0"),
         (["--grid=objective=elbo"], "objective: must be one of"),
-        (["--seeds=0"], "flag --seeds=0: 0 is not an integer in the range"),
+        (["--seeds=0"], "flag --seeds=0: 0 is not a positive integer"),
         (["--only=0/2"], "only: must be i/n with i from 1 to n, got '0/2'"),
         (["--only=1/2", "--ray=local"], "ray: must be without --only"),
     ],

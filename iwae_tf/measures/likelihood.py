@@ -10,7 +10,7 @@ import numpy as np
 from iwae_tf import randomness
 from iwae_tf.errors import UsageError, check_at_least
 from iwae_tf.models import batches
-from iwae_tf.weights import StreamingLogMeanExp, jackknife
+from iwae_tf.weights import StreamingLogMeanExp, jackknife, noise_of_mean
 
 LADDER = (1, 5, 50, 500, 1000, 5000)
 _N_PARTS = 4  # of the samples, whose differences tell the noise of scoring
@@ -88,28 +88,9 @@ class Likelihood(NamedTuple):
     def scoring_error(self) -> float:
         """Standard deviation of `mean` over scoring seeds for fixed images, nats.
 
-        Estimates by halves of the samples differ by a variance that is half of what
-        those by quarters differ by, and so on to all samples, if the weights have no
-        long tails. With long tails it falls more slowly. So the ratio of what quarters
-        and halves tell is taken for the step from halves to all samples too. It is NaN
-        for fewer than 4 samples.
+        See `weights.noise_of_mean`. It is NaN for fewer than 4 samples.
         """
-        if not len(self.quarters):
-            return float("nan")
-        of_quarters = np.var(self.quarters, axis=0, ddof=1) / 4
-        first, second, third, fourth = self.quarters
-        of_halves = np.zeros_like(first)
-        for one, other in (
-            ((first, second), (third, fourth)),
-            ((first, third), (second, fourth)),
-            ((first, fourth), (second, third)),
-        ):
-            difference = np.logaddexp(*one) - np.logaddexp(*other)
-            of_halves += np.square(difference) / 4 / 3
-        if not np.any(of_quarters):
-            return 0.0
-        variance = np.sum(of_halves) ** 2 / np.sum(of_quarters)
-        return float(np.sqrt(variance) / len(first))
+        return noise_of_mean(self.quarters) if len(self.quarters) else float("nan")
 
 
 def standard_error(values: np.ndarray) -> float:

@@ -212,8 +212,9 @@ def asked(model, x, y, seed=SEED):
 def scored(model, x, y):
     """Log-likelihoods and posterior means, [b] first; the last batch is not full."""
     options = {"context": y, "batch_size": 3, "jit_compile": False}
+    scores = log_likelihood(model, x, 6, chunk=4, **options)
     return (
-        log_likelihood(model, x, 6, chunk=4, **options),
+        scores._replace(quarters=scores.quarters.T),
         model.embed(x, 6, **options),
     )
 
