@@ -165,8 +165,7 @@ class Steps(keras.Model):
         check_mask_model(objective, self.generator)
         check_at_least(1, n_samples=n_samples)
         check_at_least(0, warmup_steps=warmup_steps)
-        is_one = self.strategy.num_replicas_in_sync == 1
-        with contextlib.nullcontext() if is_one else self.strategy.scope():
+        with self.strategy.scope() if self._is_shared else contextlib.nullcontext():
             self._check_replicas(optimizer)
             super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
             self._beta = tf.Variable(beta, trainable=False, dtype=tf.float32)
@@ -189,9 +188,14 @@ class Steps(keras.Model):
         return self._strategy
 
     @property
+    def _is_shared(self):
+        """Whether several replicas share every batch."""
+        return self.strategy.num_replicas_in_sync > 1
+
+    @property
     def distribute_strategy(self):
         """What Keras distributes data by; see `replicas.WholeBatches`."""
-        if self.strategy.num_replicas_in_sync == 1:
+        if not self._is_shared:
             return super().distribute_strategy
         return replicas.WholeBatches()
 
@@ -275,7 +279,7 @@ class Steps(keras.Model):
         """See `keras.Model.make_train_function`; refuses images out of range too."""
         if force or self.train_function is None:
             is_ours = type(self).train_step is Steps.train_step
-            if self.strategy.num_replicas_in_sync > 1:
+            if self._is_shared:
                 of_shares = replicas.of_shares(
                     self, lambda share, n_before: self.train_step(share)
                 )
@@ -290,7 +294,7 @@ class Steps(keras.Model):
     def make_test_function(self, force=False):
         """See `make_train_function`."""
         if force or self.test_function is None:
-            if self.strategy.num_replicas_in_sync > 1:
+            if self._is_shared:
                 function = self._test_of_shares()
             else:
                 super().make_test_function(force=True)
@@ -322,7 +326,7 @@ class Steps(keras.Model):
         """See `make_train_function`."""
         if force or self.predict_function is None:
             jit_compile = self.jit_compile
-            if self.strategy.num_replicas_in_sync > 1:
+            if self._is_shared:
                 self.jit_compile = False  # XLA reaches the variables of one device only
             super().make_predict_function(force=True)
             self.jit_compile = jit_compile

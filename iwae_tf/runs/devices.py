@@ -10,7 +10,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from iwae_tf.errors import UsageError, WorkerLost
-from iwae_tf.rules import check_device, check_shares
+from iwae_tf.rules import check_device
 from iwae_tf.runs.programs import own_cores
 
 # What an operation that waits for another worker ends with if that one has ended.
@@ -49,14 +49,6 @@ class Devices(NamedTuple):
         return (
             contextlib.nullcontext() if self.n_replicas == 1 else self.strategy.scope()
         )
-
-    def check_batch_size(self, batch_size: int) -> None:
-        """Checks that all devices get equal shares of a batch.
-
-        Raises:
-          UsageError: if not.
-        """
-        check_shares(batch_size, self.n_replicas)
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:

@@ -57,7 +57,7 @@ def run(
       WorkerLost: if another worker has ended.
     """
     devices = use(config.device, config.devices, is_alone=bool(config.shard))
-    devices.check_batch_size(config.batch_size)
+    rules.check_shares(config.batch_size, devices.n_replicas)
     with devices.together():
         return _run(config, images, watch, is_one_of_many, devices)
 

@@ -54,7 +54,7 @@ def score(
     means = [likelihood.mean]
     for i, x_test in enumerate(others, 1):
         other = sets._replace(x_test=x_test)
-        means.append(_likelihood(run, model, config, other, name=f"other-{i}").mean)
+        means.append(_likelihood(run, model, config, other, number=i).mean)
     layers = unit_statistics(model, config, sets, directory=_units(run))
     path = run.directory / "scores.npz"
     write_arrays(path, **likelihood.arrays())
@@ -107,7 +107,7 @@ def share(
         _likelihood(run, model, config, sets, share)
         for i, x_test in enumerate(others, 1):
             other = sets._replace(x_test=x_test)
-            _likelihood(run, model, config, other, share, f"other-{i}")
+            _likelihood(run, model, config, other, share, i)
     if share.has_batches(n_test, rules.TEST_BATCH):
         unit_statistics(model, config, sets, directory=_units(run), share=share)
     n_annealed = min(n_scored, config.ais_images)
@@ -126,17 +126,18 @@ def _units(run):
     return run.directory / "scoring" / "units"
 
 
-def _likelihood(run, model, config, sets, share=batches.WHOLE, name=""):
+def _likelihood(run, model, config, sets, share=batches.WHOLE, number=0):
     """Estimates log p(x) of the images, or of a share of them.
 
-    The parts are kept in the directory `scoring`, those of other images under a name.
+    The parts are kept in the directory `scoring`, those of other binarisations than the
+    first one, which has number 0, in a directory of their own there.
     """
     places = _places(config, sets)
     n_images = len(places)
     of_set = "validation" if config.validation else "test"
     what = f"scoring {n_images} {of_set} images with {config.eval_samples} samples each"
-    if name:
-        what += f", binarisation {int(name.removeprefix('other-')) + 1}"
+    if number:
+        what += f", binarisation {number + 1}"
     if share.n > 1:
         what += f", share {share.first + 1} of {share.n}"
     with shown(what, n_images) as on_progress:
@@ -151,7 +152,7 @@ def _likelihood(run, model, config, sets, share=batches.WHOLE, name=""):
             ladder={*LADDER, config.n_groups * config.n_samples},
             with_jackknife=config.jackknife,
             context=sets.context_test[places] if sets.n_context else None,
-            directory=run.directory / "scoring" / name,
+            directory=run.directory / "scoring" / (f"other-{number}" if number else ""),
             share=share,
         )
 

@@ -110,25 +110,26 @@ class Task:
         config = dataclasses.replace(self.config, dataset=images.name, **options)
         run_dir = self.directory / f"{names.run_name(config)}-e{config.epochs}"
         config = dataclasses.replace(config, run_dir=str(run_dir))
-        is_own = self.is_own(self._jobs.get(config.init_from))
-        self._jobs[str(run_dir)] = self._last
-        if is_own:
+        job = self._jobs.get(config.init_from)
+        self._jobs[str(run_dir)] = self._next() if job is None else job
+        if self._is_of_share(self._jobs[str(run_dir)]):
             experiment.run(config, images, watch, is_one_of_many=True)
         return Run(run_dir) if self.only is None else _Elsewhere(run_dir)
 
-    def is_own(self, number: int | None = None) -> bool:
-        """Whether the next job of the task is one to do now.
+    def is_own(self) -> bool:
+        """Whether the next job of the task, which is no run, is one to do now."""
+        return self._is_of_share(self._next())
 
-        Args:
-          number: number of an earlier job that it has to be done with.
-        """
-        if number is None:
-            number, self.n_jobs = self.n_jobs, self.n_jobs + 1
-        self._last = number
+    def _next(self):
+        """The number of the next job."""
+        self.n_jobs += 1
+        return self.n_jobs - 1
+
+    def _is_of_share(self, job):
         if self.only is None:
             return True
         first, n = self.only
-        return number % n == first
+        return job % n == first
 
     def check_whole(self) -> None:
         """Checks that all jobs of the task are done.
