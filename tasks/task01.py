@@ -63,10 +63,8 @@ def look(run, x, number):
     )[0]
     sir_mean = resampled[:, 0].numpy().mean(axis=0)
 
-    whole, near = (
-        np.array(iwae_tf.inspection.limits_of_mass(model, x, outside=outside))
-        for outside in (1e-4, 1e-2)
-    )
+    whole = np.array(iwae_tf.inspection.limits_of_mass(model, x))
+    near = np.array(iwae_tf.inspection.limits_of_mass(model, x, outside=1e-2))
     of_q = draws.zs[0][:, 0].numpy()
     of_both = [near[:, 0], near[:, 1], *np.quantile(of_q, (0.001, 0.999), axis=0)]
     far = np.stack([np.min(of_both, axis=0), np.max(of_both, axis=0)], axis=1)

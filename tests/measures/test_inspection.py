@@ -366,7 +366,7 @@ def test_limits_hold_the_closed_form_mass_and_little_more(scale, z):
     generator, model = tilted(scale)
     x = image_at(generator, z)
     (mean,), covariance = generator.posterior_moments(x[None])
-    limits = inspection.limits_of_mass(model, x)
+    limits = inspection.limits_of_mass(model, x, outside=1e-4)
     sd = np.sqrt(np.diag(covariance))
     for (low, high), m, s in zip(limits, mean, sd, strict=True):
         marginal = scipy.stats.norm(m, s)
@@ -386,6 +386,26 @@ def test_limits_may_leave_out_more_of_the_closed_form_mass(outside):
         assert marginal.cdf(high) - marginal.cdf(low) >= 1 - outside
         # A rim of a tenth at either end, and a cell.
         assert high - low <= 1.3 * np.diff(marginal.interval(1 - outside))
+
+
+def test_limits_hold_a_far_mode_whose_mass_is_small_but_not_its_variance(
+    tiny, binary, monkeypatch
+):
+    # The trained model with two latents has such posteriors.
+    model, mass, sd = tiny(n_latent=(2,)), 5e-5, 0.03
+    places = np.array([[1.6, -0.7], [-0.2, -0.7]])
+
+    def log_joint(x, zs, context=None):
+        squares = tf.reduce_sum((zs[0] - places.astype(np.float32)) ** 2, axis=-1)
+        modes = np.log([1 - mass, mass]) - squares / (2 * sd**2)
+        return tf.reduce_logsumexp(modes, axis=-1, keepdims=True)
+
+    monkeypatch.setattr(model, "log_joint", log_joint)
+    x = binary(1)[0]
+    grid = inspection.posterior_on_grid(model, x, inspection.limits_of_mass(model, x))
+    between = np.diff(places, axis=0)[0]
+    want = sd**2 * np.eye(2) + mass * (1 - mass) * np.outer(between, between)
+    np.testing.assert_allclose(grid.covariance(), want, rtol=1e-3, atol=1e-8)
 
 
 def test_widest_is_how_far_from_zero_limits_are_looked_for():
