@@ -14,6 +14,7 @@ from iwae_tf import cli, plots
 from iwae_tf.runs import results
 
 N_DRAWS = 5000  # number of draws from q, for SNIS and SIR
+N_SEEDS = 20  # number of estimates of log p(x), each by as many draws
 N_SHOWN = 300
 N_PICTURES = 10
 
@@ -33,10 +34,11 @@ def main(task):
         print(f"image {place + 1} of {len(chosen)}: {sheets[-1]}", flush=True)
     plots.animate(sheets, task.path(".gif"), 2.0)
     header = (
-        "test image | log p(x), grid | by 5,000 samples | ESS | mean on the grid | "
-        "SNIS mean, error in SE | SIR mean, error in SE"
+        "test image | log p(x), grid | by 5,000 samples | of 20 seeds: lowest to "
+        "highest | ESS | mean on the grid | SNIS mean, error in SE | SIR mean, error "
+        "in SE"
     )
-    table = results.markdown(header, "--:|--:|--:|--:|---|---|---", rows)
+    table = results.markdown(header, "--:|--:|--:|--:|--:|---|---|---", rows)
     task.finish(table, title=run.title)
 
 
@@ -49,27 +51,28 @@ def one_of_each(labels):
 
 def look(run, x, number):
     """The figure and the row of the table for one image."""
+    inspection, seed_of = iwae_tf.inspection, iwae_tf.randomness.seed_of
     model, images = run.model, x[None]
     seed = run.figure_seed(int(number))
     draws = model.draw(images, N_DRAWS, seed)
     ess = float(iwae_tf.weights.effective_sample_size(draws.log_w())[0])
     log_px = float(iwae_tf.weights.log_mean_exp(draws.log_w())[0])
-    snis, error = (
-        of(draws)[0][0].numpy()
-        for of in (iwae_tf.inspection.snis_mean, iwae_tf.inspection.snis_standard_error)
-    )
-    resampled = iwae_tf.inspection.sir(
-        draws, N_DRAWS, iwae_tf.randomness.seed_of(seed, 1)
-    )[0]
+    copies = np.repeat(images, N_SEEDS, axis=0)
+    of_seeds = model.draw(copies, N_DRAWS, seed_of(seed, 2))
+    log_pxs = iwae_tf.weights.log_mean_exp(of_seeds.log_w()).numpy()
+    extremes = f"{log_pxs.min():.2f} to {log_pxs.max():.2f}"
+    snis = inspection.snis_mean(draws)[0][0].numpy()
+    error = inspection.snis_standard_error(draws)[0][0].numpy()
+    resampled = inspection.sir(draws, N_DRAWS, seed_of(seed, 1))[0]
     sir_mean = resampled[:, 0].numpy().mean(axis=0)
 
-    whole = np.array(iwae_tf.inspection.limits_of_mass(model, x))
-    near = np.array(iwae_tf.inspection.limits_of_mass(model, x, outside=1e-2))
+    whole = np.array(inspection.limits_of_mass(model, x))
+    near = np.array(inspection.limits_of_mass(model, x, outside=1e-2))
     of_q = draws.zs[0][:, 0].numpy()
     of_both = [near[:, 0], near[:, 1], *np.quantile(of_q, (0.001, 0.999), axis=0)]
     far = np.stack([np.min(of_both, axis=0), np.max(of_both, axis=0)], axis=1)
     grid, shown, wide = (
-        iwae_tf.inspection.posterior_on_grid(model, x, square(box))
+        inspection.posterior_on_grid(model, x, square(box))
         for box in (whole, near, far)
     )
     log_q = model.weigh(images, wide.cells).log_qz.numpy()
@@ -97,12 +100,12 @@ def look(run, x, number):
         caption=(
             f"effective sample size {ess:,.0f} of {N_DRAWS:,} · E[z|x] by SNIS "
             f"{point(snis)} ± {point(error)}, on the grid {point(mean)}\n"
-            f"log p(x) = {log_px:.2f} nats by {N_DRAWS:,} samples of q, "
-            f"{grid.log_px:.2f} on the grid"
+            f"log p(x) = {log_px:.2f} nats by {N_DRAWS:,} samples of q, {extremes} "
+            f"with {N_SEEDS} other seeds, {grid.log_px:.2f} on the grid"
         ).replace("-", "\N{MINUS SIGN}"),
     )
-    row = (number, f"{grid.log_px:.2f}", f"{log_px:.2f}", f"{ess:,.0f}", point(mean))
-    return figure, (*row, *estimates)
+    row = (number, f"{grid.log_px:.2f}", f"{log_px:.2f}", extremes, f"{ess:,.0f}")
+    return figure, (*row, point(mean), *estimates)
 
 
 def square(box):
