@@ -7,7 +7,7 @@ imports TensorFlow, and nothing outside imports matplotlib.
 from iwae_tf.plots.curves import Panel, line_sheet, training_curves
 from iwae_tf.plots.files import animate, read_png, save
 from iwae_tf.plots.latents import posterior_sheet
-from iwae_tf.plots.layout import Figure
+from iwae_tf.plots.layout import SHRINK, Figure
 from iwae_tf.plots.panels import Histogram, Scatter, histogram_sheet, scatter_sheet
 from iwae_tf.plots.sheets import (
     Block,
@@ -19,6 +19,7 @@ from iwae_tf.plots.sheets import (
 )
 
 __all__ = (
+    "SHRINK",
     "Block",
     "Figure",
     "Histogram",

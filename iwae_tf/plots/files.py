@@ -13,7 +13,7 @@ from iwae_tf.plots.layout import Figure, literal_text
 _GREY_LEVELS = (64, 32, 16, 8, 4, 2)  # tried until the GIF is below _GIF_BYTES
 _COLORS = (255, 128, 64, 32, 16, 8)  # numbers of colours, tried likewise
 _SAMPLE = 100_000  # number of pixels that a palette is made from
-_GIF_BYTES = 3_000_000
+_GIF_BYTES = 1_000_000
 
 
 @literal_text
@@ -33,28 +33,34 @@ def animate(
     png_paths: Sequence[str | os.PathLike],
     gif_path: str | os.PathLike,
     seconds_per_frame: float = 0.8,
+    shrink: int = 1,
 ) -> None:
     """Join PNGs into one endless GIF that pauses at its last frame.
 
-    It is grey if all frames are grey. Otherwise all frames share one palette.
+    It is grey if all frames are grey. Otherwise all frames share one palette. It has
+    fewer greys or colours than the frames if it would be larger than one megabyte.
 
     Args:
       png_paths: the frames in order; smaller ones are padded with white on the right
           and below.
       gif_path: the file to write or to replace, in a folder that exists.
       seconds_per_frame: time per frame; the last one stays three times as long.
+      shrink: each square of this many pixels becomes one pixel, their mean. Frames of
+        8 inches have a width for pages on the web if it is 2 or 3.
 
     Raises:
-      ValueError: If there are no frames or they last less than 0.02 s, which
-          browsers do not follow.
+      ValueError: If there are no frames, `shrink` is below 1, or frames last less than
+          0.02 s, which browsers do not follow.
     """
     if not len(png_paths):
         raise ValueError("png_paths must hold at least one PNG, got 0 paths")
+    if shrink < 1:
+        raise ValueError(f"shrink must be at least 1, got {shrink}")
     if not seconds_per_frame >= 0.02:
         raise ValueError(
             f"seconds_per_frame must be at least 0.02, got {seconds_per_frame}"
         )
-    images = [_open(path) for path in png_paths]
+    images = [_open(path).reduce(shrink) for path in png_paths]
     color = any(image.mode == "RGB" for image in images)
     size = tuple(np.max([image.size for image in images], axis=0).tolist())
     frames = [Image.new("RGB" if color else "L", size, "white") for _ in images]

@@ -9,13 +9,16 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as _Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 DPI = 224
 WIDTH = 8 * DPI  # width of a sheet; this and the next two are in output pixels
 MARGIN = 18
-TOP = 140  # space for the title and the titles of the panels
+TOP = 141  # space for the title and the titles of the panels; a multiple of SHRINK
 GREY = 0.5
+SHRINK = 3  # sheets of samples can be reduced this many times and stay sharp
+_HANDLE = 140  # width of a symbol of a legend and the space around it
 # Colours of Okabe and Ito: blue, vermillion, green, purple, orange, sky blue, black.
 COLORS = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"
 _DASHES = "-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1, 1, 1))
@@ -75,7 +78,7 @@ def sheet(width: int, height: int, title: str, labels: int = 0) -> tuple[Figure,
     total = max(WIDTH, labels + width + 2 * MARGIN)
     size = np.array([total, TOP + height + MARGIN])
     figure = Figure(figsize=size / DPI, dpi=DPI)
-    left = (total - width + labels) // 2
+    left = (total - width + labels) // 2 // SHRINK * SHRINK
     figure.suptitle(
         title,
         x=(left + width / 2) / total,
@@ -112,6 +115,17 @@ def text_size(texts: Iterable[str], points: float, room: float) -> float:
             break
         points *= room / width
     return points
+
+
+def figure_legend(figure: Figure, handles: Sequence[Line2D]) -> None:
+    """One legend for all panels of a figure, below them."""
+    width = text_width([str(handle.get_label()) for handle in handles], 9)
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=max(1, int(0.95 * figure.bbox.width // (width + _HANDLE))),
+        fontsize=9,
+    )
 
 
 def add_axes(

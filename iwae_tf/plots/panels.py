@@ -18,10 +18,10 @@ from iwae_tf.plots.layout import (
     WIDTH,
     Figure,
     check_rows,
+    figure_legend,
     literal_text,
     log_axis,
     text_size,
-    text_width,
     title_size,
 )
 
@@ -32,7 +32,6 @@ _MARKS = [
     for color in (*COLORS, "#F0E442", "#AA3377", "#BBBBBB")
 ]
 _LEGEND = 10  # with more labels there is no legend
-_HANDLE = 140  # width in output pixels of a symbol and the space around it
 _HALO = [withStroke(linewidth=3, foreground="white")]
 _BINS = 30
 
@@ -127,7 +126,7 @@ def scatter_sheet(rows: Sequence[Sequence[Scatter]], title: str) -> Figure:
             Line2D([], [], marker=marker, color=color, linestyle="", label=name)
             for name, (marker, color) in marks.items()
         ]
-        _legend(figure, handles)
+        figure_legend(figure, handles)
     figure.draw_without_rendering()
     for texts in numbers:
         _spread(texts)
@@ -138,6 +137,9 @@ def scatter_sheet(rows: Sequence[Sequence[Scatter]], title: str) -> Figure:
 def histogram_sheet(rows: Sequence[Sequence[Histogram]], title: str) -> Figure:
     """Draw panels of histograms, such as the activity of units, with common bins.
 
+    Panels with the same label of the x axis, unless it is empty, have the same bins and
+    share both axes.
+
     Args:
       rows: the panels of each row, with the same number in every row but the last,
           which may have fewer.
@@ -145,8 +147,8 @@ def histogram_sheet(rows: Sequence[Sequence[Histogram]], title: str) -> Figure:
 
     Returns:
       figure: the panels in rows and columns. Groups of the same name have the same
-        style in all panels. A note below an axis gives the number of values of zero and
-        below, which the leftmost bin counts.
+        style in all panels; there is no legend for a single name. A note below an axis
+        gives the number of values of zero and below, which the leftmost bin counts.
 
     Raises:
       ValueError: If there are no panels, the rows differ in length, values are not
@@ -160,35 +162,57 @@ def histogram_sheet(rows: Sequence[Sequence[Histogram]], title: str) -> Figure:
     grid = list(grid)
     for axes in grid[len(panels) :]:
         axes.remove()
+    found = [dict(_groups(f"of panel {i}", panel)) for i, panel in enumerate(panels)]
+    alike = [_alike(panel, i) for i, panel in enumerate(panels)]
+    firsts, highest = {}, {}
     for i, (axes, panel) in enumerate(zip(grid, panels, strict=False)):
-        groups = dict(_groups(f"of panel {i}", panel))
-        edges = _bins(f"of panel {i}", panel, list(groups.values()))
+        groups, first = found[i], firsts.setdefault(alike[i], axes)
+        every = [
+            values
+            for other, key in zip(found, alike, strict=True)
+            if key == alike[i]
+            for values in other.values()
+        ]
+        edges = _bins(f"of panel {i}", panel, every)
         xlabel = panel.xlabel
         below = sum((values <= 0).sum() for values in groups.values())
         if panel.log and below:
             xlabel += f"\n(leftmost bin: {below} values ≤ 0, too)"
         _name(axes, (panel.title, xlabel, panel.ylabel), n_columns)
-        highest = 1
         for name, values in groups.items():
             counts, _ = np.histogram(values.clip(edges[0], edges[-1]), edges)
             color = styles[name]["color"]
             axes.stairs(counts, edges, fill=True, alpha=0.15, color=color)
             axes.stairs(counts, edges, label=name, linewidth=1.5, **styles[name])
-            highest = max(highest, counts.max())
+            highest[first] = max(highest.get(first, 1), counts.max())
         if panel.log:
             axes.set_xscale("log")
+        if axes is not first:
+            axes.sharex(first)
+            axes.sharey(first)
+            if i % n_columns:
+                axes.tick_params(axis="y", labelleft=False)
+                axes.set_ylabel("")
+        elif panel.log:
             log_axis(axes.xaxis, [edges], 300 / n_columns, max(3, 10 // n_columns))
-        axes.set(xlim=edges[[0, -1]], ylim=(0, 1.2 * highest))
-        axes.yaxis.set_major_locator(
+        first.set(xlim=edges[[0, -1]], ylim=(0, 1.2 * highest.get(first, 1)))
+        first.yaxis.set_major_locator(
             MaxNLocator(5, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1)
         )
         axes.spines[["top", "right"]].set_visible(False)
         if panel.threshold is not None:
             _mark(axes, panel.threshold, panel.threshold < edges[_BINS // 2])
     handles = [Line2D([], [], label=name, **style) for name, style in styles.items()]
-    if handles:
-        _legend(figure, handles)
+    if len(handles) > 1:
+        figure_legend(figure, handles)
     return figure
+
+
+def _alike(panel: Histogram, place: int) -> tuple:
+    """What panels have in common that share their bins."""
+    if not panel.xlabel:
+        return (place,)
+    return panel.xlabel, panel.ylabel, panel.log, panel.threshold
 
 
 def _filled(rows: Sequence[Sequence[Histogram]]) -> list[list[Histogram | None]]:
@@ -215,16 +239,6 @@ def _name(axes: Axes, texts: tuple[str, str, str], n_columns: int) -> None:
     axes.set_title(texts[0], loc="left", fontsize=title)
     axes.set_xlabel(texts[1], fontsize=min(10, labels[0]))
     axes.set_ylabel(texts[2], fontsize=min(10, labels[1]))
-
-
-def _legend(figure: Figure, handles: Sequence[Line2D]) -> None:
-    width = text_width([str(handle.get_label()) for handle in handles], 9)
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=max(1, int(0.95 * WIDTH // (width + _HANDLE))),
-        fontsize=9,
-    )
 
 
 def _finite(name: str, panel: Scatter) -> tuple[np.ndarray, np.ndarray]:

@@ -14,6 +14,7 @@ from iwae_tf.plots.layout import (
     DPI,
     GREY,
     MARGIN,
+    SHRINK,
     TOP,
     WIDTH,
     Figure,
@@ -29,6 +30,7 @@ from iwae_tf.plots.layout import (
 _LABELS = 100  # width for the names of rows; all three are in output pixels
 _TITLE = 60  # height for the title of a block
 _COLUMN_NAMES = 42
+_COLUMNS = 10  # of samples above their means
 MISSING = np.array([0.35, 0.6, 0.95])  # colour of missing pixels
 
 
@@ -85,24 +87,41 @@ def sample_sheet(samples: np.ndarray, means: np.ndarray, title: str) -> Figure:
       title: a description of the run.
 
     Returns:
-      figure: two panels of the same grid, samples on the left, means on the right.
+      figure: two panels of the same grid, samples to the left of the means or above
+        them, whichever shows them larger. One pixel of an image is a square of a whole
+        number of pixels, and a multiple of `SHRINK` if there is room, so that the sheet
+        can be reduced that many times and stays sharp.
 
     Raises:
       ValueError: If an argument breaks a rule of `montage` or the shapes differ.
     """
     samples, means = _check_pair(samples=samples, means=means)
-    n_columns = math.ceil(math.sqrt(len(samples)))
+    n = len(samples)
+    # with columns: [panels across, panels down]
+    grids = {math.ceil(math.sqrt(n)): (2, 1), min(n, _COLUMNS): (1, 2)}
     kind = "binary samples" if np.isin(samples, (0, 1)).all() else "samples"
-    panels = {
-        f"{kind} x ~ p(x|z)": montage(samples, n_columns),
-        "mean images E[x|z]": montage(means, n_columns),
-    }
-    height, width = panels["mean images E[x|z]"].shape[:2]
-    scale = _scale(2 * width, height, WIDTH - 3 * MARGIN)
-    figure, left = sheet(2 * width * scale + MARGIN, height * scale, title)
-    for label, panel in panels.items():
-        image_axes(figure, panel, left, TOP, scale).set_title(label, fontsize=11)
-        left += width * scale + MARGIN
+    texts = f"{kind} x ~ p(x|z)", "mean images E[x|z]"
+
+    def scale_of(n_columns):
+        height, width = montage(means, n_columns).shape[:2]
+        across, down = grids[n_columns]
+        room = WIDTH - (across + 1) * MARGIN
+        return _scale(across * width, down * height, room)
+
+    n_columns = max(grids, key=scale_of)
+    across, down = grids[n_columns]
+    panels = [montage(part, n_columns) for part in (samples, means)]
+    scale = scale_of(n_columns)
+    scale = max(1, round(scale / SHRINK)) * SHRINK if scale > 1 else scale
+    height, width = (side * scale for side in panels[0].shape[:2])
+    total = across * width + (across - 1) * MARGIN
+    step = height + _TITLE
+    figure, left = sheet(total, height + (down - 1) * step, title)
+    for i, (text, panel) in enumerate(zip(texts, panels, strict=True)):
+        at = (
+            (left + i * (width + MARGIN), TOP) if across > 1 else (left, TOP + i * step)
+        )
+        image_axes(figure, panel, *at, scale).set_title(text, fontsize=11)
     return figure
 
 

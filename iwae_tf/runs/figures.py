@@ -12,7 +12,7 @@ from iwae_tf.runs.metrics import Metrics
 from iwae_tf.runs.rows import best_of
 from iwae_tf.runs.run import Run
 
-N_SAMPLES_SHOWN = 100
+N_SAMPLES_SHOWN = 40
 N_RECONSTRUCTIONS_SHOWN = 50
 N_FEATURES_SHOWN = 12
 N_DRAWN = 1000  # number of vectors, at most, whose marginals are shown
@@ -161,7 +161,7 @@ def draw(this: Run, model: IWAE, config: Config, sets: data.Sets) -> None:
         sheet = _scatters(*reconstructions(model, config, sets, N_DRAWN), title)
     plots.save(sheet, this.directory / "reconstructions.png")
     if rows:
-        curves = plots.training_curves(rows, title)
+        curves = plots.training_curves(rows, title, config.n_samples)
         plots.save(curves, this.directory / "curves.png")
     _arrange(this.directory / "figures", config, last)
     frames = [
@@ -170,4 +170,4 @@ def draw(this: Run, model: IWAE, config: Config, sets: data.Sets) -> None:
         if path.name <= _page(last, config)
     ]
     if frames:
-        plots.animate(frames, this.directory / "samples.gif")
+        plots.animate(frames, this.directory / "samples.gif", shrink=plots.SHRINK)

@@ -34,6 +34,40 @@ _PLACED = (
     "jit",
     "seed",
 )
+# What titles and legends have in place of the values of options.
+_DATASETS = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "omniglot": "Omniglot"}
+_OBJECTIVES = {
+    "vae_elbo": "VAE",
+    "vae_elbo_kl": "VAE with closed-form KL",
+    "iwae_elbo": "IWAE",
+    "iwae_eq14": "IWAE by equation 14",
+    "miwae": "MIWAE",
+    "piwae": "PIWAE",
+    "combination": "ELBO and IWAE combined",
+    "stl": "sticking the landing",
+    "dreg": "DReG",
+    "rws_dreg": "reweighted wake-sleep, DReG",
+}
+_MODELS = {
+    "burda": "",
+    "vae60": "60 latents",
+    "tvae_affine": "spatial transformer, affine",
+    "tvae_tps": "spatial transformer, spline",
+    "dense": "dense networks",
+    "gated": "gated convolutions",
+    "resnet": "residual networks",
+}
+_OF_DATA = {
+    "continuous_bernoulli": "continuous Bernoulli",
+    "gaussian": "Gaussian",
+    "student_t": "Student t",
+    "discretized_logistic": "discretised logistic",
+    "scale_entry": "a scale for each entry",
+    "scale_feature": "a scale for each feature",
+    "scale_shared": "a shared scale",
+    "missing": "missing entries",
+    "missing_with_mask": "missing entries, mask given",
+}
 
 
 def run_name(config: Config) -> str:
@@ -104,17 +138,13 @@ def _shortened(name):
 
 
 def caption(config: Config) -> str:
-    """A description of a run in one line, for titles."""
-    mixed = config.combination_beta is not None
+    """A description of a run in one line, in words, for titles."""
     return line(
-        f"{config.dataset}{' given y' if config.conditional else ''}",
-        config.objective,
+        f"{dataset(config.dataset)}{' given y' if config.conditional else ''}",
+        trained_as(dataclasses.asdict(config)),
         networks(config),
-        f"m = {config.n_groups}" if config.n_groups > 1 else "",
-        f"ELBO × {config.combination_beta:g}" if mixed else "",
-        *(part.replace("_", " ") for part in _of_data(config)),
+        *(_OF_DATA.get(part, part) for part in _of_data(config)),
         "validation" if config.validation else "",
-        f"k = {config.n_samples}",
         schedule(config),
         f"seed {config.seed}",
     )
@@ -136,16 +166,38 @@ def _of_data(config):
     ]
 
 
+def dataset(name: str) -> str:
+    """The name of a data set for titles, such as MNIST."""
+    return _DATASETS.get(name, name)
+
+
+def objective(name: str, beta: float | None = None) -> str:
+    """The name of an objective for titles and legends, such as IWAE for `iwae_elbo`.
+
+    Args:
+      name: an objective of `Config`.
+      beta: the weight of the ELBO in a combination, if it is known.
+    """
+    if beta is not None:
+        return f"{beta:g} ELBO + {1 - beta:g} IWAE"
+    return _OBJECTIVES[name]
+
+
+def model(name: str) -> str:
+    """The name of networks for titles and legends; "" for those of Burda et al."""
+    return _MODELS[name]
+
+
 def networks(config: Config) -> str:
     """A description of the networks of a run, for titles."""
     layers = config.stochastic_layers
     text = f"{layers} {'layer' if layers == 1 else 'layers'}"
     if config.model != "burda":
-        text = config.model
+        text = model(config.model)
     if config.feature_maps:
         text += f", {config.feature_maps} maps"
     if config.n_bounded:
-        text += f", tanh on {config.n_bounded}"
+        text += f", tanh on {config.n_bounded} means"
     if config.precision != "float32":
         text += f", {config.precision}"
     if config.n_flows:
@@ -155,9 +207,10 @@ def networks(config: Config) -> str:
 
 def flows(n: int, normalisation: str | None) -> str:
     """The number of flow steps, and their normalisation if it is not the paper's."""
+    text = "1 flow step" if n == 1 else f"{n} flow steps"
     if normalisation in (None, "weight"):
-        return f"{n} flows"
-    return f"{n} flows with {normalisation.replace('none', 'no')} normalisation"
+        return text
+    return f"{text} with {normalisation.replace('none', 'no')} normalisation"
 
 
 def epochs(n: int, best: int | None = None) -> str:
@@ -171,7 +224,8 @@ def schedule(config: Config) -> str:
     """The schedule and its learning rate; "" for the paper's schedule."""
     if config.schedule == "burda":
         return ""
-    return f"{config.schedule} rate {config.learning_rate:g}"
+    of_schedule = {"fast": "fast schedule,", "constant": "constant"}[config.schedule]
+    return f"{of_schedule} rate {config.learning_rate:g}"
 
 
 def line(*parts: str) -> str:
@@ -180,10 +234,16 @@ def line(*parts: str) -> str:
 
 
 def trained_as(options: Mapping) -> str:
-    """The objective and the k of a run, such as IWAE k = 5.
+    """The objective of a run, its groups and its k, such as IWAE, k = 5.
 
     Args:
-      options: a mapping with `objective` and `n_samples`.
+      options: a mapping with `objective` and `n_samples`, and perhaps `n_groups` and
+        `combination_beta`.
     """
-    objective = options["objective"].removesuffix("_elbo").upper()
-    return f"{objective} k = {options['n_samples']}"
+    groups = options.get("n_groups", 1)
+    parts = (
+        objective(options["objective"], options.get("combination_beta")),
+        f"m = {groups}" if groups > 1 else "",
+        f"k = {options['n_samples']}",
+    )
+    return ", ".join(filter(None, parts))

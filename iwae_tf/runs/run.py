@@ -425,7 +425,6 @@ class Run:
         return (
             names.trained_as(report["config"])
             + (f" after {names.trained_as(init)}" if init else ""),
-            f"m = {config.n_groups}",
             names.networks(config),
             names.epochs(report["epochs"], report.get("best_epoch")),
             names.schedule(config) or "the paper's schedule",

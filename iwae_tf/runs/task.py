@@ -178,16 +178,22 @@ class Task:
     @property
     def title(self) -> str:
         """A title that says what all runs of the task share."""
+        of_data = names.dataset(self.images.name)
         if self.given:
-            s = "s" * (len(self.given) > 1)
-            return f"{self.images.name} · {len(self.given)} given run{s}"
+            *traits, _ = zip(*(run.traits for run in self.given), strict=True)
+            shared = [column[0] for column in traits if len({*column}) == 1]
+            return names.line(of_data, *shared)
         start = self.config.init_from
+        if start:
+            start = (
+                f"from the weights of {names.trained_as(Run(start).report['config'])}"
+            )
         return names.line(
-            self.images.name,
+            of_data,
             names.epochs(self.config.epochs),
             names.schedule(self.config),
             f"seed {self.config.seed}",
-            f"from {Path(start).name}" if start else "",
+            start or "",
         )
 
     def path(self, suffix: str) -> Path:
