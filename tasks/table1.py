@@ -44,7 +44,7 @@ def panels(reports, ks):
             of_paper = [results.paper_value(reports[key]) for key in keys]
             curves[name] = ks, scores
             if None not in of_paper:
-                curves[f"{name}, paper"] = ks, of_paper
+                curves[f"{name} in the paper"] = ks, of_paper
         title = "one layer" if layers == 1 else "two layers"
         found.append(plots.Panel(title, "k", "test log p(x) (nats per image)", curves))
     return found

@@ -32,7 +32,7 @@ def main(task):
         plots.save(figure, sheets[-1])
         rows.append(row)
         print(f"image {place + 1} of {len(chosen)}: {sheets[-1]}", flush=True)
-    plots.animate(sheets, task.path(".gif"), 2.0)
+    plots.animate(sheets, task.path(".gif"), 2.0, shrink=2)
     header = (
         "test image | log p(x), grid | by 5,000 samples | of 20 seeds: lowest to "
         "highest | ESS | mean on the grid | SNIS mean, error in SE | SIR mean, error "

@@ -9,7 +9,7 @@ current weights. In theory, DReG has the smaller variance only near the optimum.
 
 import iwae_tf
 from iwae_tf import cli, files, plots
-from iwae_tf.runs import results
+from iwae_tf.runs import names, results
 
 ESTIMATORS = ("iwae_elbo", "dreg")
 N_IMAGES = 20  # number of test images whose gradient is drawn
@@ -51,11 +51,11 @@ def sheet(runs, title):
         curves, spread = {}, {}
         for objective in ESTIMATORS:
             _, metrics, measured = runs[k, objective]
-            curves[objective] = (
+            curves[names.objective(objective)] = (
                 [int(row["epoch"]) for row in metrics],
                 [float(row["test_bound"]) for row in metrics],
             )
-            spread[objective] = (
+            spread[names.objective(objective)] = (
                 [point["epoch"] for point in measured],
                 [point[objective] for point in measured],
             )
@@ -63,9 +63,7 @@ def sheet(runs, title):
             plots.Panel(f"k = {k}", "epoch", "test bound (nats per image)", curves)
         )
         variances.append(
-            plots.Panel(
-                f"k = {k}", "epoch", "variance of the encoder's gradient", spread, "y"
-            )
+            plots.Panel("", "epoch", "variance of the encoder's gradient", spread, "y")
         )
     return plots.line_sheet([bounds, variances], title)
 

@@ -51,7 +51,7 @@ def main(task):
         figure, rows = look(values, task.images.test_labels, title)
         frames.append(task.path(f"-epoch{epoch:06}.png"))
         plots.save(figure, frames[-1])
-    plots.animate(frames, task.path(".gif"))
+    plots.animate(frames, task.path(".gif"), shrink=2)
     header = "latent | size | explained by component 1 | by 2 | median ESS"
     rule = "---|--:|--:|--:|--:"
     task.finish(results.markdown(header, rule, rows), figure, run.title)

@@ -64,7 +64,7 @@ def samples(run, images):
     ]
     means = np.stack([mean for _, mean in grid])
     prior = "p(z|y)" if run.config.conditional_prior else "p(z)"
-    title = f"mean images E[x|z, y], z from {prior} with one noise for each column"
+    title = f"mean images E[x|z, y], z from {prior}, the same noise in each column"
     return plots.Block(title, names, means)
 
 

@@ -10,7 +10,7 @@ start from the weights of one run.
 
 from iwae_tf import cli, plots
 from iwae_tf.errors import check_at_least
-from iwae_tf.runs import results
+from iwae_tf.runs import names, results
 
 BUDGET = 64
 MIXTURE = 0.5  # weight of the ELBO in the combination
@@ -37,29 +37,38 @@ def main(task):
         )
         for objective, m, k in (RUNS[::3] if task.is_smoke else RUNS)
     }
-    rows, curves = [], {}
+    rows = []
     for (objective, m, k), run in runs.items():
         if objective == "vae_elbo":  # which is MIWAE with groups of one sample
             m, k = BUDGET, 1
-        curves[f"{objective} ({m}, {k})"] = (
-            [int(row["epoch"]) for row in run.metrics()],
-            [float(row["test_iwae_elbo"]) for row in run.metrics()],
-        )
         bound = run.report["test"]["bounds"][str(BUDGET)]
         score = results.estimate(run.report)
         rows.append((f"`{objective}`", m, k, f"{bound:.2f}", score))
+    header = f"objective | m | k | test IWAE-{BUDGET} | test log p(x)"
+    table = results.markdown(header, "---|--:|--:|--:|---", rows)
+    task.finish(table, sheet(runs, task.title))
+
+
+def sheet(runs, title):
+    """The bounds of all objectives, with MIWAE and PIWAE in a panel each."""
+    curves = {}
+    for (objective, m, k), run in runs.items():
+        mixed = MIXTURE if objective == "combination" else None
+        m, k = (BUDGET, 1) if objective == "vae_elbo" else (m, k)
+        curves[f"{names.objective(objective, mixed)}, m = {m}, k = {k}"] = (
+            [int(row["epoch"]) for row in run.metrics()],
+            [float(row["test_iwae_elbo"]) for row in run.metrics()],
+        )
     panels = [
         plots.Panel(
-            f"{family.upper()}, (m, k)",
+            f"{family}: m groups of k samples",
             "epoch",
             f"test IWAE-{BUDGET} bound (nats per image)",
             {c: xy for c, xy in curves.items() if not c.startswith(other)},
         )
-        for family, other in (("miwae", "piwae"), ("piwae", "miwae"))
+        for family, other in (("MIWAE", "PIWAE"), ("PIWAE", "MIWAE"))
     ]
-    header = f"objective | m | k | test IWAE-{BUDGET} | test log p(x)"
-    table = results.markdown(header, "---|--:|--:|--:|---", rows)
-    task.finish(table, plots.line_sheet([panels], task.title))
+    return plots.line_sheet([panels], title)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,10 @@ while the rest stay at the posterior mean of one image.
 import numpy as np
 
 import iwae_tf
-from iwae_tf import cli, plots
-from iwae_tf.runs import results
+from iwae_tf import cli, plots, rules
+from iwae_tf.runs import names, results
 
-MODELS = ("vae60", "tvae_affine", "tvae_tps")
+MODELS = {"vae60": "no transformer", "tvae_affine": "affine", "tvae_tps": "spline"}
 # Each model, and how many of its posterior means go through tanh.
 NETWORKS = [(model, 0) for model in MODELS] + [("tvae_affine", 6), ("tvae_tps", 18)]
 # MNIST, 50 epochs of AdaDelta: github.com/XavierXiao/IWAE-with-Transformation.
@@ -49,13 +49,17 @@ def main(task):
         last,
         lambda run: run.model.generator.sample_latents(N_IMAGES, run.figure_seed(2)),
     )
-    pages = {f"-{model}": traversals(last[model], task.x_test) for model in MODELS[1:]}
+    pages = {
+        f"-{model}": traversals(last[model], task.x_test) for model in rules.WARPED
+    }
     pages[""] = [
         block("test images x, means of z, u ~ q(z, u|x)", {"x": x} | drawn),
         block("means of samples", sampled),
     ]
     for suffix, blocks in pages.items():
-        page = plots.image_table(blocks, f"{task.title} · IWAE, k = {many}")
+        networks = names.model(suffix[1:]) if suffix else "spatial transformers"
+        title = f"{task.title} · IWAE, k = {many} · {networks}"
+        page = plots.image_table(blocks, title)
         plots.save(page, task.path(f"{suffix}.png"))
     task.finish(table(runs, task.images.name == "mnist"))
 
@@ -65,9 +69,10 @@ def pictures(runs, latents_of):
     rows = {}
     for model, run in runs.items():
         zs, generator = latents_of(run), run.model.generator
+        called = MODELS[model]
         if model != "vae60":
-            rows[f"{model}, upright"] = generator.upright_image(zs).numpy()
-        rows[model] = generator.mean(zs).numpy()
+            rows[f"{called}, upright"] = generator.upright_image(zs).numpy()
+        rows[called] = generator.mean(zs).numpy()
     return rows
 
 
@@ -87,7 +92,7 @@ def traversals(run, x_test):
             for unit in units
         }
 
-    columns = [f"{value:+.1f}" for value in VALUES]
+    columns = [f"{value:g}".replace("-", "\N{MINUS SIGN}") for value in VALUES]
     of_placing, of_image = moved("u", placing, placing[0]), moved("z", others)
     return [
         block("each latent of the placing, the others held", of_placing, columns),

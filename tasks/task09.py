@@ -13,7 +13,7 @@ import numpy as np
 
 import iwae_tf
 from iwae_tf import cli, plots, rules
-from iwae_tf.runs import results
+from iwae_tf.runs import names, results
 
 N_FLOWS = (0, 8)
 N_IMAGES = 10
@@ -32,7 +32,7 @@ def main(task):
         options = {"n_latent": (8,)} | (SMOKE_AIS if is_annealed else {})
     for n_flows in N_FLOWS:
         of_flow = {} if n_flows else dict.fromkeys(rules.FLOWS)
-        runs[f"{n_flows} steps" if n_flows else "no flow"] = task.run(
+        runs[names.flows(n_flows, None) if n_flows else "no flow"] = task.run(
             objective="vae_elbo", n_samples=1, n_flows=n_flows, **of_flow, **options
         )
     x = task.x_test[iwae_tf.data.spread(len(task.x_test), N_IMAGES)]
@@ -47,7 +47,7 @@ def main(task):
             ("means of samples", samples),
         )
     ]
-    title = f"{task.title} · {task.config.model}{task.config.feature_maps or ''}"
+    title = f"{task.title} · VAE, {names.networks(task.config)}"
     plots.save(plots.image_table(blocks, title), task.path("-images.png"))
     is_published = task.images.name == "mnist" and task.config.model == "resnet"
     task.finish(table(runs, is_annealed, is_published), curves(runs, title), title)
@@ -75,7 +75,7 @@ def table(runs, is_annealed, is_published):
     test = next(iter(runs.values())).report["test"]
     if is_published:
         elbo, log_px = (f"{value:.2f}" for value in PUBLISHED)
-        name = "published: 64 maps, 8 steps"
+        name = "published: 64 maps, 8 flow steps"
         rows[name] = {"test ELBO": elbo, scored(test): log_px}
     header = list(next(iter(rows.values())))
     return results.markdown(

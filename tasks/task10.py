@@ -13,6 +13,7 @@ import iwae_tf
 from iwae_tf import cli, files, measures, plots
 from iwae_tf.runs import names, results
 
+ACTIVITY = "Var_x(E_q[u|x]) of a unit u"
 N_SCORED_AGAIN = 1000  # number of test images scored without inactive units
 
 
@@ -24,9 +25,11 @@ def main(task):
         task.require(run, not run.config.conditional, "a run without labels")
         layers = iwae_tf.units.statistics(run.model, task.x_test, seed=run.config.seed)
         groups = {f"z{level}": layer.activity for level, layer in enumerate(layers, 1)}
-        title = f"{name}\n{names.epochs(run.report['epochs'])}"
+        epochs = names.epochs(run.report["epochs"])
+        is_told = len({run.report["epochs"] for run in runs}) == 1 or epochs in name
+        title = name if is_told else f"{name}\n{epochs}"
         panels.append(
-            plots.Histogram(title, "activity", groups, iwae_tf.units.ACTIVE_ABOVE)
+            plots.Histogram(title, ACTIVITY, groups, iwae_tf.units.ACTIVE_ABOVE)
         )
         rows.append(
             (

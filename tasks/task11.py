@@ -16,7 +16,7 @@ import numpy as np
 
 import iwae_tf
 from iwae_tf import cli, files, plots
-from iwae_tf.runs import results
+from iwae_tf.runs import names, results
 from iwae_tf.runs.progress import Progress
 
 GROUPS = 8
@@ -62,20 +62,31 @@ def slope(ks, ratios):
 
 
 def label(name):
-    """The name of a curve."""
+    """The name of a row of the table."""
     return f"{name}, m = {GROUPS}" if name in ("miwae", "piwae") else name
 
 
+def called(name):
+    """The name of a curve."""
+    groups = f", m = {GROUPS}" if name in ("miwae", "piwae") else ""
+    return f"{names.objective(name)}{groups}"
+
+
+def signed(number):
+    """A number with its sign."""
+    return f"{number:+.2f}".replace("-", "\N{MINUS SIGN}")
+
+
 def sheet(ks, ratios, title):
-    """One panel for each network, with the slopes in the legend."""
+    """One panel for each network, with the slopes at the ends of the curves."""
     panels = []
-    for network, called in NETWORKS.items():
+    for network, part in NETWORKS.items():
         curves = {
-            f"{label(name)}: slope {slope(ks, ratio):+.2f}": (ks, ratio)
+            f"{called(name)}: slope {signed(slope(ks, ratio))}": (ks, ratio)
             for name, ratio in ratios[network].items()
         }
         axes = ("k, samples per image and group", "signal-to-noise ratio")
-        panels.append(plots.Panel(f"{called}'s gradient", *axes, curves, "xy"))
+        panels.append(plots.Panel(f"{part}'s gradient", *axes, curves, "xy"))
     return plots.line_sheet([panels], title)
 
 

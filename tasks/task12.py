@@ -16,11 +16,11 @@ from iwae_tf.runs import names, results
 from iwae_tf.runs.progress import clock
 
 RECIPES = {
-    "fast": {},
-    "Adam": {"optimizer": "adam", "learning_rate": 3e-3},
-    "batch of 100": {"batch_size": 100, "learning_rate": 3e-3},
+    "fast recipe": {},
+    "Adam, not Muon": {"optimizer": "adam", "learning_rate": 3e-3},
+    "batches of 100": {"batch_size": 100, "learning_rate": 3e-3},
     "k from the start": {"grow_samples": False},
-    "as in the paper": {
+    "the paper's recipe": {
         "schedule": "burda",
         "optimizer": "adam",
         "learning_rate": None,
@@ -51,9 +51,12 @@ def main(task):
         for name, options in RECIPES.items()
     }
     config = task.config
-    title = (
-        f"{task.images.name} · {names.epochs(config.epochs)} · seed {config.seed} · "
-        f"k = {config.n_samples} · {n_held} images held out"
+    title = names.line(
+        names.dataset(task.images.name),
+        names.epochs(config.epochs),
+        f"seed {config.seed}",
+        f"IWAE, k = {config.n_samples}",
+        f"{n_held:,} images held out",
     )
     task.finish(table(runs), sheet(runs, title), title)
 
@@ -99,7 +102,7 @@ def sheet(runs, title):
 
 def table(runs):
     """What each recipe reaches and how long it takes."""
-    fast = runs["fast"].report["test"]["log_likelihood"]
+    fast = runs["fast recipe"].report["test"]["log_likelihood"]
     rows = []
     for name, run in runs.items():
         value, rate = run.report["test"]["log_likelihood"], run.config.learning_rate

@@ -43,6 +43,7 @@ def quarter(shape, rng):
 
 
 PATTERNS = {"half": half, "quarter": quarter}
+WORDS = {"half": "half of the pixels", "quarter": "a quarter of every image"}
 
 
 def main(task):
@@ -110,10 +111,10 @@ def block(run, pattern, x, truth, k):
     x = x[chosen]
     draws = iwae_tf.inspection.impute_samples(run.model, x, N_SAMPLES, N_DRAWS)
     mean = iwae_tf.inspection.impute(run.model, x, N_SAMPLES).mean
-    rows = {"observed": x}
+    rows = {"x, observed": x}
     rows |= {f"imputed {i + 1}": draw for i, draw in enumerate(draws)}
-    rows |= {"mean": mean, "whole": truth[chosen]}
-    title = f"{pattern} missing (blue), IWAE k = {k}"
+    rows |= {"mean imputed": mean, "x, whole": truth[chosen]}
+    title = f"{WORDS[pattern]} missing (blue), IWAE, k = {k}"
     shown = plots.missing_in_blue(np.stack(list(rows.values())))
     return plots.Block(title, list(rows), shown)
 

@@ -53,7 +53,7 @@ def main(task):
             bits = f"{test['bits_per_dimension']:.3f}"
             score = results.estimate(run.report)
             rows.append((images.name, "IWAE", layers, k, score, bits))
-        blocks.append(block(run, images, f"{layers} layers, k = {k}"))
+        blocks.append(block(run, images, f"IWAE, k = {k}, {layers} layers"))
     header = "data | model | layers | k | test log p(x) | bits per dimension"
     table = results.markdown(header, "---|---|--:|--:|--:|--:", rows)
     config = task.config
@@ -103,9 +103,9 @@ def block(run, images, title):
     samples, means = run.model.sample(N_SHOWN, run.figure_seed(2))
     rows = {
         "x": x,
-        "E[x|z]": run.model.reconstruct(x, run.figure_seed(1)).numpy(),
-        "samples": samples.numpy(),
-        "means": means.numpy(),
+        "E[x|z], z ~ q(z|x)": run.model.reconstruct(x, run.figure_seed(1)).numpy(),
+        "samples x ~ p(x|z)": samples.numpy(),
+        "their means E[x|z]": means.numpy(),
     }
     return plots.Block(
         f"{images.name}, {title}", list(rows), np.stack(list(rows.values()))

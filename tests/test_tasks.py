@@ -46,18 +46,18 @@ ROWS = {  # of the table that each task writes
         for k in (1, 3)
     ],
     "task06": [
-        rf"\| {name} k = {k} \| -\d\d\.\d\d \| {SCORE} \| \d+ of 50 \|"
+        rf"\| {name}, k = {k} \| -\d\d\.\d\d \| {SCORE} \| \d+ of 50 \|"
         for name, k in (("VAE", 1), ("VAE", 3), ("IWAE", 3))
     ],
     "task10": [
         rf"\| {name} \| 1 \| \d+ \| — \| {SCORE} \| — \| [+-]\d\.\d{{3}} ± \d\.\d{{3}} "
         rf"\(360 images\) \|"
         for name in (
-            "VAE k = 1",
-            "IWAE k = 2",
-            "IWAE k = 3",
-            "IWAE k = 3 after VAE k = 1",
-            "VAE k = 1 after IWAE k = 3",
+            "VAE, k = 1",
+            "IWAE, k = 2",
+            "IWAE, k = 3",
+            "IWAE, k = 3, after VAE, k = 1",
+            "VAE, k = 1, after IWAE, k = 3",
         )
     ],
 }
@@ -66,11 +66,11 @@ ROWS["task12"] = [
     rf"\| {name} \| {optimizer} \| {rate} \| {batch} \| {steps} \| 0:\d\d:\d\d \| "
     rf"{SCORE} \| [+-]\d+\.\d\d \|"
     for name, optimizer, rate, batch, steps in (
-        ("fast", "muon", r"0\.012", 800, 1),
-        ("Adam", "adam", r"0\.003", 800, 1),
-        ("batch of 100", "muon", r"0\.003", 100, 13),
+        ("fast recipe", "muon", r"0\.012", 800, 1),
+        ("Adam, not Muon", "adam", r"0\.003", 800, 1),
+        ("batches of 100", "muon", r"0\.003", 100, 13),
         ("k from the start", "muon", r"0\.012", 800, 1),
-        ("as in the paper", "adam", "the paper's", 20, 64),
+        ("the paper's recipe", "adam", "the paper's", 20, 64),
     )
 ]
 ROWS["task08"] = [
@@ -124,7 +124,7 @@ ROWS["task09"] = [
     rf"\| {posterior} \| -[34]\d\.\d\d \| {BOUND} \| {SCORE} \| {BOUND} \| "
     rf"{BOUND} \| "
     r"[+-]\d\.\d\d ± \d\.\d\d \| -?\d\.\d{3} ± \d\.\d{3} \|"
-    for posterior in ("no flow", "8 steps")
+    for posterior in ("no flow", "8 flow steps")
 ]
 ROWS["table1"] = [
     rf"\| digits \| `{name}` \| {layers} \| {k} \| 1 \| fast \| 123 \| {score} "
@@ -192,7 +192,8 @@ def test_smoke_makes_a_figure_and_a_table_and_a_second_start_trains_nothing(
         run, *_ = sorted(directory.glob("digits-*/"))
         given = ("--smoke", "--schedule=fast", f"--init_from={run}", "--task_dir=from")
         again = start(name, *given, cwd=tmp_path)
-        assert f" · fast rate 0.012 · seed 123 · from {run.name}\n" in again.stdout
+        title = " · fast schedule, rate 0.012 · seed 123 · from the weights of one "
+        assert f"{title}0.5 ELBO + 0.5 IWAE, k = 64\n" in again.stdout
         reports = [*(tmp_path / "from").glob("digits-*/report.json")]
         assert len(reports) == len(ROWS[name])
         for path in reports:

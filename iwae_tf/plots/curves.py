@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from iwae_tf.plots.layout import (
@@ -28,7 +27,7 @@ _CURVES = {
     "train_bound": {"color": COLORS[0], "linestyle": "-"},
     "test_bound": {"color": COLORS[1], "linestyle": "--"},
 }
-_MARKED_POINTS = 100  # curves with more points have no markers
+_MARKED_POINTS = 30  # curves with more points have no markers
 _GREY = "0.35"
 
 
@@ -64,7 +63,9 @@ def training_curves(
     figure = Figure(figsize=(8, 4.5), dpi=DPI, layout="constrained")
     figure.suptitle(title, fontsize=title_size(title))
     axes = figure.add_subplot(xlabel="epoch", ylabel="bound (nats per image)")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.xaxis.set_major_locator(
+        MaxNLocator(steps=[1, 2, 5, 10], integer=True, min_n_ticks=1)
+    )
     axes.set_xlim(epochs.min() - 0.5, epochs.max() + 0.5)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
@@ -161,7 +162,8 @@ def line_sheet(rows: Sequence[Sequence[Panel]], title: str) -> Figure:
         if "y" not in panel.log:
             _note_below(axes, curves, panel.xlabel)
     if len(names) > 1:
-        _legend(figure, styles)
+        lines = {line.get_label(): line for axes in grid.flat for line in axes.lines}
+        figure_legend(figure, list(lines.values()))
     return figure
 
 
@@ -220,7 +222,9 @@ def _share(
     if name in panel.log:
         log_axis(axis, [curve[name == "y"] for curve in curves])
     elif name == "x":
-        axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axis.set_major_locator(
+            MaxNLocator(steps=[1, 2, 5, 10], integer=True, min_n_ticks=1)
+        )
     elif curves:
         ranges = [_range(drawn) for _, _, drawn in group if drawn]
         lows, highs = zip(*ranges, strict=True)
@@ -239,14 +243,6 @@ def _label_outer(name: str, group: Sequence[tuple[tuple[int, int], Axes]]) -> No
         if name == "x" and below:
             axes.tick_params(axis="x", which="both", labelbottom=False)
             axes.set_xlabel("")
-
-
-def _legend(figure: Figure, styles: Mapping[str, Mapping]) -> None:
-    handles = [
-        Line2D([], [], label=name, marker="o", markersize=3, **style)
-        for name, style in styles.items()
-    ]
-    figure_legend(figure, handles)
 
 
 def _column(rows: Sequence[Mapping[str, object]], key: str) -> np.ndarray:
@@ -319,5 +315,5 @@ def _note_below(
     if y.min() < axes.get_ylim()[0]:
         at = x[y.argmin()]
         place = f"epoch {at:.0f}" if xlabel == "epoch" else f"x = {at:.2g}"
-        note = f"lowest value {_number(y.min())} ({place}) not shown"
+        note = f"lowest, {_number(y.min())} at {place}, not shown"
         axes.set_title(note, loc="right", fontsize=8, color=_GREY)

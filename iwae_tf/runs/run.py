@@ -424,7 +424,7 @@ class Run:
         config, init = records.config_of(report), report.get("init")
         return (
             names.trained_as(report["config"])
-            + (f" after {names.trained_as(init)}" if init else ""),
+            + (f", after {names.trained_as(init)}" if init else ""),
             names.networks(config),
             names.epochs(report["epochs"], report.get("best_epoch")),
             names.schedule(config) or "the paper's schedule",

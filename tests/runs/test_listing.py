@@ -105,7 +105,7 @@ def test_start_and_best_epoch_have_columns_if_a_run_has_them(tmp_path):
     write(tmp_path / "b", report(**early) | {"init": init, "best_epoch": 31})
     a, b = listing.table(tmp_path, sort="name")
     assert (a["after"], a["best_epoch"]) == (None, None)
-    assert (b["after"], b["best_epoch"]) == ("VAE k = 1", 31)
+    assert (b["after"], b["best_epoch"]) == ("VAE, k = 1", 31)
 
 
 def test_options_have_columns_if_they_differ_among_the_rows(runs):
