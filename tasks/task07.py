@@ -61,7 +61,7 @@ def sheet(runs, title):
         )
     panels = [
         plots.Panel(
-            f"{family}: m groups of k samples",
+            f"{family}: m groups of k",
             "epoch",
             f"test IWAE-{BUDGET} bound (nats per image)",
             {c: xy for c, xy in curves.items() if not c.startswith(other)},

@@ -21,8 +21,8 @@ from iwae_tf.plots.layout import (
     title_size,
 )
 
-_OUTSIDE = 0.05  # this part of the values of a curve may lie below the y axis
-_LONGER = 1.5  # unless the axis gets at most this many times as long with all of them
+_OUTSIDE = 0.1  # this part of the values of a curve may lie below the y axis
+_LONGER = 1.25  # unless the axis gets at most this many times as long with all of them
 _CURVES = {
     "train_bound": {"color": COLORS[0], "linestyle": "-"},
     "test_bound": {"color": COLORS[1], "linestyle": "--"},
@@ -37,9 +37,10 @@ def training_curves(
 ) -> Figure:
     """Draw the training and test bound over epochs.
 
-    The y axis reaches down to all values of a curve but the lowest twentieth, and at
-    least but one: those of the first epochs, as a rule. It reaches down to them too if
-    it gets no more than half as long again. The last value of a curve is always shown.
+    The y axis reaches down to all values of a curve but the lowest tenth, which are
+    those of the first epochs as a rule, and at least but one. It reaches down to these
+    too if that makes it no more than a quarter longer. The last value of a curve is
+    always shown.
 
     Args:
       rows: one mapping per epoch, as `csv.DictReader` reads metrics.csv: "epoch",
@@ -89,7 +90,8 @@ def training_curves(
         if len(stages) > 1:
             high += 0.1 * (high - low)  # room for the names of the stages
         axes.set_ylim(low, high)
-        _note_below(axes, curves, "epoch")
+        note = _note_below(axes, curves, "epoch")
+        axes.set_title(note, loc="right", fontsize=8, color=_GREY)
     else:
         axes.set_yticks([])
     if len(stages) > 1:
@@ -160,7 +162,16 @@ def line_sheet(rows: Sequence[Sequence[Panel]], title: str) -> Figure:
             _label_outer(name, [(places[i], grid.flat[i]) for i in group])
     for axes, panel, curves in zip(grid.flat, panels, drawn, strict=True):
         if "y" not in panel.log:
-            _note_below(axes, curves, panel.xlabel)
+            axes.annotate(
+                _note_below(axes, curves, panel.xlabel),
+                (1, 0),
+                xycoords="axes fraction",
+                xytext=(-4, 4),
+                textcoords="offset points",
+                ha="right",
+                fontsize=8,
+                color=_GREY,
+            )
     if len(names) > 1:
         lines = {line.get_label(): line for axes in grid.flat for line in axes.lines}
         figure_legend(figure, list(lines.values()))
@@ -300,20 +311,20 @@ def _range(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[float, floa
 
 
 def _most(values: np.ndarray) -> float:
-    """The lowest value but the lowest twentieth, and but one; of two, the lowest."""
+    """The lowest value but the lowest tenth, and at least one; of two, the lowest."""
     left_out = math.ceil(_OUTSIDE * len(values)) if len(values) > 2 else 0
     return np.sort(values)[left_out]
 
 
 def _note_below(
     axes: Axes, curves: Sequence[tuple[np.ndarray, np.ndarray]], xlabel: str
-) -> None:
-    """Say which value is the lowest one if it lies below the axis."""
+) -> str:
+    """Which value is the lowest one, if it lies below the axis; otherwise ""."""
     if not curves:
-        return
+        return ""
     x, y = np.concatenate(curves, axis=1)
-    if y.min() < axes.get_ylim()[0]:
-        at = x[y.argmin()]
-        place = f"epoch {at:.0f}" if xlabel == "epoch" else f"x = {at:.2g}"
-        note = f"lowest, {_number(y.min())} at {place}, not shown"
-        axes.set_title(note, loc="right", fontsize=8, color=_GREY)
+    if y.min() >= axes.get_ylim()[0]:
+        return ""
+    at = x[y.argmin()]
+    place = f"epoch {at:.0f}" if xlabel == "epoch" else f"x = {at:.2g}"
+    return f"the lowest value, {_number(y.min())} at {place}, is not shown"

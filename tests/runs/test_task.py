@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from iwae_tf import data
+from iwae_tf import data, rules
 from iwae_tf.errors import UsageError
 from iwae_tf.runs import names
 from iwae_tf.runs.config import Config
@@ -71,7 +71,7 @@ def test_run_of_a_task_is_named_scored_at_its_own_k_and_found_again(trained, cap
     assert (again.directory, again.report) == (run.directory, run.report)
     out = capsys.readouterr().out
     assert "finished earlier" in out and "tensorboard" not in out
-    caption = "noise · piwae · 1 layer · m = 3 · k = 2 · seed 123"
+    caption = "noise · PIWAE, m = 3, k = 2 · 1 layer · seed 123"
     assert run.title == f"{caption} · 1 epoch"
     assert [row["epoch"] for row in run.metrics()] == ["1"]
     assert run.model.posterior.n_latent == (2,)
@@ -82,26 +82,45 @@ def test_run_of_a_task_is_named_scored_at_its_own_k_and_found_again(trained, cap
 def test_names_of_runs_tell_labels_and_starts():
     config = Config(dataset="noise", conditional=True)
     assert names.run_name(config) == "noise-iwae_elbo-1l-y-k5-s123"
-    assert names.caption(config).startswith("noise given y · iwae_elbo · 1 layer")
+    assert names.caption(config).startswith("noise given y · IWAE, k = 5 · 1 layer")
     mixture = Config(objective="combination", combination_beta=0.25, dataset="noise")
     assert names.run_name(mixture) == "noise-combination-1l-b0.25-k5-s123"
-    assert " · 1 layer · ELBO × 0.25 · k = 5 · " in names.caption(mixture)
+    assert "noise · 0.25 ELBO + 0.75 IWAE, k = 5 · " in names.caption(mixture)
     config = dataclasses.replace(config, conditional_prior=True, init_from="a/b")
     assert names.run_name(config) == "noise-iwae_elbo-1l-yprior-k5-s123-from-b"
 
 
 def test_titles_tell_a_schedule_that_is_not_the_papers(make):
     config = Config(dataset="noise", schedule="constant", learning_rate=0.01)
-    assert names.caption(config).endswith("k = 5 · constant rate 0.01 · seed 123")
+    assert names.caption(config).endswith("1 layer · constant rate 0.01 · seed 123")
     title = make(schedule="constant").title
     assert title == "noise · 1 epoch · constant rate 0.001 · seed 123"
+
+
+def test_titles_have_words_in_place_of_the_names_of_options(make, trained):
+    for field, known in (("objective", rules.OBJECTIVES), ("model", rules.MODELS)):
+        words = [getattr(names, field)(name) for name in known]
+        assert len({*words}) == len(words) and not any("_" in word for word in words)
+    config = Config(dataset="fashion_mnist", model="tvae_affine", n_bounded=6)
+    title = "Fashion-MNIST · IWAE, k = 5 · spatial transformer, affine, tanh on 6 means"
+    assert names.caption(config) == f"{title} · seed 123"
+    options = {"likelihood": "gaussian", "likelihood_scale": "feature"}
+    config = Config(dataset="mnist", binarization="none", n_samples=1, **options)
+    text = "MNIST · IWAE, k = 1 · 1 layer · Gaussian · a scale for each feature · "
+    assert names.caption(config).startswith(text)
+    run = trained[1]
+    task = make(schedule="constant", init_from=str(run.directory))
+    assert task.title.endswith(" · from the weights of one PIWAE, m = 3, k = 2")
 
 
 def test_given_runs_are_taken_if_they_are_of_the_same_images(make, trained, tmp_path):
     _, run = trained
     task = make(given=[run])
     assert task.only_given().report == run.report
-    assert task.title == "noise · 1 given run"
+    assert task.title == f"{run.title}".replace(
+        "1 layer · seed 123 · 1 epoch",
+        "1 layer · 1 epoch · the paper's schedule · seed 123",
+    )
     assert make().only_given() is None
     with pytest.raises(UsageError, match="^run_dir: must be one run .* got 2$"):
         make(given=2 * [run]).only_given()
@@ -135,24 +154,24 @@ def test_labels_say_what_tells_runs_apart(tmp_path, monkeypatch):
         run("g", init={"objective": "vae_elbo", "n_samples": 1}),
         run("h", objective="miwae", n_groups=2),
     ]
-    alike = "IWAE k = 3, 2 epochs, the paper's schedule"
+    alike = "IWAE, k = 3, 2 epochs, the paper's schedule"
     assert Task.labels(runs) == [
-        "VAE k = 5",
-        "IWAE k = 5",
-        "IWAE k = 3, 1 epoch",
+        "VAE, k = 5",
+        "IWAE, k = 5",
+        "IWAE, k = 3, 1 epoch",
         f"{alike}, {tmp_path / 'd'}",
-        "IWAE k = 3, 2 epochs, constant rate 0.01",
+        "IWAE, k = 3, 2 epochs, constant rate 0.01",
         f"{alike}, {tmp_path / 'f'}",
-        "IWAE k = 5 after VAE k = 1",
-        "MIWAE k = 5",
+        "IWAE, k = 5, after VAE, k = 1",
+        "MIWAE, m = 2, k = 5",
     ]
     groups = run("i", objective="miwae", n_groups=4)
     assert Task.labels([runs[-1], groups]) == [
-        "MIWAE k = 5, m = 2",
-        "MIWAE k = 5, m = 4",
+        "MIWAE, m = 2, k = 5",
+        "MIWAE, m = 4, k = 5",
     ]
     layers = [runs[1], run("j", stochastic_layers=2, seed=1)]
-    assert Task.labels(layers) == ["IWAE k = 5, 1 layer", "IWAE k = 5, 2 layers"]
+    assert Task.labels(layers) == ["IWAE, k = 5, 1 layer", "IWAE, k = 5, 2 layers"]
 
 
 def test_task_asks_what_a_given_run_must_be(trained):
