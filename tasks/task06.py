@@ -68,8 +68,8 @@ def traverse(run, name, x_test):
         for unit in narrowest
     ]
     return plots.Block(
-        f"{name}: one unit is moved, those of the least posterior variance",
-        [f"unit {unit}, {layer.variance[unit]:.3f}" for unit in narrowest],
+        f"{name}: the units of the least posterior variance, from −2 to 2",
+        [f"unit {unit}, variance {layer.variance[unit]:.3f}" for unit in narrowest],
         np.stack(images),
         [f"{value:g}".replace("-", "\N{MINUS SIGN}") for value in VALUES],
     )

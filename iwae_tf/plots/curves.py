@@ -327,4 +327,4 @@ def _note_below(
         return ""
     at = x[y.argmin()]
     place = f"epoch {at:.0f}" if xlabel == "epoch" else f"x = {at:.2g}"
-    return f"the lowest value, {_number(y.min())} at {place}, is not shown"
+    return f"lowest value: {_number(y.min())} at {place}"

@@ -330,7 +330,7 @@ def test_first_epochs_do_not_flatten_the_rest(n_epochs):
     place = -(-n_epochs // 10)
     if n_epochs > 5:  # otherwise the only test value is of epoch 1
         assert train[place] - 2 - 0.1 * (high - low) < low <= train[place]
-        lowest = f"the lowest value, {train[0] - 2:.2f} at epoch 1, is not shown"
+        lowest = f"lowest value: {train[0] - 2:.2f} at epoch 1"
         note = axes.get_title(loc="right")
         assert note == lowest.replace("-", "\N{MINUS SIGN}")
 
@@ -340,7 +340,7 @@ def test_a_late_spike_does_not_flatten_the_rest():
     values[30] = -1e6
     axes = plots.training_curves(rows_of(values), TITLE).axes[0]
     assert axes.get_ylim()[0] > -115
-    assert axes.get_title(loc="right").startswith("the lowest value, −1000000.00 at ")
+    assert axes.get_title(loc="right").startswith("lowest value: −1000000.00 at ")
 
 
 def test_a_gentle_curve_is_shown_whole_and_without_a_note():
@@ -703,7 +703,7 @@ def test_line_sheet_says_where_what_it_does_not_show_lies(xlabel, first, place):
     curves = {"a": (x, [-900.0, *np.linspace(-100, -90, 19)])}
     sheet = plots.line_sheet([[plots.Panel("A", xlabel, "nats", curves, "x")]], TITLE)
     (note,) = (text.get_text() for text in sheet.axes[0].texts if text.get_text())
-    assert note == f"the lowest value, −900.00 at {place}, is not shown"
+    assert note == f"lowest value: −900.00 at {place}"
 
 
 def test_line_sheet_writes_plain_numbers_on_logarithmic_axes(tmp_path):
