@@ -185,9 +185,8 @@ class Task:
             return names.line(of_data, *shared)
         start = self.config.init_from
         if start:
-            start = (
-                f"from the weights of {names.trained_as(Run(start).report['config'])}"
-            )
+            start = names.trained_as(Run(Path(start)).record["config"])
+            start = f"from the weights of one {start}"
         return names.line(
             of_data,
             names.epochs(self.config.epochs),
