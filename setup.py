@@ -7,17 +7,27 @@ from setuptools import setup
 
 HERE = Path(__file__).parent
 INIT = HERE.joinpath("iwae_tf/__init__.py").read_text("utf-8")
+CITATION = HERE.joinpath("CITATION.cff").read_text("utf-8")
+ADDRESS = re.search(r"^repository-code: (\S+)$", CITATION, re.MULTILINE)
+
+# A package index shows the README without the files that it links to. So it is given no
+# paragraph with a picture of the repository, and links to the web only.
+README = HERE.joinpath("README.md").read_text("utf-8")
+README = re.sub(r"(?m)^!\[[^]]*\]\((?!https:).*\n(.+\n)*\n", "", README)
+README = re.sub(r"\[([^]]*)\]\((?!https:)[^)]*\)", r"\1", README)
+
 FOLDERS = ("data", "measures", "models", "plots", "runs")
 
 setup(
     name="iwae_tf",
     version=re.search(r'__version__ = "(.+)"', INIT)[1],
     description="Importance weighted autoencoders in TensorFlow 2 and Keras 3",
-    long_description=HERE.joinpath("README.md").read_text("utf-8"),
+    long_description=README,
     long_description_content_type="text/markdown",
     author="The iwae_tf authors",
-    license="MIT",
+    license_expression="MIT",
     license_files=["LICENSE"],
+    project_urls={"Repository": ADDRESS[1]} if ADDRESS else {},
     keywords=[
         "importance weighted autoencoder",
         "variational autoencoder",

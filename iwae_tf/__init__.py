@@ -48,4 +48,4 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "runs.run": ("Run",),
     },
 )
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -474,7 +474,10 @@ def _probe(url: str) -> str | None:
 
 @contextlib.contextmanager
 def _impatient_downloads() -> Iterator[None]:
-    """Allows downloads one retry, not ten (204 s), and limits time without data."""
+    """Allows downloads one retry, not ten (204 s), and limits time without data.
+
+    This patches private names: `tfds.download.DownloadConfig` has no option for either.
+    """
     from tensorflow_datasets.core.download import downloader
 
     retries, open_url = downloader.MAX_RETRIES, downloader._open_url
