@@ -54,7 +54,7 @@ setup(
         "absl-py>=2.1",
         "filelock>=3.20",
         "h5py>=3.11",
-        "importlib_resources>=6",
+        "importlib_resources>=6",  # tensorflow-datasets 4.9.10 does not ask for it.
         "keras>=3.15,<3.16",
         "lazy_loader>=0.5",
         "matplotlib>=3.9",
@@ -66,7 +66,6 @@ setup(
         "tensorflow>=2.21,<2.22",
         "tensorflow-datasets>=4.9.10,<5",
         "tensorflow-probability[tf]>=0.25,<0.26",
-        "tf-keras>=2.21,<2.22",
         "tqdm>=4.66",
     ],
     extras_require={

@@ -1,14 +1,17 @@
 """What setup.py tells a package index, and what the wheel has."""
 
+import ast
 import re
 import runpy
 import shutil
+import sys
 from pathlib import Path, PurePath
 
 import pytest
 import setuptools
 
 ROOT = Path(__file__).parents[1]
+DISTRIBUTIONS = {"absl": "absl-py", "PIL": "pillow", "sklearn": "scikit-learn"}
 LINK = re.compile(r"!?\[[^]]*\]\(([^)]*)\)")
 
 
@@ -64,3 +67,24 @@ def test_the_wheel_has_every_file_of_the_package(told):
             assert f"iwae_tf/{inside}".rpartition("/")[0] in folders, inside
         else:
             assert any(PurePath(inside).match(p) for p in patterns), inside
+
+
+def test_what_is_imported_is_required_and_nothing_else(told):
+    given = told(ROOT)
+    asked = [*given["install_requires"], *sum(given["extras_require"].values(), [])]
+    core = {name_of(line) for line in given["install_requires"]}
+    imported = set()
+    for path in (ROOT / "iwae_tf").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add(node.module.partition(".")[0])
+    imported -= {"iwae_tf", "__future__", *sys.stdlib_module_names}
+    needed = {DISTRIBUTIONS.get(name, name.replace("_", "-")) for name in imported}
+    assert needed <= {name_of(line) for line in asked}
+    assert core - needed == {"importlib-resources"}  # which setup.py explains
+
+
+def name_of(requirement):
+    return re.match(r"[\w-]+", requirement)[0].replace("_", "-")
