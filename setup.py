@@ -55,7 +55,7 @@ setup(
         "filelock>=3.20",
         "h5py>=3.11",
         "importlib_resources>=6",  # tensorflow-datasets 4.9.10 does not ask for it.
-        "keras>=3.15,<3.16",
+        "keras>=3.14,<3.16",
         "lazy_loader>=0.5",
         "matplotlib>=3.9",
         "numpy>=2,<3",

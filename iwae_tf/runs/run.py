@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import filelock
 import numpy as np
 
+from iwae_tf import __version__
 from iwae_tf.errors import UsageError, place_for_directory
 from iwae_tf.files import (
     read_arrays,
@@ -448,9 +449,11 @@ def _start(record):
 
 def versions() -> dict[str, str]:
     """The versions of Python and of the packages that the numbers depend on."""
-    packages = ("tensorflow", "keras", "tensorflow-probability", "numpy", "iwae_tf")
-    return {"python": platform.python_version()} | {
-        name: metadata.version(name) for name in packages
+    packages = ("tensorflow", "keras", "tensorflow-probability", "numpy")
+    return {
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in packages},
+        "iwae_tf": __version__,
     }
 
 
