@@ -74,6 +74,7 @@ setup(
         "pandas": ["pandas>=2.2"],
         "ray": ["ray>=2.40"],
         "test": [
+            "arviz-stats>=0.8",
             "build",
             "ipykernel>=6.29",
             "nbclient>=0.10",

@@ -275,12 +275,12 @@ class StreamingLogMeanExp:
             self._extend(log_w[:n_head])
         if n_groups:
             groups = log_w[n_head:n_tail].reshape(n_groups, self.group_size, -1)
-            self._close(_log_sum_exp(groups, axis=1))
+            self._close(log_sum_exp(groups, axis=1))
         if n_tail < len(log_w):
             self._extend(log_w[n_tail:])
 
     def _extend(self, log_w):
-        log_sum = _log_sum_exp(log_w, axis=0)
+        log_sum = log_sum_exp(log_w, axis=0)
         self._open = np.logaddexp(self._open, log_sum) if self._n_open else log_sum
         self._n_open += len(log_w)
         if self._n_open == self.group_size:
@@ -305,7 +305,7 @@ class StreamingLogMeanExp:
         return self._closed / self._n_closed
 
 
-def _log_sum_exp(values, axis):
+def log_sum_exp(values: np.ndarray, axis: int) -> np.ndarray:
     """The same as `np.logaddexp.reduce`, in a third of its time."""
     if values.shape[axis] == 1:
         return np.squeeze(values, axis)

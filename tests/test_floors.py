@@ -14,6 +14,7 @@ ROOT = Path(iwae_tf.__file__).parent
 FLOORS = (
     {"errors", "files", "randomness", "rules", "signals", "terminal"},
     {"weights"},
+    {"pareto"},
     {"draws"},
     {"objectives"},
     {"data", "plots"},
@@ -103,6 +104,7 @@ def test_public_names_are_listed_and_there():
             "data",
             "zoo",
             "objectives",
+            "pareto",
             "weights",
             "likelihoods",
             "masks",

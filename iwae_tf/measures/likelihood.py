@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from iwae_tf import randomness
+from iwae_tf import pareto, randomness
 from iwae_tf.errors import UsageError, check_at_least
 from iwae_tf.models import batches
 from iwae_tf.weights import StreamingLogMeanExp, jackknife, noise_of_mean
@@ -30,6 +30,8 @@ class Likelihood(NamedTuple):
         makes from the same samples, [n], nats; empty unless it was asked for.
       quarters: the same estimate as `log_px` by each quarter of the samples, [4, n],
         nats; [0, n] for fewer than 4 samples.
+      pareto_k: what `pareto.pareto_k` tells of the weights, [n].
+      smoothed: the estimate of log p(x) by `pareto.smoothed_log_mean_exp`, [n], nats.
     """
 
     log_px: np.ndarray
@@ -39,15 +41,21 @@ class Likelihood(NamedTuple):
     bounds: dict[int, np.ndarray]
     jackknife: dict[int, np.ndarray]
     quarters: np.ndarray
+    pareto_k: np.ndarray
+    smoothed: np.ndarray
 
     def __repr__(self):
         """One line, as notebooks show it."""
-        n, k = len(self.log_px), max(self.bounds)
-        return (
+        n, k = len(self.log_px), self.n_samples
+        line = (
             f"Likelihood: {self.mean:.2f} ± {self.standard_error:.2f} nats, mean of "
             f"log p(x) over {n:,} observations by {k:,} samples each, median ESS "
             f"{np.median(self.ess):.1f}"
         )
+        share = self.share_with_long_tails
+        if np.isnan(share):
+            return line
+        return f"{line}, Pareto k-hat above {pareto.threshold(k):.2g} for {share:.1%}"
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All values by their names in files, each [n]."""
@@ -58,6 +66,8 @@ class Likelihood(NamedTuple):
             "kl": self.kl,
             **{f"bound_{k}": values for k, values in self.bounds.items()},
             **{f"jackknife_{order}": v for order, v in self.jackknife.items()},
+            "pareto_k": self.pareto_k,
+            "smoothed": self.smoothed,
         }
 
     def shifted(self, shift: np.ndarray) -> "Likelihood":
@@ -72,7 +82,13 @@ class Likelihood(NamedTuple):
             bounds=moved(self.bounds),
             jackknife=moved(self.jackknife),
             quarters=self.quarters + shift,
+            smoothed=self.smoothed + shift,
         )
+
+    @property
+    def n_samples(self) -> int:
+        """The number of samples for each image."""
+        return max(self.bounds)
 
     @property
     def mean(self) -> float:
@@ -91,6 +107,17 @@ class Likelihood(NamedTuple):
         See `weights.noise_of_mean`. It is NaN for fewer than 4 samples.
         """
         return noise_of_mean(self.quarters) if len(self.quarters) else float("nan")
+
+    @property
+    def share_with_long_tails(self) -> float:
+        """The share of images whose `pareto_k` is above `pareto.threshold`.
+
+        These include images with a weight that is NaN. The share is NaN if there are
+        too few samples for any `pareto_k`.
+        """
+        if np.all(np.isnan(self.pareto_k)):
+            return float("nan")
+        return float(np.mean(~(self.pareto_k <= pareto.threshold(self.n_samples))))
 
 
 def standard_error(values: np.ndarray) -> float:
@@ -117,8 +144,9 @@ def log_likelihood(
     """Estimates log p(x) of every image, or log p(x|y): log mean_k exp(log_w).
 
     The memory is that of one chunk of samples for one batch of images, whatever
-    `n_samples` is. The jackknife also keeps all log-weights of the batch. The noise
-    depends on seed, chunk, batch_size and jit_compile.
+    `n_samples` is, and 3 sqrt(k) log-weights of each image. The jackknife also keeps
+    all log-weights of the batch. The noise depends on seed, chunk, batch_size and
+    jit_compile.
 
     Args:
       model: has `draw(x, k, seed, context) -> Draws`.
@@ -179,13 +207,14 @@ def log_likelihood(
         ladder=ladder,
         orders=orders,
         n_parts=_N_PARTS,
+        n_tail=pareto.tail_size(n_samples),
     )
     values = batches.run(parts, score, directory, identity, share)
     return Likelihood(
         *(values[name] for name in ("log_px", "ess", "log_px_given_z", "kl")),
         bounds={k: values[f"bound_{k}"] for k in ladder},
         jackknife={order: values[f"jackknife_{order}"] for order in orders},
-        quarters=values["quarters"],
+        **{name: values[name] for name in ("quarters", "pareto_k", "smoothed")},
     )
 
 
@@ -201,6 +230,7 @@ def _score_batch(draw, seed, n_samples, chunk, ladder, orders):
     log_px_given_z = StreamingLogMeanExp(1)
     size = n_samples // _N_PARTS
     parts = [StreamingLogMeanExp(size) for _ in range(_N_PARTS)] if size else []
+    tail = pareto.StreamingTail(n_samples)
     kept = []
     for first in range(0, n_samples, chunk):
         n_kept = min(chunk, n_samples - first)
@@ -208,6 +238,7 @@ def _score_batch(draw, seed, n_samples, chunk, ladder, orders):
         for bound in bounds.values():
             bound.add(log_w)
         of_squares.add(2 * log_w)
+        tail.add(log_w)
         for i, part in enumerate(parts):
             own = log_w[max(0, i * size - first) : max(0, (i + 1) * size - first)]
             if len(own):
@@ -219,12 +250,15 @@ def _score_batch(draw, seed, n_samples, chunk, ladder, orders):
     log_mean_w = values[n_samples]
     reconstruction = log_px_given_z.mean()
     ess = n_samples * np.exp(2 * log_mean_w - of_squares.mean())
+    pareto_k, smoothed = tail.results()
     return {
         "log_px": log_mean_w,
         "ess": ess,
         "log_px_given_z": reconstruction,
         "kl": reconstruction - values[1],
         "quarters": np.array([part.mean() for part in parts]).reshape(-1, len(ess)),
+        "pareto_k": pareto_k,
+        "smoothed": smoothed,
         **{f"bound_{k}": bound for k, bound in values.items()},
         **{f"jackknife_{o}": jackknife(np.concatenate(kept), o) for o in orders},
     }

@@ -54,6 +54,11 @@ REPORT = RECORD | {
             "standard_deviation": _NUMBER,
         },
         "jackknife?": {"*": {"log_likelihood": _NUMBER, "standard_error": _NUMBER}},
+        "pareto_k?": {
+            "median": (*_NUMBER, type(None)),
+            "threshold": _NUMBER,
+            "share_above": _NUMBER,
+        },
     },
     "units?": [{"n_active": int, "activity": [_NUMBER]}],
     "epochs": int,

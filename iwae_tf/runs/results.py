@@ -112,6 +112,7 @@ def summary(report: dict) -> str:
         f"ELBO = E log p(x|z) - KL = {test['log_px_given_z']:.2f} - {test['kl']:.2f}; "
         f"effective sample size: median {test['ess_median']:.0f}, "
         f"minimum {test['ess_min']:.1f}",
+        *_of_tails(test),
         f"trained in {clock(report['train_seconds'])}, "
         f"scored in {clock(report['score_seconds'])}",
     ]
@@ -131,6 +132,38 @@ def summary(report: dict) -> str:
     if paper is not None:
         lines.insert(1, f"the paper: {paper:.2f} after {BURDA_EPOCHS} epochs")
     return "\n".join(lines)
+
+
+def _of_tails(test):
+    """What the tails of the weights tell; reports of older versions lack it."""
+    if "pareto_k" not in test:
+        return []
+    tails, median = test["pareto_k"], test["pareto_k"]["median"]
+    return [
+        f"Pareto k-hat: median {'—' if median is None else f'{median:.2f}'}, above "
+        f"{tails['threshold']:.2g} for {tails['share_above']:.1%} of the images",
+        *warning_of_tails(test),
+    ]
+
+
+_MANY = 0.1  # as a share of the images
+
+
+def warning_of_tails(test: dict) -> list[str]:
+    """A line that warns if the weights of many images have long tails, or none.
+
+    Args:
+      test: the part `test` of a report.
+    """
+    tails = test.get("pareto_k")
+    if tails is None or tails["share_above"] <= _MANY:
+        return []
+    return [
+        f"warning: the weights of {tails['share_above']:.0%} of the images have too "
+        f"long a tail (Pareto k-hat above {tails['threshold']:.2g}), so that log p(x) "
+        "of these may be far too low; more samples (--eval_samples), a better q(z|x) "
+        "or annealed importance sampling (--scorer ais) help"
+    ]
 
 
 def next_steps(run: Run, config: Config) -> str:

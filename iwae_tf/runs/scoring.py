@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from iwae_tf import data, rules
+from iwae_tf import data, pareto, rules
 from iwae_tf.files import sha256_of_file, write_arrays
 from iwae_tf.measures import annealing, units
 from iwae_tf.measures.likelihood import (
@@ -269,14 +269,11 @@ def summarise(likelihood: Likelihood) -> dict:
     """The part `test` of a report: means over the test images, nats per image."""
     reconstruction, kl = likelihood.log_px_given_z.mean(), likelihood.kl.mean()
     jackknife = {
-        str(order): {
-            "log_likelihood": round(float(values.mean()), 4),
-            "standard_error": round(standard_error(values), 4),
-        }
+        str(order): _mean("log_likelihood", values)
         for order, values in likelihood.jackknife.items()
     }
     noise = likelihood.scoring_error
-    return {
+    summary = {
         "n_images": len(likelihood.log_px),
         "log_likelihood": round(likelihood.mean, 4),
         "standard_error": round(likelihood.standard_error, 4),
@@ -291,6 +288,23 @@ def summarise(likelihood: Likelihood) -> dict:
         "ess_median": round(float(np.median(likelihood.ess)), 2),
         "ess_min": round(float(likelihood.ess.min()), 2),
     } | ({"jackknife": jackknife} if jackknife else {})
+    return summary | _of_tails(likelihood)
+
+
+def _of_tails(likelihood):
+    """What the tails of the weights tell, if there are enough samples for that."""
+    share = likelihood.share_with_long_tails
+    if math.isnan(share):
+        return {}
+    # The lower of two, whose mean may be that of -inf and inf.
+    median = float(np.quantile(likelihood.pareto_k, 0.5, method="lower"))
+    return {
+        "pareto_k": {
+            "median": round(median, 4) if math.isfinite(median) else None,
+            "threshold": round(pareto.threshold(likelihood.n_samples), 4),
+            "share_above": round(share, 4),
+        }
+    }
 
 
 def describe_units(layer: units.Units) -> dict:

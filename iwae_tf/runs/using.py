@@ -11,7 +11,7 @@ from iwae_tf.data import datasets
 from iwae_tf.errors import UsageError
 from iwae_tf.files import write_arrays
 from iwae_tf.measures.likelihood import LADDER, log_likelihood
-from iwae_tf.runs import devices, names, records
+from iwae_tf.runs import devices, names, records, results, scoring
 from iwae_tf.runs.config import Config
 from iwae_tf.runs.progress import say, shown
 from iwae_tf.runs.run import Run
@@ -139,6 +139,8 @@ def score(run: Run, given: Observations, config: Config, out: Path | None) -> No
             context=given.context,
         ).shifted(given.log_jacobian)
     say(f"{names.caption(trained)}\n{given.name}: {found}")
+    for line in results.warning_of_tails(scoring.summarise(found)):
+        say(line)
     if out is not None:
         write_arrays(out, **found.arrays())
         say(str(out))

@@ -12,7 +12,7 @@ import tensorflow as tf
 from eager import eagerly
 from linear_gaussian import LinearGaussian, exact_posterior
 
-from iwae_tf import randomness, weights
+from iwae_tf import pareto, randomness, weights
 from iwae_tf.draws import Draws
 from iwae_tf.errors import UsageError
 from iwae_tf.measures.likelihood import (
@@ -172,13 +172,17 @@ def test_extreme_weights_stay_finite(level):
     assert np.all((got.ess >= 1) & (got.ess <= 20))
 
 
+def of_parts(**parts):
+    """Results of scoring that only have some parts."""
+    return Likelihood(**dict.fromkeys(Likelihood._fields) | parts)
+
+
 def test_mean_and_standard_error_by_hand():
     # Deviations from 4: -3, -1, 1, 3; their squares sum to 20.
-    none = {}, {}, np.zeros([0, 1])
-    got = Likelihood(np.array([1.0, 3.0, 5.0, 7.0]), *[np.zeros(4)] * 3, *none)
+    got = of_parts(log_px=np.array([1.0, 3.0, 5.0, 7.0]))
     assert got.mean == 4
     assert got.standard_error == pytest.approx((20 / 3 / 4) ** 0.5)
-    one = Likelihood(np.array([1.0]), *[np.zeros(1)] * 3, *none)
+    one = of_parts(log_px=np.array([1.0]))
     assert one.mean == 1 and np.isnan(one.standard_error)
 
 
@@ -299,7 +303,7 @@ def of_quarters(log_w):
     """The results of scoring that only have the quarters of log-weights [k, n]."""
     parts = np.array_split(log_w, 4)
     quarters = scipy.special.logsumexp(parts, axis=1) - np.log(len(parts[0]))
-    return Likelihood(*[np.zeros(log_w.shape[1])] * 4, {}, {}, quarters)
+    return of_parts(quarters=quarters)
 
 
 @pytest.mark.parametrize(
@@ -368,10 +372,11 @@ def peak_of_arrays(n_samples, **options):
         tracemalloc.stop()
 
 
-def test_arrays_at_ten_times_the_samples_are_as_large_but_for_the_jackknife():
-    # Held at once, the log-weights of 50 images take 200 bytes a sample.
+def test_arrays_grow_with_the_tail_of_the_weights_but_for_the_jackknife():
+    # Held at once, the log-weights of 50 images take 200 bytes a sample. The tail of
+    # 10,000 samples has 206 more than that of 1,000. The fit has up to 12 arrays.
     few, many = (peak_of_arrays(n, ladder=()) for n in (1000, 10_000))
-    assert many < few + 200 * 1000
+    assert many < few + 12 * 400 * 206
     # Which the jackknife does: what is measured here is what is held.
     few, many = (
         peak_of_arrays(n, ladder=(), with_jackknife=True) for n in (1000, 10_000)
@@ -444,11 +449,54 @@ def test_numbers_out_of_range_are_refused_in_one_line(options, n_images, rule):
 
 def test_results_print_themselves_in_one_line():
     values = np.array([-80.0, -90.0])
-    bounds = {1: values, 5000: values}
-    found = repr(
-        Likelihood(values, np.array([2.0, 3.0]), values, values, bounds, {}, None)
+    found = of_parts(
+        log_px=values,
+        ess=np.array([2.0, 3.0]),
+        bounds={1: values, 5000: values},
+        pareto_k=np.array([0.71, 0.2]),
     )
-    assert found == (
+    line = (
         "Likelihood: -85.00 ± 5.00 nats, mean of log p(x) over 2 observations by 5,000 "
         "samples each, median ESS 2.5"
     )
+    assert repr(found) == f"{line}, Pareto k-hat above 0.7 for 50.0%"
+    assert repr(found._replace(pareto_k=np.full(2, np.nan))) == line
+
+
+@pytest.mark.parametrize(
+    ("n_samples", "pareto_k", "share"),
+    [
+        (5000, [0.69, 0.71, np.inf, -np.inf], 0.5),
+        (100, [0.49, 0.51, 0.69, 0.71], 0.75),  # the threshold is 0.5
+        (5000, [np.nan, 0.1], 0.5),  # a weight is NaN
+        (24, [np.nan, np.nan], np.nan),
+    ],
+)
+def test_share_with_long_tails_counts_images_above_the_threshold(
+    n_samples, pareto_k, share
+):
+    found = of_parts(bounds={n_samples: None}, pareto_k=np.array(pareto_k))
+    np.testing.assert_equal(found.share_with_long_tails, share)
+
+
+# 30 samples have a tail of 6; a chunk of them is smaller and larger than that.
+@pytest.mark.parametrize("chunk", [1, 7, 30])
+def test_tail_is_that_of_all_samples_of_an_image(chunk):
+    model = table_for(30, chunk)
+    got = log_likelihood(model, model.images(), 30, chunk, 2, jit_compile=False)
+    log_w = (model.log_px + model.log_pz - model.log_qz)[:30].astype(np.float64)
+    # In float32, log w of size 80 is rounded by 4e-6.
+    np.testing.assert_allclose(got.pareto_k, pareto.pareto_k(log_w), atol=1e-4)
+    want = pareto.smoothed_log_mean_exp(log_w)
+    np.testing.assert_allclose(got.smoothed, want, rtol=0, atol=1e-4)
+    assert np.all(np.abs(got.smoothed - got.log_px) > 1e-3)
+    moved = got.shifted(np.arange(5.0))
+    np.testing.assert_array_equal(moved.smoothed, got.smoothed + np.arange(5.0))
+    np.testing.assert_array_equal(moved.pareto_k, got.pareto_k)
+
+
+def test_too_few_samples_have_no_tail():
+    model = table_for(24, 7)
+    got = log_likelihood(model, model.images(), 24, 7, jit_compile=False)
+    assert np.all(np.isnan(got.pareto_k)) and np.isnan(got.share_with_long_tails)
+    np.testing.assert_allclose(got.smoothed, got.log_px, rtol=1e-12)

@@ -504,6 +504,35 @@ def test_summary_tells_the_jackknife():
     assert want in line
 
 
+def with_tails(share, median=0.4567):
+    scored = report()
+    tails = {"median": median, "threshold": 0.7, "share_above": share}
+    scored["test"]["pareto_k"] = tails
+    return scored
+
+
+@pytest.mark.parametrize(("median", "text"), [(0.4567, "0.46"), (None, "—")])
+def test_summary_tells_the_tails_of_the_weights(median, text):
+    lines = results.summary(with_tails(0.1, median)).splitlines()
+    assert f"Pareto k-hat: median {text}, above 0.7 for 10.0% of the images" in lines
+    assert "warning" not in results.summary(with_tails(0.1))
+    assert "Pareto" not in results.summary(report())
+
+
+def test_many_long_tails_are_warned_of():
+    warned = [
+        line
+        for line in results.summary(with_tails(0.234)).splitlines()
+        if line.startswith("warning")
+    ]
+    assert warned == [
+        "warning: the weights of 23% of the images have too long a tail (Pareto k-hat "
+        "above 0.7), so that log p(x) of these may be far too low; more samples "
+        "(--eval_samples), a better q(z|x) or annealed importance sampling (--scorer "
+        "ais) help"
+    ]
+
+
 def fast(value=-86.5, **config):
     changed = with_score(value)
     changed["config"] |= {"schedule": "fast"} | SCHEDULES["fast"] | config
