@@ -161,7 +161,7 @@ def warning_of_tails(test: dict) -> list[str]:
     return [
         f"warning: the weights of {tails['share_above']:.0%} of the images have too "
         f"long a tail (Pareto k-hat above {tails['threshold']:.2g}), so that log p(x) "
-        "of these may be far too low; more samples (--eval_samples), a better q(z|x) "
+        "of these may be too low; more samples (--eval_samples), a better q(z|x) "
         "or annealed importance sampling (--scorer ais) help"
     ]
 

@@ -191,7 +191,7 @@ def test_last_batch_is_filled_up_without_a_trace(tiny, binary):
     # 5 images in batches of 2 score as the first 5 of 6 do.
     model, x = tiny(), binary(6)
     options = {
-        "n_samples": 11,
+        "n_samples": 27,
         "chunk": 4,
         "batch_size": 2,
         "jit_compile": False,
@@ -216,11 +216,11 @@ def test_stopped_scoring_goes_on_after_its_last_batch(tiny, binary, tmp_path):
         if done == 6:
             raise KeyboardInterrupt
 
-    want = log_likelihood(model, x, 11, 4, **options)
+    want = log_likelihood(model, x, 27, 4, **options)
     with pytest.raises(KeyboardInterrupt):
-        log_likelihood(model, x, 11, 4, **options, directory=tmp_path, on_progress=stop)
+        log_likelihood(model, x, 27, 4, **options, directory=tmp_path, on_progress=stop)
     options |= {"directory": tmp_path, "on_progress": begun.append}
-    got = log_likelihood(model, x, 11, 4, **options)
+    got = log_likelihood(model, x, 27, 4, **options)
     assert begun == [6]
     for a, b in zip(
         tf.nest.flatten(got._asdict()), tf.nest.flatten(want._asdict()), strict=True

@@ -367,6 +367,8 @@ def test_report_is_what_scores_and_metrics_give(whole, report):
     assert test["ess_median"] == round(np.median(values["ess"]), 2)
     assert test["ess_min"] == round(values["ess"].min(), 2)
     assert (test["n_samples"], test["chunk"]) == (10, 4)
+    assert "pareto_k" not in test  # 10 samples are too few
+    assert np.all(np.isnan(values["pareto_k"]))
     assert (report["epochs"], report["steps"]) == (EPOCHS, EPOCH * EPOCHS)
     assert report["train_seconds"] == float(rows(whole)[-1]["seconds"]) > 0
     assert report["score_seconds"] > 0
@@ -420,6 +422,45 @@ def test_loaded_model_scores_as_the_report_says(whole, report):
     with np.load(whole / "scores.npz") as scores:
         np.testing.assert_array_equal(again.log_px, scores["log_px"])
         np.testing.assert_array_equal(again.ess, scores["ess"])
+
+
+@pytest.mark.parametrize(
+    ("n_samples", "pareto_k", "want"),
+    [
+        (
+            5000,
+            [0.5, 0.8, 0.6],
+            {"median": 0.6, "threshold": 0.7, "share_above": 0.3333},
+        ),
+        (
+            100,
+            [0.4, 0.6, np.inf],
+            {"median": 0.6, "threshold": 0.5, "share_above": 0.6667},
+        ),
+        (
+            5000,
+            [-np.inf, np.inf],
+            {"median": None, "threshold": 0.7, "share_above": 0.5},
+        ),
+        (5000, [np.nan, 0.1], {"median": None, "threshold": 0.7, "share_above": 0.5}),
+    ],
+)
+def test_report_tells_the_tails_of_the_weights(n_samples, pareto_k, want):
+    n = len(pareto_k)
+    model = type("Flat", (), {"draw": lambda *_: Draws((), *[tf.zeros([25, n])] * 3)})
+    x = np.zeros([n, 1, 1, 1])
+    found = log_likelihood(model(), x, 25, 25, jit_compile=False)
+    assert scoring.summarise(found)["pareto_k"] == {
+        "median": None,
+        "threshold": 0.2847,
+        "share_above": 0.0,
+    }
+    bounds = {n_samples: found.log_px}
+    found = found._replace(pareto_k=np.array(pareto_k), bounds=bounds)
+    test = scoring.summarise(found)
+    assert test["pareto_k"] == want
+    json.dumps(test, allow_nan=False)
+    np.testing.assert_array_equal(found.arrays()["pareto_k"], pareto_k)
 
 
 @pytest.mark.parametrize("what", ["nothing", "config.json"])

@@ -527,7 +527,7 @@ def test_many_long_tails_are_warned_of():
     ]
     assert warned == [
         "warning: the weights of 23% of the images have too long a tail (Pareto k-hat "
-        "above 0.7), so that log p(x) of these may be far too low; more samples "
+        "above 0.7), so that log p(x) of these may be too low; more samples "
         "(--eval_samples), a better q(z|x) or annealed importance sampling (--scorer "
         "ais) help"
     ]
