@@ -97,6 +97,30 @@ def test_images_do_not_mix():
         )
 
 
+def k_hat_by_definition(w, m):
+    """The fit of Zhang and Stephens 2009 with the prior of Vehtari et al. 2024."""
+    w = sorted(w)
+    y = [value - w[-m - 1] for value in w[-m:]]
+    n = 30 + int(m**0.5)
+    thetas = [
+        1 / y[-1] + (1 - (n / (j - 0.5)) ** 0.5) / (3 * y[int(m / 4 + 0.5) - 1])
+        for j in range(1, n + 1)
+    ]
+    k = [np.mean([np.log(1 - t * each) for each in y]) for t in thetas]
+    profile = [m * (np.log(-t / a) - a - 1) for t, a in zip(thetas, k, strict=True)]
+    theta = np.dot(thetas, scipy.special.softmax(profile))
+    k_hat = np.mean([np.log(1 - theta * each) for each in y])
+    return (m * k_hat + 5) / (m + 10)
+
+
+@pytest.mark.parametrize(("n_samples", "m"), [(25, 5), (100, 20), (900, 90)])
+@pytest.mark.parametrize("scale", [0.3, 1.0, 3.0])
+def test_k_hat_is_the_fit_to_the_excess_over_the_next_largest(n_samples, m, scale):
+    log_w = draw_log_w(n_samples, 2, scale)
+    want = [k_hat_by_definition(w, m) for w in np.exp(log_w + 90).T]
+    np.testing.assert_allclose(pareto.pareto_k(log_w), want, rtol=1e-10)
+
+
 @pytest.mark.parametrize("scale", [0.01, 1.0, 3.0, 20.0, 100.0])
 @pytest.mark.parametrize("n_samples", [25, 100, 225, 226, 1000, 5000])
 def test_agrees_with_arviz(n_samples, scale):
