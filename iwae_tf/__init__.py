@@ -35,7 +35,7 @@ os.environ.setdefault("XLA_FLAGS", "--xla_cpu_experimental_ynn_fusion_type=")
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=("data", "objectives", "pareto", "plots", "weights"),
+    submodules=("data", "estimators", "objectives", "pareto", "plots", "weights"),
     submod_attrs={
         "draws": ("Draws",),
         "measures": ("annealing", "gradients", "inspection", "units"),

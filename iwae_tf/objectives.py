@@ -3,23 +3,29 @@
 The gradient of a multi-sample bound is a weighted sum of the gradients of log w_i,
 where the weights are held constant. A row has the bound, whose value is logged; the
 weights for theta, the parameters of the generator; and the weights for phi, the
-parameters of the posterior. It also says whether the gradient of phi is the total one
-or only takes the path through the latents.
+parameters of the posterior. It also says which gradient of the posterior the weights
+for phi multiply. `iwae_tf.estimators` computes the gradients.
 """
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
-import keras
 import tensorflow as tf
 
 from iwae_tf import weights
 from iwae_tf.draws import Draws
-from iwae_tf.errors import UsageError, check_one_of
+from iwae_tf.errors import check_one_of
 
 Beta = float | tf.Tensor
 SampleWeights = Callable[[tf.Tensor, Beta], tf.Tensor]
+
+
+PHI_GRADIENTS = ("total", "path", "score", "sleep")
+# Left ends of the parts of [0, 1] in `tvo`: 0, and then equal ratios up to 1.
+TEMPERATURES = (0.0, 0.1, 10**-0.75, 10**-0.5, 10**-0.25)
+RENYI_ALPHA = 0.5
 
 
 class Objective(NamedTuple):
@@ -39,19 +45,28 @@ class Objective(NamedTuple):
         gradients of log_w with respect to the generator's parameters. If it is None,
         `bound` is differentiated.
       phi_weights: the same for the posterior's parameters.
-      path_only: whether the gradient of phi leaves out the dependence of log q(z|x) on
-        phi at fixed z. Such a row has both kinds of weights, its weights for phi are 0
-        where those for theta are 0, and it does not need `kl`.
+      phi_gradient: what the weights for phi multiply, one of `PHI_GRADIENTS`.
+        `total` is the gradient of log_w. `path` leaves out the dependence of
+        log q(z|x) on phi at fixed z; the weights for phi must be 0 where those for
+        theta are 0. `score` is that dependence alone: the gradient of log q(z|x) at
+        fixed z, which needs no reparameterisation. `sleep` has no weights for phi: the
+        gradient is that of log q(z|x) for z and x drawn from the generator. All but
+        `total` need weights for theta, and none of them can need `kl`.
+      prior_path: whether the generator's gradient in the parameters of p(z) also takes
+        the path through the latents, see `gdreg` in `table`; with `path` only.
       n_groups: m, the number of groups of k samples that the bound uses.
       needs_kl: whether `bound` reads `draws.kl`.
+      min_samples: the smallest k that the row is defined for.
     """
 
     bound: Callable[[Draws, Beta], tf.Tensor]
     theta_weights: SampleWeights | None = None
     phi_weights: SampleWeights | None = None
-    path_only: bool = False
+    phi_gradient: str = "total"
+    prior_path: bool = False
     n_groups: int = 1
     needs_kl: bool = False
+    min_samples: int = 1
 
 
 # Bounds ------------------------------------------------------------------------------
@@ -148,6 +163,57 @@ def combination(
     ) * iwae_elbo(draws, beta)
 
 
+def renyi(draws: Draws, beta: Beta = 1.0, *, alpha: float) -> tf.Tensor:
+    """The variational Renyi bound: log(mean_k w^(1 - alpha)) / (1 - alpha).
+
+    It is the importance weighted bound for alpha = 0, and tends to the evidence lower
+    bound for alpha to 1.
+
+    Args:
+      draws: k samples for each of b images.
+      beta: weight of the latent part.
+      alpha: order of the divergence, 0 <= alpha < 1.
+
+    Returns:
+      bound: [b], nats.
+
+    Reference:
+      Li and Turner 2016, arXiv:1602.02311; Daudel et al. 2023, arXiv:2210.06226.
+    """
+    return weights.log_mean_exp((1 - alpha) * draws.log_w(beta)) / (1 - alpha)
+
+
+def tvo(draws: Draws, beta: Beta = 1.0, *, temperatures: Sequence[float]) -> tf.Tensor:
+    """The thermodynamic bound: sum_j (t_{j+1} - t_j) E_j[log w], a left Riemann sum.
+
+    E_j is the mean under q(z|x)^(1 - t_j) p(x, z)^t_j, self-normalised. The integral
+    over t from 0 to 1 is log p(x). With t_0 = 0 alone the bound is the evidence lower
+    bound.
+
+    Args:
+      draws: k samples for each of b images.
+      beta: weight of the latent part.
+      temperatures: t_0 = 0 < t_1 < ... < 1; the last part ends at 1.
+
+    Returns:
+      bound: [b], nats.
+
+    Reference:
+      Masrani et al. 2019, eq. 9, arXiv:1907.00031.
+    """
+    log_w = draws.log_w(beta)
+    return sum(
+        width * tf.reduce_sum(weights.normalise(t * log_w) * log_w, axis=0)
+        for t, width in _parts(temperatures)
+    )
+
+
+def _parts(temperatures):
+    """The left end and the width of each part of [0, 1]."""
+    ends = [*temperatures, 1.0]
+    return [(t, end - t) for t, end in itertools.pairwise(ends)]
+
+
 # Weights of samples ------------------------------------------------------------------
 
 
@@ -181,21 +247,94 @@ def wake(log_w: tf.Tensor, beta: Beta = 1.0) -> tf.Tensor:
     return w_norm - tf.square(w_norm)
 
 
+def tempered(log_w: tf.Tensor, beta: Beta = 1.0, *, alpha: float) -> tf.Tensor:
+    """w_i^(1 - alpha), normalised: Li and Turner 2016, eq. 9, arXiv:1602.02311."""
+    return weights.normalise((1 - alpha) * log_w)
+
+
+def tempered_doubly_reparameterised(
+    log_w: tf.Tensor, beta: Beta = 1.0, *, alpha: float
+) -> tf.Tensor:
+    """The weights v - beta (1 - alpha) (v - v^2), where v is `tempered`.
+
+    For beta = 1 it is alpha v + (1 - alpha) v^2: Daudel et al. 2023, eq. 14,
+    arXiv:2210.06226.
+    """
+    v = tempered(log_w, alpha=alpha)
+    return v - beta * (1 - alpha) * (v - tf.square(v))
+
+
+def thermodynamic_theta(
+    log_w: tf.Tensor, beta: Beta = 1.0, *, temperatures: Sequence[float]
+) -> tf.Tensor:
+    """The covariance gradient of `tvo` in theta.
+
+    sum_j width_j v_ji (1 + t_j (log w_i - E_j[log w])), where v_j are the normalised
+    weights w^t_j: Masrani et al. 2019, eq. 12, arXiv:1907.00031.
+    """
+    return sum(
+        width * v * (1 + t * centred)
+        for t, width, v, centred in _tempered_parts(log_w, temperatures)
+    )
+
+
+def thermodynamic_phi(
+    log_w: tf.Tensor, beta: Beta = 1.0, *, temperatures: Sequence[float]
+) -> tf.Tensor:
+    """The covariance gradient of `tvo` in phi, for the gradient of log q(z|x).
+
+    sum_j width_j v_ji ((1 - beta t_j) (log w_i - E_j[log w]) - beta), see
+    `thermodynamic_theta`.
+    """
+    return sum(
+        width * v * ((1 - beta * t) * centred - beta)
+        for t, width, v, centred in _tempered_parts(log_w, temperatures)
+    )
+
+
+def _tempered_parts(log_w, temperatures):
+    for t, width in _parts(temperatures):
+        v = weights.normalise(t * log_w)
+        yield t, width, v, log_w - tf.reduce_sum(v * log_w, axis=0)
+
+
+def leave_one_out(log_w: tf.Tensor, beta: Beta = 1.0) -> tf.Tensor:
+    """L - L_-i - beta w~_i, for the gradient of log q(z|x); k is at least 2.
+
+    L is `log_mean_exp`, and L_-i is the same after w_i has been replaced by the
+    geometric mean of the others: Mnih and Rezende 2016, eq. 10, arXiv:1602.06725.
+    """
+    signal = weights.log_mean_exp(log_w) - weights.log_mean_exp_without_each(log_w)
+    return signal - beta * weights.normalise(log_w)
+
+
 def table(
-    n_groups: int = 1, combination_beta: float | None = None
+    n_groups: int = 1,
+    combination_beta: float | None = None,
+    renyi_alpha: float | None = None,
+    temperatures: Sequence[float] | None = None,
 ) -> dict[str, Objective]:
     """Every objective, by its name.
 
     Args:
       n_groups: m, the number of groups in `miwae` and `piwae`.
       combination_beta: weight of the ELBO in `combination`; the default is 0.5.
+      renyi_alpha: order of `renyi` and `renyi_dreg`, 0 <= alpha < 1; the default is
+        0.5.
+      temperatures: left ends of the parts of [0, 1] in `tvo` and `tvo_total`, from 0
+        upwards; the default is 0 and four with equal ratios from 0.1 to 1.
     """
     if combination_beta is None:
         combination_beta = 0.5
+    alpha = RENYI_ALPHA if renyi_alpha is None else renyi_alpha
+    ends = TEMPERATURES if temperatures is None else tuple(temperatures)
+    order = partial(renyi, alpha=alpha)
+    thermodynamic = Objective(partial(tvo, temperatures=ends))
     multiply = Objective(partial(miwae, n_groups=n_groups), n_groups=n_groups)
     within = partial(normalised_in_groups, n_groups=n_groups)
     mixture = partial(combination, combination_beta=combination_beta)
-    path = Objective(iwae_elbo, normalised, path_only=True)
+    path = Objective(iwae_elbo, normalised, phi_gradient="path")
+    dreg = path._replace(phi_weights=doubly_reparameterised)
     return {
         "vae_elbo": Objective(vae_elbo),
         "vae_elbo_kl": Objective(vae_elbo_kl, needs_kl=True),
@@ -206,158 +345,42 @@ def table(
         "combination": Objective(mixture),
         # Roeder et al. 2017, arXiv:1703.09194; biased for k > 1.
         "stl": path._replace(phi_weights=normalised),
-        "dreg": path._replace(phi_weights=doubly_reparameterised),
+        "dreg": dreg,
+        # Bauer and Mnih 2021, arXiv:2101.11046.
+        "gdreg": dreg._replace(prior_path=True),
         "rws_dreg": path._replace(phi_weights=wake),
+        "renyi": Objective(order),
+        "renyi_dreg": Objective(
+            order,
+            partial(tempered, alpha=alpha),
+            partial(tempered_doubly_reparameterised, alpha=alpha),
+            "path",
+        ),
+        "tvo": thermodynamic._replace(
+            theta_weights=partial(thermodynamic_theta, temperatures=ends),
+            phi_weights=partial(thermodynamic_phi, temperatures=ends),
+            phi_gradient="score",
+        ),
+        "tvo_total": thermodynamic,
+        "vimco": Objective(
+            iwae_elbo, normalised, leave_one_out, "score", min_samples=2
+        ),
+        # Bornschein and Bengio 2015, arXiv:1406.2751: wake-phi, and sleep-phi.
+        "rws": Objective(iwae_elbo, normalised, normalised, "score"),
+        "rws_sleep": Objective(iwae_elbo, normalised, phi_gradient="sleep"),
     }
 
 
-def row(
-    name: str, n_groups: int = 1, combination_beta: float | None = None
-) -> Objective:
+def row(name: str, **options) -> Objective:
     """One row of `table` by its name.
+
+    Args:
+      name: the name.
+      **options: arguments of `table`.
 
     Raises:
       UsageError: if no row has this name.
     """
-    rows = table(n_groups, combination_beta)
+    rows = table(**options)
     check_one_of(tuple(rows), objective=name)
     return rows[name]
-
-
-def check_mask_model(objective: Objective, generator) -> None:
-    """Checks that an objective needs no density of given latents if x is also drawn.
-
-    Raises:
-      UsageError: for a path-only row and a generator with a mask model.
-    """
-    if objective.path_only and getattr(generator, "mask_model", None) is not None:
-        raise UsageError(
-            "objective: must not be path-only with a mask model, whose missing "
-            "entries are drawn with the latents; use vae_elbo, iwae_elbo, "
-            "iwae_eq14, miwae, piwae or combination"
-        )
-
-
-# Gradients ---------------------------------------------------------------------------
-
-
-def value_and_gradients(
-    objective: Objective,
-    model,
-    x: tf.Tensor,
-    k: int,
-    seed: tf.Tensor,
-    beta: Beta,
-    context: tf.Tensor | None = None,
-    scale: Callable[[tf.Tensor], tf.Tensor] = lambda loss: loss,
-) -> tuple[tf.Tensor, list[tf.Tensor], Draws]:
-    """Computes the loss, its gradient and the draws that both depend on.
-
-    What layers add to the loss, such as the terms of regularisers, is in the loss and
-    in the gradients.
-
-    Args:
-      objective: a row of `table`.
-      model: an object with `inputs`, `draw`, `weigh`, `posterior` and `generator`, such
-        as an `iwae_tf.IWAE`.
-      x: observations [b, *event_shape].
-      k: number of samples per image and group.
-      seed: random seed, [2].
-      beta: weight of the latent part.
-      context: [b, c], for a conditional model.
-      scale: multiplies what is differentiated by a constant, as `scale_loss` of an
-        optimizer does so that gradients in 16 bits do not vanish.
-
-    Returns:
-      loss: scalar, minus the bound averaged over the batch, plus what layers add, nats.
-      gradients: gradients of the scaled loss, one for each trainable variable of the
-        posterior and then one for each of the generator.
-      draws: m k samples for each of b images.
-
-    Raises:
-      UsageError: for a path-only row that lacks weights for theta or phi, or that needs
-        a closed form; see `iwae_tf.IWAE.draw` too.
-    """
-    own = (objective.theta_weights, objective.phi_weights)
-    if objective.path_only and (None in own or objective.needs_kl):
-        raise UsageError(
-            "objective: must have weights for theta and phi and no closed form to be "
-            f"path-only, got {objective}"
-        )
-    compute = _path_gradients if objective.path_only else _total_gradients
-    n_samples = objective.n_groups * k
-    of_phi, of_theta, draws = compute(
-        objective, model, x, n_samples, seed, beta, context, scale
-    )
-    loss = -tf.reduce_mean(objective.bound(draws, beta)) + sum(_added(model))
-    return loss, [*of_phi, *of_theta], draws
-
-
-def _total_gradients(objective, model, x, n_samples, seed, beta, context, scale):
-    phi = model.posterior.trainable_variables
-    theta = model.generator.trainable_variables
-    with tf.GradientTape(persistent=True) as tape:
-        draws = model.draw(x, n_samples, seed, context, objective.needs_kl)
-        log_w = draws.log_w(beta)
-        if objective.theta_weights is None:
-            loss = -tf.reduce_mean(objective.bound(draws, beta))
-        else:
-            loss = _weighted(objective.theta_weights, log_w, beta)
-        added = sum(_added(model))
-        loss = scale(loss + added)
-        if objective.phi_weights is not None:
-            loss_of_phi = scale(_weighted(objective.phi_weights, log_w, beta) + added)
-    if objective.phi_weights is None:
-        return *tape.gradient(loss, [phi, theta]), draws
-    return tape.gradient(loss_of_phi, phi), tape.gradient(loss, theta), draws
-
-
-def _path_gradients(objective, model, x, n_samples, seed, beta, context, scale):
-    """The gradients of a path-only row, from one pass through the decoder.
-
-    The gradients with respect to the latents are computed with theta's weights, then
-    rescaled to phi's. The latents are leaves of the second tape, so phi is constant
-    where it evaluates log q(z|x). The first tape keeps the path from a latent to the
-    latents that depend on it.
-    """
-    phi = model.posterior.trainable_variables
-    theta = model.generator.trainable_variables
-    x, context = model.inputs(x, context)
-    # Layers with a state, such as dropout, act in `weigh` as they have acted here.
-    with tf.GradientTape() as to_latents, keras.StatelessScope():
-        zs, _ = model.posterior.draw(x, n_samples, seed, context)
-    with tf.GradientTape(persistent=True) as from_latents:
-        from_latents.watch(zs)
-        draws = model.weigh(x, zs, context)
-        log_w = draws.log_w(beta)
-        loss = scale(_weighted(objective.theta_weights, log_w, beta))
-        added = [scale(loss) for loss in _added(model)]
-    of_theta, of_zs = from_latents.gradient(loss, [theta, zs])
-    anew = tf.math.divide_no_nan(
-        objective.phi_weights(log_w, beta), objective.theta_weights(log_w, beta)
-    )
-    of_zs = [anew[..., tf.newaxis] * of_z for of_z in of_zs]
-    if added:
-        more = from_latents.gradient(added, [theta, zs, phi])
-        of_theta, of_zs = _sums(of_theta, more[0]), _sums(of_zs, more[1])
-    of_phi = to_latents.gradient(zs, phi, output_gradients=of_zs)
-    return _sums(of_phi, more[2]) if added else of_phi, of_theta, draws
-
-
-def _sums(one, other):
-    """Sums of gradients, pair by pair; None where there is no connection."""
-    return [
-        b if a is None else a if b is None else a + b
-        for a, b in zip(one, other, strict=True)
-    ]
-
-
-def _added(model):
-    """What the layers of a model add to the loss, such as the terms of regularisers."""
-    return getattr(model, "losses", [])
-
-
-def _weighted(sample_weights, log_w, beta):
-    """A scalar loss: minus the sum of log_w times weights that are held constant."""
-    held = tf.stop_gradient(sample_weights(log_w, beta))
-    return -tf.reduce_mean(tf.reduce_sum(held * log_w, axis=0))

@@ -4,10 +4,12 @@ Models, measures and `Config` check their arguments here. Nothing in this module
 TensorFlow, so the command line reports a bad flag at once.
 """
 
+import itertools
 import math
 import re
+from collections.abc import Sequence
 
-from iwae_tf.errors import UsageError, check_at_least
+from iwae_tf.errors import UsageError, check_at_least, check_one_of
 
 CONVOLUTIONAL = ("gated", "resnet")
 DEEP = ("dense", *CONVOLUTIONAL)
@@ -25,7 +27,33 @@ OBJECTIVES = (
     "combination",
     "stl",
     "dreg",
+    "gdreg",
     "rws_dreg",
+    "renyi",
+    "renyi_dreg",
+    "tvo",
+    "tvo_total",
+    "vimco",
+    "rws",
+    "rws_sleep",
+)
+# Options of objectives, by the objectives that they go with.
+OBJECTIVE_OPTIONS = {
+    "n_groups": ("miwae", "piwae"),
+    "combination_beta": ("combination",),
+    "renyi_alpha": ("renyi", "renyi_dreg"),
+    "temperatures": ("tvo", "tvo_total"),
+}
+# Objectives that take the latents as they are drawn.
+WITHOUT_GIVEN_LATENTS = (
+    "vae_elbo",
+    "iwae_elbo",
+    "iwae_eq14",
+    "miwae",
+    "piwae",
+    "combination",
+    "renyi",
+    "tvo_total",
 )
 # Policies of Keras, by the type that networks compute in.
 PRECISIONS = {
@@ -265,38 +293,54 @@ def check_sizes(name: str, sizes: tuple[int, ...], stochastic_layers: int) -> No
 def check_objective(
     objective: str,
     stochastic_layers: int,
-    n_groups: int,
-    combination_beta: float | None,
     n_flows: int = 0,
+    n_groups: int = 1,
+    combination_beta: float | None = None,
+    renyi_alpha: float | None = None,
+    temperatures: Sequence[float] | None = None,
 ) -> None:
     """Checks that an objective fits the model and the options of objectives.
 
     Raises:
       UsageError: if it does not.
     """
+    check_one_of(OBJECTIVES, objective=objective)
     check_at_least(1, n_groups=n_groups)
     if combination_beta is not None and not 0 <= combination_beta <= 1:
         raise UsageError(
             f"combination_beta: must be from 0 to 1, got {combination_beta}"
         )
+    if renyi_alpha is not None and not 0 <= renyi_alpha < 1:
+        raise UsageError(
+            f"renyi_alpha: must be at least 0 and less than 1, got {renyi_alpha}"
+        )
+    if temperatures is not None:
+        ends = [*temperatures, 1.0]
+        if ends[0] != 0 or any(a >= b for a, b in itertools.pairwise(ends)):
+            raise UsageError(
+                "temperatures: must start with 0 and rise, all below 1, got "
+                f"{','.join(f'{t:g}' for t in temperatures)}"
+            )
     if objective == "vae_elbo_kl" and stochastic_layers > 1:
         raise UsageError(
             "objective: vae_elbo_kl has a closed form for one stochastic layer only, "
             f"got {stochastic_layers} layers; use vae_elbo"
         )
-    if n_flows and objective in ("vae_elbo_kl", "stl", "dreg", "rws_dreg"):
+    if n_flows and objective not in WITHOUT_GIVEN_LATENTS:
         raise UsageError(
             "objective: must not need a closed form or the density of given latents if "
-            f"there are flows, got {objective} with {n_flows} flows; use vae_elbo, "
-            "iwae_elbo, iwae_eq14, miwae, piwae or combination"
+            f"there are flows, got {objective} with {n_flows} flows; use "
+            f"{', '.join(WITHOUT_GIVEN_LATENTS[:-1])} or {WITHOUT_GIVEN_LATENTS[-1]}"
         )
-    if n_groups > 1 and objective not in ("miwae", "piwae"):
-        raise UsageError(
-            "n_groups: goes with objective miwae or piwae only, got "
-            f"{n_groups} with objective {objective}"
-        )
-    if combination_beta is not None and objective != "combination":
-        raise UsageError(
-            "combination_beta: goes with objective combination only, got "
-            f"{combination_beta} with objective {objective}"
-        )
+    given = {
+        "n_groups": n_groups if n_groups > 1 else None,
+        "combination_beta": combination_beta,
+        "renyi_alpha": renyi_alpha,
+        "temperatures": temperatures,
+    }
+    for name, value in given.items():
+        if value is not None and objective not in OBJECTIVE_OPTIONS[name]:
+            raise UsageError(
+                f"{name}: goes with objective {' or '.join(OBJECTIVE_OPTIONS[name])} "
+                f"only, got {value} with objective {objective}"
+            )

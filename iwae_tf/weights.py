@@ -4,6 +4,8 @@ A function that reduces does so over axis 0, the samples, and returns `[b]`. Wei
 never exponentiated before their maximum is subtracted.
 """
 
+import math
+
 import numpy as np
 import tensorflow as tf
 
@@ -43,6 +45,32 @@ def log_mean_exp(log_w) -> tf.Tensor:
     log_w = check_log_w(log_w)
     k = tf.cast(tf.shape(log_w)[0], log_w.dtype)
     return tf.reduce_logsumexp(log_w, axis=0) - tf.math.log(k)
+
+
+def log_mean_exp_without_each(log_w) -> tf.Tensor:
+    """`log_mean_exp` with one weight replaced by the geometric mean of all others.
+
+    Args:
+      log_w: log-weights [k, b], nats; k is at least 2.
+
+    Returns:
+      log_p: for each weight that is replaced, [k, b], nats.
+
+    Reference:
+      Mnih and Rezende 2016, eq. 10, arXiv:1602.06725.
+    """
+    log_w = check_log_w(log_w)
+    k = tf.cast(tf.shape(log_w)[0], log_w.dtype)
+    log_sum = tf.reduce_logsumexp(log_w, axis=0)
+    # 1 - w~ has no digits left where w~ is nearly 1, which only the largest can be.
+    is_largest = tf.one_hot(
+        tf.argmax(log_w, axis=0), tf.shape(log_w)[0], True, False, axis=0
+    )
+    rest = tf.reduce_logsumexp(tf.where(is_largest, -math.inf, log_w), axis=0)
+    w_norm = tf.where(is_largest, 0.0, normalise(log_w))
+    others = tf.where(is_largest, rest, log_sum + tf.math.log1p(-w_norm))
+    geometric = (tf.reduce_sum(log_w, axis=0) - log_w) / (k - 1)
+    return tf.reduce_logsumexp([others, geometric], axis=0) - tf.math.log(k)
 
 
 def normalise(log_w) -> tf.Tensor:

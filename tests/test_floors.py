@@ -17,6 +17,7 @@ FLOORS = (
     {"pareto"},
     {"draws"},
     {"objectives"},
+    {"estimators"},
     {"data", "plots"},
     {"models"},
     {"measures"},

@@ -15,6 +15,7 @@ from linear_gaussian import LinearGaussian, exact_posterior
 from iwae_tf import randomness
 from iwae_tf.draws import Draws
 from iwae_tf.errors import UsageError
+from iwae_tf.estimators import value_and_gradients
 from iwae_tf.models.iwae import IWAE
 from iwae_tf.models.posteriors import flatten
 from iwae_tf.objectives import (
@@ -23,12 +24,11 @@ from iwae_tf.objectives import (
     table,
     vae_elbo,
     vae_elbo_kl,
-    value_and_gradients,
 )
 
 SEED = randomness.seed_of(3)
 ROWS = table()
-PATH_ONLY = [name for name, row in ROWS.items() if row.path_only]
+PATH_ONLY = [name for name, row in ROWS.items() if row.phi_gradient == "path"]
 
 
 def draws_of(log_w, kl=None):
@@ -92,6 +92,11 @@ def test_rows_name_their_own_bounds():
     log_mean_w = np.log(np.exp(log_w).mean(axis=0))
     # Samples 0 and 2 are one group, 1 and 3 the other.
     groups = np.log(np.exp(log_w.reshape(2, 2, 3)).mean(axis=0)).mean(axis=0)
+    ends = [0, *(10 ** (-i / 4) for i in (4, 3, 2, 1)), 1]
+    riemann = sum(
+        (end - t) * (scipy.special.softmax(t * log_w, axis=0) * log_w).sum(axis=0)
+        for t, end in itertools.pairwise(ends)
+    )
     want = {
         "vae_elbo": log_w.mean(axis=0),
         "vae_elbo_kl": draws.log_px.numpy().mean(axis=0) - [1, 2, 3],
@@ -102,7 +107,15 @@ def test_rows_name_their_own_bounds():
         "combination": 0.3 * log_w.mean(axis=0) + 0.7 * log_mean_w,
         "stl": log_mean_w,
         "dreg": log_mean_w,
+        "gdreg": log_mean_w,
         "rws_dreg": log_mean_w,
+        "renyi": 2 * np.log(np.exp(log_w / 2).mean(axis=0)),
+        "renyi_dreg": 2 * np.log(np.exp(log_w / 2).mean(axis=0)),
+        "tvo": riemann,
+        "tvo_total": riemann,
+        "vimco": log_mean_w,
+        "rws": log_mean_w,
+        "rws_sleep": log_mean_w,
     }
     rows = table(n_groups=2, combination_beta=0.3)
     assert set(want) == set(rows)

@@ -10,8 +10,9 @@ import tensorflow as tf
 
 from iwae_tf import randomness
 from iwae_tf.errors import check_at_least
+from iwae_tf.estimators import check_estimator, value_and_gradients
 from iwae_tf.models import batches
-from iwae_tf.objectives import Objective, check_mask_model, row, value_and_gradients
+from iwae_tf.objectives import Objective, row
 
 
 class GradientMoments(NamedTuple):
@@ -80,7 +81,7 @@ def gradient_statistics(
         variables in their order, flattened.
 
     Raises:
-      UsageError: for an unknown objective, one that a mask model cannot have, or a
+      UsageError: for an unknown objective, one that the model cannot have, or a
         number out of range; see `batches.checked` too.
 
     Reference:
@@ -90,7 +91,7 @@ def gradient_statistics(
     check_at_least(1, n_samples=n_samples)
     check_at_least(2, n_draws=n_draws)
     x, context = batches.checked(model, x, context)
-    check_mask_model(own, model.generator)
+    check_estimator(own, model.posterior, model.generator, n_samples)
     networks = {
         "posterior": model.posterior.trainable_variables,
         "generator": model.generator.trainable_variables,

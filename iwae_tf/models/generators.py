@@ -370,9 +370,8 @@ class Chain(Generator):
         context = None if context is None else tf.cast(context, dtype)
         for level in reversed(range(len(self.n_latent))):
             p = self.conditional(level, zs[0], context) if zs else self.prior(context)
-            noise = randomness.normal(
-                [n, self.n_latent[level]], randomness.seed_of(seed, level)
-            )
+            own = randomness.seed_of(seed, level)
+            (noise,) = randomness.normal([1, n, self.n_latent[level]], own)
             zs = (p.mean() + p.stddev() * tf.cast(noise, dtype), *zs)
         return zs
 

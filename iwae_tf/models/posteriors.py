@@ -30,10 +30,13 @@ class Posterior(Part):
       n_latent: latent size of each layer, bottom-up.
       n_flows: number of flow steps that the latents go through, by default 0. If there
         are any, q has no `factors` and no `log_prob`.
+      is_reparameterised: whether latents depend on the parameters in a way that can be
+        differentiated.
     """
 
     n_latent: tuple[int, ...]
     n_flows = 0
+    is_reparameterised = True
 
     def entries(self, x: tf.Tensor) -> tf.Tensor:
         """The rows [b, n] of x [b, ...] that the first network sees."""

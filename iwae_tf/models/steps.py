@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -10,18 +11,12 @@ from keras.src.trainers import compile_utils
 
 from iwae_tf import randomness
 from iwae_tf.errors import UsageError, check_at_least
+from iwae_tf.estimators import check_estimator, value_and_gradients
 from iwae_tf.models import executions, replicas
 from iwae_tf.models.contracts import check_row
 from iwae_tf.models.display import with_display
 from iwae_tf.models.values import Seen, check_values
-from iwae_tf.objectives import (
-    Objective,
-    check_mask_model,
-    iwae_elbo,
-    row,
-    vae_elbo,
-    value_and_gradients,
-)
+from iwae_tf.objectives import Objective, iwae_elbo, row, vae_elbo
 from iwae_tf.rules import check_objective
 
 
@@ -112,6 +107,8 @@ class Steps(keras.Model):
         warmup_steps: int = 0,
         n_groups: int = 1,
         combination_beta: float | None = None,
+        renyi_alpha: float | None = None,
+        temperatures: Sequence[float] | None = None,
         jit_compile: bool = True,
         **kwargs,
     ):
@@ -127,7 +124,9 @@ class Steps(keras.Model):
             to beta.
           n_groups: m, the number of groups in `miwae` and `piwae`. They draw m k
             samples per observation.
-          combination_beta: weight of the ELBO in `combination`; the default is 0.5.
+          combination_beta: see `iwae_tf.objectives.table`.
+          renyi_alpha: see `iwae_tf.objectives.table`.
+          temperatures: see `iwae_tf.objectives.table`.
           jit_compile: whether XLA compiles the steps.
           **kwargs: arguments of `keras.Model.compile`, such as `steps_per_execution`,
             but no losses or metrics: the objective says what is minimised and logged.
@@ -142,28 +141,31 @@ class Steps(keras.Model):
                     f"{name}: must be None, because the objective says what is "
                     f"minimised and logged, got {kwargs[name]!r}"
                 )
-        self._asked = {
-            "objective": objective,
+        options = {
             "n_groups": n_groups,
             "combination_beta": combination_beta,
-            **kwargs,
+            "renyi_alpha": renyi_alpha,
+            "temperatures": temperatures,
         }
+        self._asked = {"objective": objective, **options, **kwargs}
         if isinstance(objective, str):
-            objective = self._row(objective, n_groups, combination_beta)
+            n_layers, n_flows = len(self.posterior.n_latent), self.posterior.n_flows
+            check_objective(objective, n_layers, n_flows, **options)
+            objective = row(objective, **options)
         elif not isinstance(objective, Objective):
             raise UsageError(
                 "objective: must be a name or an iwae_tf.Objective, such as "
                 f"Objective(bound=...), got {objective!r}"
             )
-        elif n_groups != 1 or combination_beta is not None:
+        elif given := [name for name in options if options[name] not in (None, 1)]:
             raise UsageError(
-                "objective: must be a name if n_groups or combination_beta is given, "
-                f"got a row of {objective.n_groups} groups"
+                f"objective: must be a name if {given[0]} is given, got a row of "
+                f"{objective.n_groups} groups"
             )
         else:
             check_row(objective, self.posterior.n_latent)
-        check_mask_model(objective, self.generator)
         check_at_least(1, n_samples=n_samples)
+        check_estimator(objective, self.posterior, self.generator, n_samples)
         check_at_least(0, warmup_steps=warmup_steps)
         with self.strategy.scope() if self._is_shared else contextlib.nullcontext():
             self._check_replicas(optimizer)
@@ -342,13 +344,6 @@ class Steps(keras.Model):
             return outputs
 
         return watched
-
-    def _row(self, name, n_groups, combination_beta):
-        found = row(name, n_groups, combination_beta)
-        n_layers = len(self.posterior.n_latent)
-        n_flows = self.posterior.n_flows
-        check_objective(name, n_layers, n_groups, combination_beta, n_flows)
-        return found
 
     @property
     def metrics(self):

@@ -561,9 +561,9 @@ class Config:
         rules.check_objective(
             self.objective,
             self.stochastic_layers,
+            self.n_flows,
             self.n_groups,
             self.combination_beta,
-            self.n_flows,
         )
         starts = ("continue_from", "init_from", "pretrained")
         given = [name for name in starts if getattr(self, name)]

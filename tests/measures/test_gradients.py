@@ -8,9 +8,10 @@ from linear_gaussian import LinearGaussian, exact_posterior
 
 from iwae_tf import randomness
 from iwae_tf.errors import UsageError
+from iwae_tf.estimators import value_and_gradients
 from iwae_tf.measures.gradients import GradientMoments, gradient_statistics
 from iwae_tf.models.iwae import IWAE
-from iwae_tf.objectives import table, value_and_gradients
+from iwae_tf.objectives import table
 
 
 @pytest.mark.parametrize("name", ["dreg", "piwae"])

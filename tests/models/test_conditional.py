@@ -16,12 +16,13 @@ from eager import eagerly
 from iwae_tf import data, randomness
 from iwae_tf.data.datasets import Images
 from iwae_tf.errors import UsageError
+from iwae_tf.estimators import value_and_gradients
 from iwae_tf.measures import annealing, inspection
 from iwae_tf.measures.gradients import gradient_statistics
 from iwae_tf.measures.likelihood import log_likelihood
 from iwae_tf.measures.units import WithoutUnits, statistics
 from iwae_tf.models import zoo
-from iwae_tf.objectives import table, value_and_gradients
+from iwae_tf.objectives import table
 
 SEED = randomness.seed_of(5)
 N_CONTEXT = 3

@@ -10,7 +10,7 @@ import scipy.special
 import scipy.stats
 import tensorflow as tf
 
-from iwae_tf import objectives, randomness, rules
+from iwae_tf import estimators, objectives, randomness, rules
 from iwae_tf.errors import UsageError
 from iwae_tf.measures import units
 from iwae_tf.models.flows import MADE, InverseAutoregressiveFlow
@@ -276,7 +276,7 @@ def test_every_parameter_has_a_gradient_and_survives_saving(normalisation, tmp_p
     model.compile(keras.optimizers.SGD(0.1), "iwae_elbo", n_samples=5, **EAGER)
     x = images(40)
     row = objectives.row("iwae_elbo")
-    _, gradients, _ = objectives.value_and_gradients(row, model, x, 5, SEED, 1.0)
+    _, gradients, _ = estimators.value_and_gradients(row, model, x, 5, SEED, 1.0)
     for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
         assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0, variable.path
     before = model.get_weights()
@@ -314,7 +314,7 @@ def test_objectives_train_or_are_refused_in_one_line(name):
             model.compile(objective=name, n_samples=2)
         row = objectives.table()[name]
         with pytest.raises(UsageError, match="^(kl|posterior): .* without flows"):
-            objectives.value_and_gradients(row, model, x, 2, SEED, 1.0)
+            estimators.value_and_gradients(row, model, x, 2, SEED, 1.0)
         return
     n_groups = 2 if name in ("miwae", "piwae") else 1
     model.compile("sgd", objective=name, n_samples=2, n_groups=n_groups, **EAGER)

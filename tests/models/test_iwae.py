@@ -8,13 +8,14 @@ import tensorflow as tf
 
 from iwae_tf import randomness
 from iwae_tf.errors import UsageError
+from iwae_tf.estimators import value_and_gradients
 from iwae_tf.measures import annealing, gradients, units
 from iwae_tf.measures.likelihood import log_likelihood
 from iwae_tf.models import likelihoods, zoo
 from iwae_tf.models.generators import Chain
 from iwae_tf.models.iwae import IWAE
 from iwae_tf.models.posteriors import GaussianChain
-from iwae_tf.objectives import Objective, table, vae_elbo, value_and_gradients
+from iwae_tf.objectives import Objective, table, vae_elbo
 
 SEED = randomness.seed_of(5)
 SHAPE = (3, 2, 1)

@@ -12,6 +12,7 @@ from factor_analysis import FactorAnalysis
 
 from iwae_tf import randomness
 from iwae_tf.errors import UsageError
+from iwae_tf.estimators import value_and_gradients
 from iwae_tf.measures import annealing, gradients, inspection
 from iwae_tf.measures.likelihood import log_likelihood
 from iwae_tf.models import likelihoods, zoo
@@ -20,7 +21,7 @@ from iwae_tf.models.iwae import IWAE
 from iwae_tf.models.masks import MaskModel, NetworkMasking, SelfMasking
 from iwae_tf.models.networks import ConvolutionalDecoder
 from iwae_tf.models.posteriors import GaussianChain
-from iwae_tf.objectives import row, table, value_and_gradients
+from iwae_tf.objectives import row, table
 
 SEED = randomness.seed_of(4)
 EAGER = {"jit_compile": False, "run_eagerly": True}
