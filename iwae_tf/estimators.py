@@ -9,7 +9,7 @@ from iwae_tf import randomness
 from iwae_tf.draws import Draws
 from iwae_tf.errors import UsageError
 from iwae_tf.objectives import PHI_GRADIENTS, Beta, Objective
-from iwae_tf.rules import WITHOUT_GIVEN_LATENTS
+from iwae_tf.rules import WITHOUT_GIVEN_LATENTS, WITHOUT_REPARAMETERISATION
 
 # The parts that a row needs, by `Objective.phi_gradient`.
 _NEEDED = {
@@ -53,9 +53,10 @@ def check_estimator(objective: Objective, posterior, generator, k: int) -> None:
             f"got {k}"
         )
     if kind in ("total", "path") and not getattr(posterior, "is_reparameterised", True):
+        *others, last = WITHOUT_REPARAMETERISATION
         raise UsageError(
             "objective: must need no reparameterisation for latents that have none, "
-            "such as binary ones; use vimco, rws, rws_sleep or tvo"
+            f"such as binary ones; use {', '.join(others)} or {last}"
         )
     if kind != "total" and getattr(generator, "mask_model", None) is not None:
         raise UsageError(

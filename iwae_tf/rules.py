@@ -16,7 +16,8 @@ DEEP = ("dense", *CONVOLUTIONAL)
 WARPED = ("tvae_affine", "tvae_tps")
 SPATIAL = ("vae60", *WARPED)
 SPATIAL_LATENTS = 60
-MODELS = ("burda", *SPATIAL, *DEEP)
+BINARY = ("sbn",)  # models with binary latents
+MODELS = ("burda", *SPATIAL, *DEEP, *BINARY)
 OBJECTIVES = (
     "vae_elbo",
     "vae_elbo_kl",
@@ -55,6 +56,8 @@ WITHOUT_GIVEN_LATENTS = (
     "renyi",
     "tvo_total",
 )
+# Objectives that do without a reparameterisation of the latents.
+WITHOUT_REPARAMETERISATION = ("vimco", "rws", "rws_sleep", "tvo")
 # Policies of Keras, by the type that networks compute in.
 PRECISIONS = {
     "float32": "float32",
@@ -198,6 +201,35 @@ def check_flows(n_flows: int | None, stochastic_layers: int) -> None:
         raise UsageError(
             f"n_flows: goes with one stochastic layer only, got {n_flows} with "
             f"{stochastic_layers} layers"
+        )
+
+
+def check_binary(
+    model: str, objective: str, n_flows: int | None = None, scorer: str = "importance"
+) -> None:
+    """Checks that a model with binary latents gets nothing that they cannot have.
+
+    Raises:
+      UsageError: for an objective that needs a reparameterisation, flows, or annealing
+        by Hamiltonian transitions.
+    """
+    if model not in BINARY:
+        return
+    if objective not in WITHOUT_REPARAMETERISATION:
+        *others, last = WITHOUT_REPARAMETERISATION
+        raise UsageError(
+            f"objective: must be {', '.join(others)} or {last} for model {model}, "
+            f"whose binary latents have no reparameterisation, got {objective}"
+        )
+    if n_flows:
+        raise UsageError(
+            f"n_flows: goes with continuous latents only, got {n_flows} with model "
+            f"{model}"
+        )
+    if scorer == "ais":
+        raise UsageError(
+            f"scorer: must be importance for model {model}, because annealing needs "
+            "continuous latents, got ais"
         )
 
 

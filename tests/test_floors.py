@@ -109,6 +109,7 @@ def test_public_names_are_listed_and_there():
             "weights",
             "likelihoods",
             "masks",
+            "binary",
         ),
         *("posteriors", "generators", "inspection", "units", "annealing"),
         *("gradients", "plots"),

@@ -150,6 +150,12 @@ class Annealer:
                 "model: must be without a mask model, whose missing entries are drawn "
                 "with the latents, for annealing; use iwae_tf.log_likelihood"
             )
+        if not getattr(model.posterior, "is_reparameterised", True):
+            raise UsageError(
+                "model: must have continuous latents for annealing, which moves along "
+                "gradients, got latents without a reparameterisation; use "
+                "iwae_tf.log_likelihood"
+            )
         check_at_least(1, n_chains=n_chains, n_leapfrog=n_leapfrog)
         if not 0 < acceptance < 1:
             raise UsageError(f"acceptance: must be between 0 and 1, got {acceptance}")

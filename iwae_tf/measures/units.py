@@ -17,7 +17,6 @@ from iwae_tf.draws import Draws
 from iwae_tf.errors import UsageError, check_at_least
 from iwae_tf.models import batches
 from iwae_tf.models.generators import noise_of_missing
-from iwae_tf.models.posteriors import reparameterised
 
 ACTIVE_ABOVE = 0.01
 
@@ -214,9 +213,9 @@ class WithoutUnits:
         x, context = self.model.inputs(x, context)
         below, zs, log_qz = posterior.entries(x), (), 0.0
         for level, (kept, value) in enumerate(zip(self.kept, self.values, strict=True)):
-            q = posterior.conditional(level, below, context).distribution
-            z = reparameterised(q, k, randomness.seed_of(seed, level))
-            log_qz += self._sum(level, q.log_prob(z))
+            q = posterior.conditional(level, below, context)
+            z = posterior.sample(q, k, randomness.seed_of(seed, level))
+            log_qz += self._sum(level, q.distribution.log_prob(z))
             below = tf.where(kept, z, tf.cast(value, z.dtype))
             zs += (below,)
         log_pz = sum(

@@ -212,14 +212,23 @@ class Chain(Generator):
             self.likelihood.n_parameters * n_entries, bias_initializer=output_bias
         )
         self.conditionals = [
-            LocScale(network, d)
+            self._layer(network, d)
             for network, d in zip(networks, n_latent[:-1], strict=True)
         ]
         self.top = (
             None
             if prior_widths is None
-            else LocScale(MLP(prior_widths, activation), n_latent[-1])
+            else self._layer(MLP(prior_widths, activation), n_latent[-1])
         )
+
+    def _layer(self, network, d):
+        """The parameters of p of one layer, from a network."""
+        return LocScale(network, d)
+
+    def _sample(self, p, n, seed):
+        """Draws from one layer, [n, d]; p is of batch [n], or of none."""
+        (noise,) = randomness.normal([1, n, p.event_shape[-1]], seed)
+        return p.mean() + p.stddev() * tf.cast(noise, self.variable_dtype)
 
     def prior(self, context: tf.Tensor | None = None) -> tfd.Distribution:
         """p(z) of the top layer, event [d]: standard normal, or a Gaussian given y."""
@@ -366,13 +375,11 @@ class Chain(Generator):
     ) -> tuple[tf.Tensor, ...]:
         """See `Generator.sample_latents`."""
         zs = ()
-        dtype = self.variable_dtype
-        context = None if context is None else tf.cast(context, dtype)
+        if context is not None:
+            context = tf.cast(context, self.variable_dtype)
         for level in reversed(range(len(self.n_latent))):
             p = self.conditional(level, zs[0], context) if zs else self.prior(context)
-            own = randomness.seed_of(seed, level)
-            (noise,) = randomness.normal([1, n, self.n_latent[level]], own)
-            zs = (p.mean() + p.stddev() * tf.cast(noise, dtype), *zs)
+            zs = (self._sample(p, n, randomness.seed_of(seed, level)), *zs)
         return zs
 
     def mean(

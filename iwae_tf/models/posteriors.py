@@ -24,7 +24,7 @@ class Posterior(Part):
     """What every posterior has; a subclass of one's own needs `draw` and `mean`.
 
     A latent that is drawn must depend on the parameters and the noise in a way that can
-    be differentiated.
+    be differentiated, unless `is_reparameterised` is False.
 
     Attributes:
       n_latent: latent size of each layer, bottom-up.
@@ -49,7 +49,7 @@ class Posterior(Part):
         seed: tf.Tensor,
         context: tf.Tensor | None = None,
     ) -> tuple[tuple[tf.Tensor, ...], tf.Tensor]:
-        """Draws k reparameterised samples per observation.
+        """Draws k samples per observation.
 
         Args:
           x: observations [b, ...].
@@ -129,8 +129,87 @@ class Posterior(Part):
         return sum(q.log_prob(z) for q, z in zip(factors, zs, strict=True))
 
 
+class Layered(Posterior):
+    """A chain of layers, each of which sees the one below: q(z1|x) q(z2|z1) ...
+
+    A subclass needs `conditional` and `sample`.
+
+    Attributes:
+      inputs: layer from x [b, ...] to rows [b, n], or None to flatten x.
+    """
+
+    inputs: keras.layers.Layer | None
+
+    def entries(self, x: tf.Tensor) -> tf.Tensor:
+        """See `Posterior.entries`."""
+        return flatten(x) if self.inputs is None else self.inputs(x)
+
+    def conditional(
+        self, level: int, below: tf.Tensor, context: tf.Tensor | None = None
+    ) -> tfd.Distribution:
+        """q(z | the layer below), event [d].
+
+        Args:
+          level: 0 is the layer nearest to the pixels.
+          below: `entries` [b, n] of x for level 0, else z of the layer below [k, b, d].
+          context: [b, c].
+        """
+        raise NotImplementedError
+
+    def sample(self, q: tfd.Distribution, k: int, seed: tf.Tensor) -> tf.Tensor:
+        """Draws from one layer, [k, b, d].
+
+        Args:
+          q: what `conditional` returns, of batch [b] or [k, b].
+          k: number of draws per observation.
+          seed: random seed, [2].
+        """
+        raise NotImplementedError
+
+    def draw(
+        self,
+        x: tf.Tensor,
+        k: int,
+        seed: tf.Tensor,
+        context: tf.Tensor | None = None,
+    ) -> tuple[tuple[tf.Tensor, ...], tf.Tensor]:
+        """See `Posterior.draw`."""
+        below, zs, log_qz = self.entries(x), (), 0.0
+        for level in range(len(self.n_latent)):
+            q = self.conditional(level, below, context)
+            z = self.sample(q, k, randomness.seed_of(seed, level))
+            log_qz += q.log_prob(z)
+            zs += (z,)
+            below = z
+        return zs, log_qz
+
+    def mean(
+        self, x: tf.Tensor, context: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, ...]:
+        """See `Posterior.mean`."""
+        below, zs = self.entries(x), ()
+        for level, d in enumerate(self.n_latent):
+            mean = self.conditional(level, below, context).mean()
+            below = tf.reshape(mean, [1, tf.shape(x)[0], d])
+            zs += (below,)
+        return zs
+
+    def factors(
+        self,
+        zs: tuple[tf.Tensor, ...],
+        x: tf.Tensor,
+        context: tf.Tensor | None = None,
+    ) -> list[tfd.Distribution]:
+        """See `Posterior.factors`."""
+        belows = (self.entries(x), *zs[:-1])
+        return [
+            self.conditional(level, below, context)
+            for level, below in enumerate(belows)
+        ]
+
+
 @keras.saving.register_keras_serializable(package="iwae_tf")
-class GaussianChain(Posterior):
+class GaussianChain(Layered):
     """A chain of Gaussian layers: q(z1|x) q(z2|z1) ... q(zL|zL-1).
 
     If there is a context, every layer sees it beside the layer below. A convolutional
@@ -184,63 +263,16 @@ class GaussianChain(Posterior):
         ]
         self.n_latent = tuple(n_latent)
 
-    def entries(self, x: tf.Tensor) -> tf.Tensor:
-        """See `Posterior.entries`."""
-        return flatten(x) if self.inputs is None else self.inputs(x)
-
     def conditional(
         self, level: int, below: tf.Tensor, context: tf.Tensor | None = None
     ) -> tfd.Distribution:
-        """q(z | the layer below), event [d].
-
-        Args:
-          level: 0 is the layer nearest to the pixels.
-          below: `entries` [b, n] of x for level 0, else z of the layer below [k, b, d].
-          context: [b, c].
-        """
+        """See `Layered.conditional`: a Gaussian."""
         loc, scale = self.conditionals[level](beside(below, context))
         return tfd.Independent(tfd.Normal(loc, scale), 1)
 
-    def draw(
-        self,
-        x: tf.Tensor,
-        k: int,
-        seed: tf.Tensor,
-        context: tf.Tensor | None = None,
-    ) -> tuple[tuple[tf.Tensor, ...], tf.Tensor]:
-        """See `Posterior.draw`."""
-        below, zs, log_qz = self.entries(x), (), 0.0
-        for level in range(len(self.n_latent)):
-            q = self.conditional(level, below, context)
-            z = reparameterised(q, k, randomness.seed_of(seed, level))
-            log_qz += q.log_prob(z)
-            zs += (z,)
-            below = z
-        return zs, log_qz
-
-    def mean(
-        self, x: tf.Tensor, context: tf.Tensor | None = None
-    ) -> tuple[tf.Tensor, ...]:
-        """See `Posterior.mean`."""
-        below, zs = self.entries(x), ()
-        for level, d in enumerate(self.n_latent):
-            mean = self.conditional(level, below, context).mean()
-            below = tf.reshape(mean, [1, tf.shape(x)[0], d])
-            zs += (below,)
-        return zs
-
-    def factors(
-        self,
-        zs: tuple[tf.Tensor, ...],
-        x: tf.Tensor,
-        context: tf.Tensor | None = None,
-    ) -> list[tfd.Distribution]:
-        """See `Posterior.factors`."""
-        belows = (self.entries(x), *zs[:-1])
-        return [
-            self.conditional(level, below, context)
-            for level, below in enumerate(belows)
-        ]
+    def sample(self, q: tfd.Distribution, k: int, seed: tf.Tensor) -> tf.Tensor:
+        """See `Layered.sample`."""
+        return reparameterised(q, k, seed)
 
 
 @keras.saving.register_keras_serializable(package="iwae_tf")

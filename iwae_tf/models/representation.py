@@ -195,8 +195,14 @@ class Representation:
           means: E[x|z], [n, b, *event_shape], or [n, *event_shape] for a single pair.
 
         Raises:
-          UsageError: if there are fewer than two steps, or the shapes differ.
+          UsageError: if there are fewer than two steps, the shapes differ, or there
+            is nothing between two latents, as with binary ones.
         """
+        if not getattr(self.posterior, "is_reparameterised", True):
+            raise UsageError(
+                "model: must have continuous latents for interpolations, got latents "
+                "without a reparameterisation"
+            )
         check_at_least(2, n=n)
         x1, x2 = batches.numbers("x1", x1), batches.numbers("x2", x2)
         if x1.shape != x2.shape:

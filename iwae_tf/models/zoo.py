@@ -9,6 +9,7 @@ import numpy as np
 from iwae_tf import rules
 from iwae_tf.errors import UsageError, check_one_of
 from iwae_tf.models import likelihoods, parts
+from iwae_tf.models.binary import BeliefNetwork, BernoulliChain
 from iwae_tf.models.generators import Chain, WarpedBernoulli
 from iwae_tf.models.iwae import IWAE
 from iwae_tf.models.masks import MaskModel
@@ -56,12 +57,12 @@ def build(
       mean: see `burda`; other networks do not use it.
       n_levels: number of levels or classes of the data, for the likelihoods
         `discretized_logistic` and `categorical`.
-      model: `burda`, a key of `SPATIAL`, `dense`, `gated` or `resnet`.
+      model: `burda`, a key of `SPATIAL`, `dense`, `gated`, `resnet` or `sbn`.
       stochastic_layers: see `burda`.
       n_latent: see `burda` and `deep`.
       n_hidden: see `burda` and `deep`.
       feature_maps: see `deep`.
-      conditional_prior: see `burda`.
+      conditional_prior: see `burda` and `sbn`.
       n_bounded: see `spatial`.
       likelihood: a name in `rules.LIKELIHOODS`; by default `bernoulli`.
       likelihood_scale: see `likelihoods.by_name`.
@@ -94,6 +95,18 @@ def build(
         )
         if model in rules.DEEP:
             return deep(model, shape, n_latent, n_hidden, feature_maps, seed, **flows)
+        if model in rules.BINARY:
+            flows.pop("n_flows", None)
+            return sbn(
+                shape,
+                stochastic_layers,
+                n_latent,
+                mean,
+                seed,
+                n_context,
+                conditional_prior,
+                **flows,
+            )
         return burda(
             shape,
             stochastic_layers,
@@ -336,8 +349,7 @@ def burda(
         to fill in are given and no entries are missing, or if these values or the mean
         are not finite or of another shape.
     """
-    if conditional_prior and not n_context:
-        raise UsageError("n_context: must be at least 1 for a conditional prior, got 0")
+    _check_prior(conditional_prior, n_context)
     n_latent = tuple(n_latent or default_latents(stochastic_layers))
     n_hidden = tuple(n_hidden or default_hidden(stochastic_layers))
     rules.check_sizes("n_latent", n_latent, stochastic_layers)
@@ -347,10 +359,6 @@ def burda(
     keras.utils.set_random_seed(seed)
     widths = [(n, n) for n in n_hidden]
     likelihood = likelihood or likelihoods.Bernoulli()
-    bias = "zeros"
-    _check_finite(mean=mean)
-    if mean is not None:
-        bias = keras.initializers.Constant(likelihood.initial_bias(np.ravel(mean)))
     posterior = (
         _posterior(MLP(widths[0]), n_latent[0], 0, inputs, n_flows=n_flows, **flows)
         if n_flows
@@ -362,7 +370,7 @@ def burda(
             event_shape,
             widths,
             n_latent,
-            output_bias=bias,
+            output_bias=_output_bias(likelihood, mean),
             prior_widths=widths[-1] if conditional_prior else None,
             likelihood=likelihood,
             missing=missing,
@@ -371,6 +379,86 @@ def burda(
         seed=seed,
         n_context=n_context,
     )
+
+
+@first_names()
+def sbn(
+    event_shape: tuple[int, ...],
+    stochastic_layers: int = 1,
+    n_latent: Sequence[int] | None = None,
+    mean: np.ndarray | None = None,
+    seed: int = 123,
+    n_context: int = 0,
+    conditional_prior: bool = False,
+    likelihood: likelihoods.Likelihood | None = None,
+    missing: bool = False,
+    mask_input: bool = False,
+    fill: np.ndarray | None = None,
+) -> IWAE:
+    """A sigmoid belief network: binary latents, and no hidden units between them.
+
+    Every logit is linear in the layer below in q, and in the layer above in p. The
+    latents have no reparameterisation, so `compile` takes the objectives `vimco`,
+    `rws`, `rws_sleep` and `tvo`.
+
+    Args:
+      event_shape: see `burda`.
+      stochastic_layers: L, the number of stochastic layers.
+      n_latent: number of binary units of each layer, bottom-up; by default 200.
+      mean: see `burda`.
+      seed: see `burda`.
+      n_context: see `burda`.
+      conditional_prior: whether the logits of p(zL|y) are linear in y, in place of
+        those of p(zL), which are trained as they are.
+      likelihood: see `burda`.
+      missing: see `burda`.
+      mask_input: see `burda`.
+      fill: see `burda`.
+
+    Returns:
+      model: the model, not compiled.
+
+    Raises:
+      UsageError: see `burda`.
+
+    Reference:
+      Neal 1992, Connectionist learning of belief networks, Artificial Intelligence 56;
+      Mnih and Rezende 2016, arXiv:1602.06725.
+    """
+    _check_prior(conditional_prior, n_context)
+    n_latent = tuple(n_latent or (200,) * stochastic_layers)
+    rules.check_sizes("n_latent", n_latent, stochastic_layers)
+    inputs = _inputs(missing, mask_input, fill, event_shape)
+    keras.utils.set_random_seed(seed)
+    likelihood = likelihood or likelihoods.Bernoulli()
+    widths = [()] * stochastic_layers
+    return IWAE(
+        BernoulliChain(widths, n_latent, inputs=inputs),
+        BeliefNetwork(
+            event_shape,
+            widths,
+            n_latent,
+            output_bias=_output_bias(likelihood, mean),
+            prior_widths=() if conditional_prior else None,
+            likelihood=likelihood,
+            missing=missing,
+        ),
+        seed=seed,
+        n_context=n_context,
+    )
+
+
+def _check_prior(conditional_prior, n_context):
+    if conditional_prior and not n_context:
+        raise UsageError("n_context: must be at least 1 for a conditional prior, got 0")
+
+
+def _output_bias(likelihood, mean):
+    """The initial bias of a likelihood's parameters, which fits the mean of data."""
+    _check_finite(mean=mean)
+    if mean is None:
+        return "zeros"
+    return keras.initializers.Constant(likelihood.initial_bias(np.ravel(mean)))
 
 
 def default_latents(stochastic_layers: int) -> tuple[int, ...]:

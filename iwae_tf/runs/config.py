@@ -148,14 +148,16 @@ class Config:
         "Networks. burda: those of the IWAE paper. vae60, tvae_affine and tvae_tps: a "
         "plain VAE with 60 latents, and two whose latents also place the image, by an "
         "affine map or a thin-plate spline. dense, gated and resnet: deep networks "
-        "with 64 latents, fully connected or with gated or residual convolutions.",
+        "with 64 latents, fully connected or with gated or residual convolutions. sbn: "
+        "a sigmoid belief network, with 200 binary latents in each stochastic layer "
+        "and no hidden units, for --objective vimco, rws, rws_sleep and tvo.",
         choices=rules.MODELS,
     )
     n_latent: tuple[int, ...] | None = _option(
         "networks",
         None,
         "Sizes of the latents, from the image upwards, such as 100,50.",
-        unset="the paper's",
+        unset="the paper's, and 200 in each layer with --model sbn",
         maximum=WIDEST,
     )
     n_hidden: tuple[int, ...] | None = _option(
@@ -201,7 +203,7 @@ class Config:
         "networks",
         False,
         "With --conditional, learn the prior p(z|y) of the top layer in place of "
-        "N(0, I).",
+        "N(0, I), or of p(z) with --model sbn.",
     )
     n_bounded: int = _option(
         "networks",
@@ -558,6 +560,7 @@ class Config:
             sizes = getattr(self, name)
             if sizes is not None:
                 rules.check_sizes(name, sizes, self.stochastic_layers)
+        rules.check_binary(self.model, self.objective, self.n_flows, self.scorer)
         rules.check_objective(
             self.objective,
             self.stochastic_layers,
@@ -636,10 +639,10 @@ class Config:
     def _check_model(self):
         """Checks the options of networks and flows, and fills in their defaults."""
         for name, models in (
-            ("stochastic_layers", ("burda",)),
-            ("conditional", ("burda",)),
+            ("stochastic_layers", ("burda", *rules.BINARY)),
+            ("conditional", ("burda", *rules.BINARY)),
             ("n_hidden", ("burda", "dense")),
-            ("n_latent", ("burda", *rules.DEEP)),
+            ("n_latent", ("burda", *rules.DEEP, *rules.BINARY)),
             ("feature_maps", rules.CONVOLUTIONAL),
             ("n_bounded", rules.SPATIAL),
         ):

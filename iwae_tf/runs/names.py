@@ -89,9 +89,12 @@ def run_name(config: Config) -> str:
     options += "".join(f"-{part}" for part in _not_default(config))
     if config.jit is False:
         options += "-nojit"
-    networks = f"{config.stochastic_layers}l"
+    layers = config.stochastic_layers
+    networks = f"{layers}l"
     if config.model != "burda":
         networks = f"{config.model}{config.feature_maps or ''}"
+        if layers > 1:
+            networks += f"-{layers}l"
     if config.n_bounded:
         networks += f"-t{config.n_bounded}"
     if config.n_flows:
@@ -193,7 +196,8 @@ def networks(config: Config) -> str:
     layers = config.stochastic_layers
     text = f"{layers} {'layer' if layers == 1 else 'layers'}"
     if config.model != "burda":
-        text = model(config.model)
+        called = model(config.model)
+        text = called if layers == 1 else f"{called}, {text}"
     if config.feature_maps:
         text += f", {config.feature_maps} maps"
     if config.n_bounded:
