@@ -191,12 +191,19 @@ def check_batch_size(batch_size: int, n_images: int) -> None:
         )
 
 
-def check_flows(n_flows: int | None, stochastic_layers: int) -> None:
-    """Checks that a posterior with flows has only one stochastic layer.
+def check_flows(
+    n_flows: int | None, stochastic_layers: int, model: str = "burda"
+) -> None:
+    """Checks that a posterior with flows has one stochastic layer, of continuous units.
 
     Raises:
-      UsageError: if it has more.
+      UsageError: if it has more layers, or binary units.
     """
+    if n_flows and model in BINARY:
+        raise UsageError(
+            f"n_flows: goes with continuous latents only, got {n_flows} with model "
+            f"{model}"
+        )
     if n_flows and stochastic_layers > 1:
         raise UsageError(
             f"n_flows: goes with one stochastic layer only, got {n_flows} with "
@@ -204,14 +211,12 @@ def check_flows(n_flows: int | None, stochastic_layers: int) -> None:
         )
 
 
-def check_binary(
-    model: str, objective: str, n_flows: int | None = None, scorer: str = "importance"
-) -> None:
+def check_binary(model: str, objective: str, scorer: str) -> None:
     """Checks that a model with binary latents gets nothing that they cannot have.
 
     Raises:
-      UsageError: for an objective that needs a reparameterisation, flows, or annealing
-        by Hamiltonian transitions.
+      UsageError: for an objective that needs a reparameterisation, or annealing, whose
+        transitions are Hamiltonian.
     """
     if model not in BINARY:
         return
@@ -220,11 +225,6 @@ def check_binary(
         raise UsageError(
             f"objective: must be {', '.join(others)} or {last} for model {model}, "
             f"whose binary latents have no reparameterisation, got {objective}"
-        )
-    if n_flows:
-        raise UsageError(
-            f"n_flows: goes with continuous latents only, got {n_flows} with model "
-            f"{model}"
         )
     if scorer == "ais":
         raise UsageError(

@@ -96,7 +96,7 @@ def build(
         if model in rules.DEEP:
             return deep(model, shape, n_latent, n_hidden, feature_maps, seed, **flows)
         if model in rules.BINARY:
-            flows.pop("n_flows", None)
+            rules.check_flows(flows.get("n_flows"), stochastic_layers, model)
             return sbn(
                 shape,
                 stochastic_layers,
@@ -105,7 +105,9 @@ def build(
                 seed,
                 n_context,
                 conditional_prior,
-                **flows,
+                flows["likelihood"],
+                missing,
+                mask_input,
             )
         return burda(
             shape,

@@ -560,7 +560,7 @@ class Config:
             sizes = getattr(self, name)
             if sizes is not None:
                 rules.check_sizes(name, sizes, self.stochastic_layers)
-        rules.check_binary(self.model, self.objective, self.n_flows, self.scorer)
+        rules.check_binary(self.model, self.objective, self.scorer)
         rules.check_objective(
             self.objective,
             self.stochastic_layers,
@@ -664,7 +664,7 @@ class Config:
                     "flows"
                 )
         self._fill_in(chosen)
-        rules.check_flows(self.n_flows, self.stochastic_layers)
+        rules.check_flows(self.n_flows, self.stochastic_layers, self.model)
         if self.flow_hidden is not None and min(self.flow_hidden, default=0) < 1:
             raise UsageError(
                 "flow_hidden: must be positive sizes, got "
