@@ -165,6 +165,11 @@ def posterior_on_grid(
             f"limits: must be two pairs of finite numbers that rise, got {limits}"
         )
     check_at_least(1, n=n)
+    if not getattr(getattr(model, "posterior", None), "is_reparameterised", True):
+        raise UsageError(
+            "model: must have continuous latents for a grid, got latents without a "
+            "reparameterisation"
+        )
     sizes = getattr(getattr(model, "posterior", None), "n_latent", (2,))
     if tuple(sizes) != (2,):
         raise UsageError(

@@ -163,8 +163,8 @@ class BeliefNetwork(Chain):
         return Logits(network, d)
 
     def _sample(self, p, n, seed):
-        (noise,) = randomness.uniform([1, n, p.event_shape[-1]], seed)
-        return _drawn(p.mean(), noise)
+        noise = randomness.uniform([1, n, p.event_shape[-1]], seed)
+        return _drawn(p.mean(), noise[0])
 
     def prior(self, context: tf.Tensor | None = None) -> tfd.Distribution:
         """p(z) of the top layer, event [d]: with trained logits, or with those of y."""

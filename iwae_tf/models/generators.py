@@ -227,8 +227,8 @@ class Chain(Generator):
 
     def _sample(self, p, n, seed):
         """Draws from one layer, [n, d]; p is of batch [n], or of none."""
-        (noise,) = randomness.normal([1, n, p.event_shape[-1]], seed)
-        return p.mean() + p.stddev() * tf.cast(noise, self.variable_dtype)
+        noise = randomness.normal([1, n, p.event_shape[-1]], seed)
+        return p.mean() + p.stddev() * tf.cast(noise[0], self.variable_dtype)
 
     def prior(self, context: tf.Tensor | None = None) -> tfd.Distribution:
         """p(z) of the top layer, event [d]: standard normal, or a Gaussian given y."""

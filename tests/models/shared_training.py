@@ -55,6 +55,12 @@ MODELS = {
         ADAM,
         {"n_samples": 2},
     ),
+    "binary": (
+        lambda: zoo.sbn(SHAPE, 2, (8, 4)),
+        keras.optimizers.Adam,
+        ADAM,
+        {"objective": "rws_sleep", "n_samples": 5},
+    ),
     "missing": (lambda: burda(missing=True), keras.optimizers.Adam, ADAM, {}),
 }
 

@@ -23,6 +23,7 @@ MODELS = {
         (3, 2, 1), n_context=2, conditional_prior=True, **SIZES
     ),
     "warped": lambda: zoo.spatial("tvae_tps", (4, 4, 1)),
+    "binary": lambda: zoo.sbn((3, 2, 1), 2, (3, 2)),
     "levels": lambda: zoo.burda(
         (3, 2, 1), likelihood=likelihoods.DiscretizedLogistic(5), **SIZES
     ),
