@@ -126,6 +126,12 @@ ROWS["task09"] = [
     r"[+-]\d\.\d\d ± \d\.\d\d \| -?\d\.\d{3} ± \d\.\d{3} \|"
     for posterior in ("no flow", "8 flow steps")
 ]
+ROWS["task17"] = [
+    rf"\| `{name}` \| {k} \| 1 \| {BOUND} \| {SCORE} \| \d of 8 \+ \d of 4 \| "
+    rf"0:\d\d:\d\d \|"
+    for k in (2, 3)
+    for name in ("vimco", "rws")
+]
 ROWS["table1"] = [
     rf"\| digits \| `{name}` \| {layers} \| {k} \| 1 \| fast \| 123 \| {score} "
     for layers, score in ((1, SCORE), (2, SCORE.replace("[23]", "[67]")))
@@ -141,6 +147,7 @@ FIGURES = {  # beside, or in place of, the one that has the task's name
     ],
     "task09": ["task09-images.png", "task09.png"],
     "task14": [],
+    "task17": ["task17-images.png", "task17.png"],
     "task08": ["task08-tvae_affine.png", "task08-tvae_tps.png", "task08.png"],
 }
 
