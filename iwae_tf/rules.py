@@ -233,6 +233,25 @@ def check_binary(model: str, objective: str, scorer: str) -> None:
         )
 
 
+def check_samples(objective: str, n_samples: int, grow_samples: bool) -> None:
+    """Checks that an objective that compares samples has two or more all the time.
+
+    Raises:
+      UsageError: if it has not.
+    """
+    if objective != "vimco":
+        return
+    if n_samples < 2:
+        raise UsageError(
+            f"n_samples: must be at least 2 for objective {objective}, got {n_samples}"
+        )
+    if grow_samples:
+        raise UsageError(
+            f"grow_samples: must be off for objective {objective}, which needs two "
+            "samples from the start, got on; use --nogrow_samples"
+        )
+
+
 def check_image(model: str, event_shape: tuple[int, ...], multiple: int = 1) -> None:
     """Checks that a network for images gets images.
 

@@ -603,6 +603,7 @@ class Config:
                 f"{self.learning_rate} with schedule burda"
             )
         self._fill_in(SCHEDULES[self.schedule])
+        rules.check_samples(self.objective, self.n_samples, self.grow_samples)
         rules.check_shares(self.batch_size, self.devices)
         if self.devices > 1 and self.flow_normalisation == "batch":
             raise UsageError(

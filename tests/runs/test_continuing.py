@@ -196,6 +196,30 @@ def test_interrupted_run_goes_on_to_more_epochs(finished, tmp_path):
     assert_same_run(config.run_dir, finished(4)[0].run_dir)
 
 
+def test_interrupted_run_with_binary_latents_goes_on_to_the_bit(tmp_path):
+    whole, broken = (
+        dataclasses.replace(
+            constant(tmp_path / name, 3),
+            model="sbn",
+            objective="rws_sleep",
+            stochastic_layers=2,
+            n_latent=(3, 2),
+            n_hidden=None,
+        )
+        for name in ("whole", "broken")
+    )
+    experiment.run(whole, IMAGES)
+
+    def watch(model, epoch, run):
+        if epoch == 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        experiment.run(broken, IMAGES, watch)
+    experiment.run(broken, IMAGES)
+    assert_same_run(broken.run_dir, whole.run_dir)
+
+
 def test_fewer_epochs_are_refused_and_nothing_changes(finished, tmp_path):
     config, _ = copied(finished, 3, tmp_path)
     before = contents(Run(config.run_dir).directory)
