@@ -12,7 +12,7 @@ import pytest
 
 HERE = Path(__file__).parent
 # The largest difference of a weight after 50 steps, by the order of sums alone.
-TOLERANCES = {"muon": 1e-5, "flows": 1e-5}
+TOLERANCES = {"muon": 1e-5, "flows": 1e-5, "binary": 1e-5}
 
 
 def start(out, n_devices, *names, workers=None, number=0):
