@@ -32,7 +32,7 @@ from iwae_tf.errors import (
     place_for_directory,
 )
 from iwae_tf.runs import clusters, pretrained, programs, progress
-from iwae_tf.runs.config import GROUPS, Config, help_of, kind_of
+from iwae_tf.runs.config import GROUPS, Config, element_of, help_of, kind_of
 from iwae_tf.runs.run import Run
 from iwae_tf.terminal import print_error
 
@@ -155,9 +155,10 @@ def values_from_flags() -> dict:
                     f"{name}: must not be given with --pretrained, which has its own "
                     f"options, got {FLAGS[name].value}"
                 )
-    for name in ("n_latent", "n_hidden", "flow_hidden"):
-        if values.get(name) is not None:
-            values[name] = _integers(name, values[name])
+    for field in dataclasses.fields(Config):
+        if kind_of(field) is tuple and values.get(field.name) is not None:
+            words = values[field.name]
+            values[field.name] = _numbers(field.name, words, element_of(field))
     return values
 
 
@@ -170,13 +171,13 @@ def _given():
     return [*map(Run, FLAGS.run_dir), *map(pretrained.run_of, FLAGS.pretrained)]
 
 
-def _integers(name, words):
+def _numbers(name, words, element):
     try:
-        return tuple(int(word) for word in words)
+        return tuple(element(word) for word in words)
     except ValueError:
+        kind = "whole numbers" if element is int else "numbers"
         raise UsageError(
-            f"{name}: must be whole numbers separated by commas, "
-            f"got {','.join(words)!r}"
+            f"{name}: must be {kind} separated by commas, got {','.join(words)!r}"
         ) from None
 
 

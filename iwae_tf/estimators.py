@@ -194,8 +194,8 @@ def _along(p, z):
 def _score_gradients(objective, model, x, n_samples, seed, beta, context, scale):
     """The gradients of a row whose latents need not be reparameterised.
 
-    The latents are held, those that are drawn from q and, for sleep-phi, those that are
-    drawn from the generator with their x: one for each observation.
+    The latents are held: those that are drawn from q and, with `sleep`, those that are
+    drawn from the generator with an x, one pair for each observation.
     """
     phi = model.posterior.trainable_variables
     theta = model.generator.trainable_variables
@@ -213,25 +213,21 @@ def _score_gradients(objective, model, x, n_samples, seed, beta, context, scale)
         if not is_asleep:
             held = objective.phi_weights(log_w, beta)
             loss_of_phi = scale(_weighted(held, draws.log_qz) + added)
-    if is_asleep:
-        of_added = tape.gradient(scale(added), phi) if _added(model) else None
-        dreams, x = _dreams(model.generator, tf.shape(x)[0], seed, context)
-        with keras.StatelessScope(), tf.GradientTape() as of_dreams:
-            log_qz = model.posterior.log_prob(dreams, x, context)
-            loss_of_phi = scale(-tf.reduce_mean(log_qz))
-        of_phi = of_dreams.gradient(loss_of_phi, phi)
-        of_phi = of_phi if of_added is None else _sums(of_phi, of_added)
-    else:
-        of_phi = tape.gradient(loss_of_phi, phi)
-    return of_phi, tape.gradient(loss, theta), draws
+        else:
+            with keras.StatelessScope():
+                dreams, dreamt = _dreams(model.generator, x, seed, context)
+                log_qz = model.posterior.log_prob(dreams, dreamt, context)
+            loss_of_phi = scale(added - tf.reduce_mean(log_qz))
+    return tape.gradient(loss_of_phi, phi), tape.gradient(loss, theta), draws
 
 
-def _dreams(generator, n, seed, context):
-    """Latents [1, n, d] and x [n, *event_shape], drawn from the generator."""
-    zs = generator.sample_latents(n, randomness.seed_of(seed, -3), context)
-    zs = tuple(z[tf.newaxis] for z in zs)
-    x, _ = generator.sample(zs, randomness.seed_of(seed, -4), context)
-    return zs, x[0]
+def _dreams(generator, x, seed, context):
+    """Latents [1, b, d] and x [b, *event_shape] with the same entries missing."""
+    own = randomness.seed_of(seed, -3)
+    zs = generator.sample_latents(tf.shape(x)[0], own, context)
+    zs = tuple(tf.stop_gradient(z)[tf.newaxis] for z in zs)
+    dreamt, _ = generator.sample(zs, randomness.seed_of(seed, -4), context)
+    return zs, tf.stop_gradient(tf.where(tf.math.is_nan(x), x, dreamt[0]))
 
 
 def _sums(one, other):

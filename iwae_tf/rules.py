@@ -35,6 +35,7 @@ OBJECTIVES = (
     "tvo",
     "tvo_total",
     "vimco",
+    "ovis",
     "rws",
     "rws_sleep",
 )
@@ -45,6 +46,8 @@ OBJECTIVE_OPTIONS = {
     "renyi_alpha": ("renyi", "renyi_dreg"),
     "temperatures": ("tvo", "tvo_total"),
 }
+# Numbers of samples that objectives need, which compare a sample with the others.
+LEAST_SAMPLES = {"vimco": 2, "ovis": 2}
 # Objectives that take the latents as they are drawn.
 WITHOUT_GIVEN_LATENTS = (
     "vae_elbo",
@@ -57,7 +60,7 @@ WITHOUT_GIVEN_LATENTS = (
     "tvo_total",
 )
 # Objectives that do without a reparameterisation of the latents.
-WITHOUT_REPARAMETERISATION = ("vimco", "rws", "rws_sleep", "tvo")
+WITHOUT_REPARAMETERISATION = ("vimco", "ovis", "rws", "rws_sleep", "tvo")
 # Policies of Keras, by the type that networks compute in.
 PRECISIONS = {
     "float32": "float32",
@@ -233,25 +236,6 @@ def check_binary(model: str, objective: str, scorer: str) -> None:
         )
 
 
-def check_samples(objective: str, n_samples: int, grow_samples: bool) -> None:
-    """Checks that an objective that compares samples has two or more all the time.
-
-    Raises:
-      UsageError: if it has not.
-    """
-    if objective != "vimco":
-        return
-    if n_samples < 2:
-        raise UsageError(
-            f"n_samples: must be at least 2 for objective {objective}, got {n_samples}"
-        )
-    if grow_samples:
-        raise UsageError(
-            f"grow_samples: must be off for objective {objective}, which needs two "
-            "samples from the start, got on; use --nogrow_samples"
-        )
-
-
 def check_image(model: str, event_shape: tuple[int, ...], multiple: int = 1) -> None:
     """Checks that a network for images gets images.
 
@@ -367,7 +351,7 @@ def check_objective(
         )
     if temperatures is not None:
         ends = [*temperatures, 1.0]
-        if ends[0] != 0 or any(a >= b for a, b in itertools.pairwise(ends)):
+        if ends[0] != 0 or not all(a < b for a, b in itertools.pairwise(ends)):
             raise UsageError(
                 "temperatures: must start with 0 and rise, all below 1, got "
                 f"{','.join(f'{t:g}' for t in temperatures)}"
@@ -391,7 +375,23 @@ def check_objective(
     }
     for name, value in given.items():
         if value is not None and objective not in OBJECTIVE_OPTIONS[name]:
+            if name == "temperatures":
+                value = ",".join(f"{t:g}" for t in value)
             raise UsageError(
                 f"{name}: goes with objective {' or '.join(OBJECTIVE_OPTIONS[name])} "
                 f"only, got {value} with objective {objective}"
             )
+
+
+def check_samples(objective: str, n_samples: int) -> None:
+    """Checks that an objective has as many samples as it needs.
+
+    Raises:
+      UsageError: if it has fewer.
+    """
+    least = LEAST_SAMPLES.get(objective, 1)
+    if n_samples < least:
+        raise UsageError(
+            f"n_samples: must be at least {least} for objective {objective}, got "
+            f"{n_samples}"
+        )

@@ -13,7 +13,7 @@ from absl import flags
 from iwae_tf import cli
 from iwae_tf.cli import FLAGS
 from iwae_tf.errors import UsageError
-from iwae_tf.runs.config import Config, kind_of
+from iwae_tf.runs.config import Config, element_of, kind_of
 
 _FIXED = ("dataset", "binarization", "standardize", "validation", "seed")
 
@@ -24,7 +24,8 @@ def main() -> None:
         "grid",
         [],
         "An option and its values, such as n_samples=1,5,50. It may be given several "
-        "times. Sizes of several layers are joined by a plus, as in n_latent=100+50.",
+        "times. Sizes of several layers, and temperatures, are joined by a plus, as in "
+        "n_latent=100+50.",
     )
     flags.DEFINE_integer(
         "seeds", 1, "Number of seeds for each combination, from --seed on.", 1
@@ -83,18 +84,18 @@ def _grid(text):
             "grid: must be an option of networks, objective or training with its "
             f"values, such as n_samples=1,5,50, got {text!r}"
         )
-    kind = kind_of(fields[name])
     try:
-        return name, [_value(kind, word) for word in words.split(",")]
+        return name, [_value(fields[name], word) for word in words.split(",")]
     except (KeyError, ValueError):
         raise UsageError(
             f"grid: must have values of the kind of {name}, got {text!r}"
         ) from None
 
 
-def _value(kind, word):
+def _value(field, word):
+    kind = kind_of(field)
     if kind is bool:
         return {"true": True, "false": False}[word.lower()]
     if kind is tuple:
-        return tuple(map(int, word.split("+")))
+        return tuple(map(element_of(field), word.split("+")))
     return kind(word)

@@ -47,6 +47,26 @@ def log_mean_exp(log_w) -> tf.Tensor:
     return tf.reduce_logsumexp(log_w, axis=0) - tf.math.log(k)
 
 
+def log_sum_exp_without_each(log_w) -> tf.Tensor:
+    """The logarithm of the sum of all weights but one.
+
+    Args:
+      log_w: log-weights [k, b], nats; k is at least 2.
+
+    Returns:
+      log_sum: for each weight that is left out, [k, b], nats.
+    """
+    log_w = check_log_w(log_w)
+    # 1 - w~ has no digits left where w~ is nearly 1, which only the largest can be.
+    is_largest = tf.one_hot(
+        tf.argmax(log_w, axis=0), tf.shape(log_w)[0], True, False, axis=0
+    )
+    rest = tf.reduce_logsumexp(tf.where(is_largest, -math.inf, log_w), axis=0)
+    w_norm = tf.where(is_largest, 0.0, normalise(log_w))
+    log_sum = tf.reduce_logsumexp(log_w, axis=0)
+    return tf.where(is_largest, rest, log_sum + tf.math.log1p(-w_norm))
+
+
 def log_mean_exp_without_each(log_w) -> tf.Tensor:
     """`log_mean_exp` with one weight replaced by the geometric mean of all others.
 
@@ -57,20 +77,13 @@ def log_mean_exp_without_each(log_w) -> tf.Tensor:
       log_p: for each weight that is replaced, [k, b], nats.
 
     Reference:
-      Mnih and Rezende 2016, eq. 10, arXiv:1602.06725.
+      Mnih and Rezende 2016, arXiv:1602.06725.
     """
     log_w = check_log_w(log_w)
     k = tf.cast(tf.shape(log_w)[0], log_w.dtype)
-    log_sum = tf.reduce_logsumexp(log_w, axis=0)
-    # 1 - w~ has no digits left where w~ is nearly 1, which only the largest can be.
-    is_largest = tf.one_hot(
-        tf.argmax(log_w, axis=0), tf.shape(log_w)[0], True, False, axis=0
-    )
-    rest = tf.reduce_logsumexp(tf.where(is_largest, -math.inf, log_w), axis=0)
-    w_norm = tf.where(is_largest, 0.0, normalise(log_w))
-    others = tf.where(is_largest, rest, log_sum + tf.math.log1p(-w_norm))
     geometric = (tf.reduce_sum(log_w, axis=0) - log_w) / (k - 1)
-    return tf.reduce_logsumexp([others, geometric], axis=0) - tf.math.log(k)
+    both = [log_sum_exp_without_each(log_w), geometric]
+    return tf.reduce_logsumexp(both, axis=0) - tf.math.log(k)
 
 
 def normalise(log_w) -> tf.Tensor:

@@ -59,7 +59,7 @@ def curves(runs, title):
     panels = []
     for k in dict.fromkeys(k for _, k in runs):
         lines = {
-            objective: (
+            names.objective(objective): (
                 [int(row["epoch"]) for row in runs[objective, k].metrics()],
                 [float(row["test_iwae_elbo"]) for row in runs[objective, k].metrics()],
             )
@@ -75,7 +75,7 @@ def images(runs, x_test, title):
     x = x_test[iwae_tf.data.spread(len(x_test), N_IMAGES)]
     reconstructions, samples = {"x": x}, {}
     for (objective, k), run in runs.items():
-        name = f"{objective}, k = {k}"
+        name = f"{names.objective(objective)}, k = {k}"
         reconstructions[name] = run.model.reconstruct(x, run.figure_seed(1)).numpy()
         samples[name] = run.model.sample(N_IMAGES, run.figure_seed(2))[1].numpy()
     blocks = [

@@ -89,14 +89,11 @@ class LinearGaussian(keras.layers.Layer):
 
     def sample_latents(self, n, seed, context=None):
         top = len(self.n_latent) - 1
-        zs = (
-            randomness.normal([n, self.n_latent[top]], randomness.seed_of(seed, top)),
-        )
+        zs = (self._normal([n, self.n_latent[top]], randomness.seed_of(seed, top)),)
         for level in reversed(range(top)):
             p = self._below(level + 1, zs[0])
-            noise = randomness.normal(
-                [n, self.n_latent[level]], randomness.seed_of(seed, level)
-            )
+            own = randomness.seed_of(seed, level)
+            noise = self._normal([n, self.n_latent[level]], own)
             zs = (p.mean() + p.stddev() * noise, *zs)
         return zs
 
@@ -107,7 +104,10 @@ class LinearGaussian(keras.layers.Layer):
     def sample(self, zs, seed, context=None):
         mean = self.mean(zs)
         scale = tf.exp(self.log_scales[0])
-        return mean + scale * randomness.normal(tf.shape(mean), seed), mean
+        return mean + scale * self._normal(tf.shape(mean), seed), mean
+
+    def _normal(self, shape, seed):
+        return tf.cast(randomness.normal(shape, seed), self.dtype)
 
     # The oracle: NumPy, float64.
 

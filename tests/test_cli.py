@@ -71,6 +71,31 @@ AT_ONCE = {
         ["--objective=combination", "--combination_beta=2"],
         "combination_beta: must be from 0 to 1, got 2",
     ),
+    "order": (
+        ["--objective=renyi", "--renyi_alpha=1"],
+        "renyi_alpha: must be at least 0 and less than 1, got 1",
+    ),
+    "order of another": (
+        ["--objective=tvo", "--renyi_alpha=0.5"],
+        "renyi_alpha: goes with objective renyi or renyi_dreg only, got 0.5",
+    ),
+    "temperatures": (
+        ["--objective=tvo", "--temperatures=0.1,0.3"],
+        "temperatures: must start with 0 and rise, all below 1, got 0.1,0.3",
+    ),
+    "temperatures that are no numbers": (
+        ["--objective=tvo", "--temperatures=0,hot"],
+        "temperatures: must be numbers separated by commas, got '0,hot'",
+    ),
+    "temperatures of another": (
+        ["--temperatures=0,0.5"],
+        "temperatures: goes with objective tvo or tvo_total only, got 0,0.5 with "
+        "objective iwae_elbo",
+    ),
+    "one sample": (
+        ["--objective=vimco", "--n_samples=1"],
+        "n_samples: must be at least 2 for objective vimco, got 1",
+    ),
     "positional argument": (["digits"], "arguments: must all be --flags, got 'digits'"),
     "misspelt choice": (
         ["--objective=iwae"],
@@ -371,6 +396,8 @@ def test_every_flag_arrives_in_its_option(elsewhere):
         "n_samples": 3,
         "n_groups": 4,
         "combination_beta": None,  # goes with another objective, below
+        "renyi_alpha": None,
+        "temperatures": None,
         "beta": 0.5,
         "warmup_steps": 9,
         "schedule": "constant",
@@ -414,6 +441,8 @@ def test_every_flag_arrives_in_its_option(elsewhere):
         "n_bounded",
         *flows,
         "combination_beta",
+        "renyi_alpha",
+        "temperatures",
         "continue_from",
         "pretrained",
         "eval_binarizations",
@@ -435,6 +464,12 @@ def test_every_flag_arrives_in_its_option(elsewhere):
     mixture = {"objective": "combination", "combination_beta": 0.25}
     arguments = [f"--{name}={value}" for name, value in mixture.items()]
     assert options(arguments, elsewhere) == defaults | mixture
+    order = {"objective": "renyi", "renyi_alpha": 0.25}
+    arguments = [f"--{name}={value}" for name, value in order.items()]
+    assert options(arguments, elsewhere) == defaults | order
+    arguments = ["--objective=tvo", "--temperatures=0,0.25"]
+    parts = {"objective": "tvo", "temperatures": [0.0, 0.25]}
+    assert options(arguments, elsewhere) == defaults | parts
     arguments = ["--eval_binarizations=3"]
     assert options(arguments, elsewhere) == defaults | {"eval_binarizations": 3}
     model = {"model": "tvae_affine", "n_bounded": 6}

@@ -106,6 +106,7 @@ def test_public_names_are_listed_and_there():
             "zoo",
             "objectives",
             "pareto",
+            "estimators",
             "weights",
             "likelihoods",
             "masks",

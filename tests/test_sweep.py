@@ -34,6 +34,10 @@ def sweep(*flags, cwd):
         (["--grid=n_samples=1,x"], "grid: must have values of the kind of n_samples"),
         (["--grid=conditional=maybe"], "grid: must have values of the kind of cond"),
         (["--grid=n_samples=0"], "n_samples: must be at least 1, got 0"),
+        (
+            ["--objective=tvo", "--grid=temperatures=0+0.1,0.5+0.75"],
+            "temperatures: must start with 0 and rise, all below 1, got 0.5,0.75",
+        ),
         (["--grid=objective=elbo"], "objective: must be one of"),
         (["--seeds=0"], "flag --seeds=0: 0 is not a positive integer"),
         (["--only=0/2"], "only: must be i/n with i from 1 to n, got '0/2'"),

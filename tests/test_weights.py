@@ -301,3 +301,48 @@ def test_bias_of_the_jackknife_falls_by_one_more_power_of_k_with_each_order():
 def test_jackknife_refuses(k, order, rule):
     with pytest.raises(ValueError, match=f"^{rule}$"):
         weights.jackknife(np.zeros((k, 2)), order)
+
+
+def without_each(log_w):
+    """VIMCO's bounds without a weight each, by a loop."""
+    found = np.empty_like(log_w)
+    for i in range(len(log_w)):
+        replaced = log_w.copy()
+        replaced[i] = np.delete(log_w, i, axis=0).mean(axis=0)
+        found[i] = scipy_log_mean_exp(replaced)
+    return found
+
+
+@pytest.mark.parametrize("shift", SHIFTS)
+@pytest.mark.parametrize("shape", [(5, 5), (7, 2), (2, 3), (2, 1)])
+@pytest.mark.parametrize("scale", [0.1, 3.0, 300.0])
+def test_log_mean_exp_without_each_equals_a_loop(scale, shape, shift):
+    log_w = draw_log_w(*shape, scale) + shift
+    got = weights.log_mean_exp_without_each(log_w)
+    np.testing.assert_allclose(got, without_each(log_w), rtol=1e-12, atol=1e-12)
+    got = weights.log_sum_exp_without_each(log_w)
+    others = [np.delete(log_w, i, axis=0) for i in range(len(log_w))]
+    want = [scipy.special.logsumexp(part, axis=0) for part in others]
+    np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    "column",
+    [
+        [0, 1e4, 0, 1],  # one weight dominates
+        [1e4, 1e4, 0, 1],  # two do
+        [0, 30, 1, 2],  # 1 - w~ is below the unit of float32
+        [5, 5, 5, 5],
+        [-1e4, 0, 0, 0],
+        [3, -1e4],
+        [2, 2],
+    ],
+)
+def test_log_mean_exp_without_each_keeps_its_digits(column, dtype):
+    log_w = np.array(column, dtype)[:, np.newaxis]
+    want = without_each(log_w.astype(np.float64))
+    got = weights.log_mean_exp_without_each(log_w)
+    assert got.dtype == dtype
+    rtol = 8 * np.finfo(dtype).eps
+    np.testing.assert_allclose(got, want, rtol=rtol, atol=rtol)

@@ -31,7 +31,6 @@ _KINDS = {
     int: "a whole number",
     float: "a number",
     str: "a text",
-    tuple: "a tuple of whole numbers",
 }
 BURDA_EPOCHS = 3280  # 1 + 3 + 9 + ... + 3^7
 # Values that each schedule gives to options that are not given.
@@ -284,6 +283,20 @@ class Config:
         "Weight of the ELBO in --objective combination, from 0 to 1.",
         unset="0.5",
     )
+    renyi_alpha: float | None = _option(
+        "objective",
+        None,
+        "Order of the bound of --objective renyi and renyi_dreg, at least 0 and less "
+        "than 1: 0 is the importance weighted bound, and near 1 is the ELBO.",
+        unset="0.5",
+    )
+    temperatures: tuple[float, ...] | None = _option(
+        "objective",
+        None,
+        "Left ends of the parts of [0, 1] in the integral of --objective tvo and "
+        "tvo_total, such as 0,0.1,0.3.",
+        unset="0 and four with equal ratios from 0.02 to 1",
+    )
     beta: float = _option(
         "objective",
         1.0,
@@ -346,7 +359,8 @@ class Config:
     grow_samples: bool | None = _option(
         "training",
         None,
-        "Train with k = 1 first, then with 5, then with --n_samples.",
+        "Train with k = 1 first, then with 5, then with --n_samples. Objectives that "
+        "need two samples start with 5.",
         unset="only with --schedule fast",
     )
     seed: int = _option(
@@ -567,7 +581,10 @@ class Config:
             self.n_flows,
             self.n_groups,
             self.combination_beta,
+            self.renyi_alpha,
+            self.temperatures,
         )
+        rules.check_samples(self.objective, self.n_samples)
         starts = ("continue_from", "init_from", "pretrained")
         given = [name for name in starts if getattr(self, name)]
         if len(given) > 1:
@@ -603,7 +620,6 @@ class Config:
                 f"{self.learning_rate} with schedule burda"
             )
         self._fill_in(SCHEDULES[self.schedule])
-        rules.check_samples(self.objective, self.n_samples, self.grow_samples)
         rules.check_shares(self.batch_size, self.devices)
         if self.devices > 1 and self.flow_normalisation == "batch":
             raise UsageError(
@@ -754,10 +770,21 @@ def help_of(field: dataclasses.Field, with_default: bool = True) -> str:
 
 def kind_of(field: dataclasses.Field) -> type:
     """The type of an option's value if it is given: bool, int, float, str or tuple."""
-    kind = field.type
-    if isinstance(kind, types.UnionType):
-        kind = typing.get_args(kind)[0]
+    kind = _annotation(field)
     return typing.get_origin(kind) or kind
+
+
+def element_of(field: dataclasses.Field) -> type:
+    """The type of an option's value if it is given, or of its elements in a tuple."""
+    kind = _annotation(field)
+    return typing.get_args(kind)[0] if typing.get_args(kind) else kind
+
+
+def _annotation(field):
+    """The type of a field, without None."""
+    if isinstance(field.type, types.UnionType):
+        return typing.get_args(field.type)[0]
+    return field.type
 
 
 def flag_table() -> str:
@@ -779,18 +806,23 @@ def flag_table() -> str:
 
 def _checked(field, value):
     """The value of an option in its own type, after a check of type and limits."""
-    name, limits, kind = field.name, field.metadata, kind_of(field)
+    name, limits = field.name, field.metadata
+    kind, element = kind_of(field), element_of(field)
     if "choices" in limits:
         check_one_of(limits["choices"], **{name: value})
     if "is_path" in limits and isinstance(value, os.PathLike):
         value = os.fspath(value)
-    if not _is(kind, value):
-        found = " ".join(repr(value).split())
-        raise UsageError(f"{name}: must be {_KINDS[kind]}, got {found}")
+    is_sequence = isinstance(value, list | tuple)
+    parts = value if is_sequence else [value]
+    if is_sequence != (kind is tuple) or not all(_is(element, part) for part in parts):
+        rule = _KINDS[element]
+        if kind is tuple:
+            rule = f"a tuple of {rule.removeprefix('a ')}s"
+        raise UsageError(f"{name}: must be {rule}, got {' '.join(repr(value).split())}")
     if "is_path" in limits:
         check_utf8(**{name: value})
     try:
-        value = tuple(map(int, value)) if kind is tuple else kind(value)
+        value = tuple(map(element, value)) if is_sequence else kind(value)
     except OverflowError:  # a whole number that is too large for a float
         value = math.inf
     _check_limits(name, value, limits)
@@ -798,9 +830,7 @@ def _checked(field, value):
 
 
 def _is(kind, value):
-    """Whether a value is of a kind, or a number or sequence that stands for one."""
-    if kind is tuple:
-        return isinstance(value, list | tuple) and all(_is(int, n) for n in value)
+    """Whether a value is of a kind, or a number that stands for one."""
     abstract = {int: numbers.Integral, float: numbers.Real}.get(kind, kind)
     return isinstance(value, abstract) and isinstance(value, bool) == (kind is bool)
 

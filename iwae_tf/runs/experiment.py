@@ -277,6 +277,8 @@ def _compile(model, config, n_train, steps_per_execution=1, steps_before=0):
         config.warmup_steps,
         config.n_groups,
         config.combination_beta,
+        config.renyi_alpha,
+        config.temperatures,
         jit_compile=bool(config.jit),
         steps_per_execution=steps_per_execution,
         auto_scale_loss=False,  # `schedules.optimizer` has a scale

@@ -46,7 +46,16 @@ _OBJECTIVES = {
     "combination": "ELBO and IWAE combined",
     "stl": "sticking the landing",
     "dreg": "DReG",
+    "gdreg": "generalised DReG",
     "rws_dreg": "reweighted wake-sleep, DReG",
+    "renyi": "Rényi bound",
+    "renyi_dreg": "Rényi bound, DReG",
+    "tvo": "thermodynamic bound",
+    "tvo_total": "thermodynamic bound, total gradient",
+    "vimco": "VIMCO",
+    "ovis": "OVIS",
+    "rws": "reweighted wake-sleep",
+    "rws_sleep": "wake-sleep, sleep phase for q",
 }
 _MODELS = {
     "burda": "",
@@ -56,6 +65,7 @@ _MODELS = {
     "dense": "dense networks",
     "gated": "gated convolutions",
     "resnet": "residual networks",
+    "sbn": "belief network",
 }
 _OF_DATA = {
     "continuous_bernoulli": "continuous Bernoulli",

@@ -393,6 +393,10 @@ def _objective(config):
         text += f" m = {config['n_groups']}"
     if config.get("combination_beta") is not None:
         text += f" c = {config['combination_beta']:g}"
+    if config.get("renyi_alpha") is not None:
+        text += f" alpha = {config['renyi_alpha']:g}"
+    if config.get("temperatures") is not None:
+        text += f" t = {', '.join(f'{t:g}' for t in config['temperatures'])}"
     if config.get("model", "burda") != "burda":
         text += f" {config['model']}"
     if config.get("feature_maps"):

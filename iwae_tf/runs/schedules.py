@@ -127,14 +127,16 @@ def stages(config: Config) -> list[Stage]:
     """The stages of training, from epoch 0 to the end.
 
     With `grow_samples`, k is 1 first, then 5, then `n_samples`. 1 and 5 are left out
-    unless they are below `n_samples`. The last stage is never empty.
+    unless they are below `n_samples` and enough for the objective. The last stage is
+    never empty.
 
     Args:
       config: options of the run.
     """
     if not config.grow_samples:
         return [Stage(0, config.epochs, config.n_samples)]
-    ks = [k for k in (1, 5) if k < config.n_samples] + [config.n_samples]
+    least = rules.LEAST_SAMPLES.get(config.objective, 1)
+    ks = [k for k in (1, 5) if least <= k < config.n_samples] + [config.n_samples]
     ends = {1: (1.0,), 2: (0.5, 1.0), 3: (0.5, 0.85, 1.0)}[len(ks)]
     ends = [int(end * config.epochs) for end in ends]
     found = map(Stage, [0, *ends], ends, ks)

@@ -14,7 +14,7 @@ from iwae_tf.models.iwae import IWAE
 from iwae_tf.objectives import table
 
 
-@pytest.mark.parametrize("name", ["dreg", "piwae"])
+@pytest.mark.parametrize("name", ["dreg", "piwae", "vimco", "rws_sleep"])
 @eagerly()
 def test_moments_equal_numpy_on_the_gradients_of_the_documented_seeds(
     name, tiny, binary

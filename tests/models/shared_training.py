@@ -36,6 +36,18 @@ MODELS = {
     "xla": (burda, keras.optimizers.Adam, ADAM, {"jit_compile": True}),
     "two layers": (lambda: burda(2), keras.optimizers.Adam, ADAM, {"n_samples": 50}),
     "dreg": (burda, keras.optimizers.Adam, ADAM, {"objective": "dreg"}),
+    "vimco": (
+        burda,
+        keras.optimizers.Adam,
+        ADAM,
+        {"objective": "vimco", "n_samples": 5},
+    ),
+    "sleep": (
+        lambda: burda(2),
+        keras.optimizers.Adam,
+        ADAM,
+        {"objective": "rws_sleep", "n_samples": 2},
+    ),
     "muon": (burda, keras.optimizers.Muon, {"learning_rate": 0.01}, {}),
     "flows": (
         lambda: zoo.deep("dense", SHAPE, n_hidden=(40,), n_latent=(8,), n_flows=2),

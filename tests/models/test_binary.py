@@ -496,7 +496,6 @@ def test_the_default_objective_is_refused_and_not_replaced():
         ({"n_latent": (5, 4)}, "^n_latent: must be 1 positive sizes"),
         ({"n_bounded": 1}, "^n_bounded: goes with model"),
         ({"n_samples": 1}, "^n_samples: must be at least 2 for objective vimco, got 1"),
-        ({"schedule": "fast"}, "^grow_samples: must be off for objective vimco"),
     ],
 )
 def test_options_that_go_with_continuous_latents_are_refused(options, rule):

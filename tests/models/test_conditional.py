@@ -705,3 +705,17 @@ def test_images_are_those_of_batches_without_context():
     for want, (got, y) in zip(plain.take(9), beside.take(9), strict=True):
         np.testing.assert_array_equal(got, want)
         assert y.shape == (3, N_CONTEXT) and y.dtype == tf.float32
+
+
+def test_dreams_have_the_contexts_of_the_batch(binary):
+    model, y = conditional(2, conditional_prior=True), contexts(4)
+    _, got = gradients_of("rws_sleep", model, binary(4), y)
+    seeds = (randomness.seed_of(SEED, place) for place in (-3, -4))
+    zs = model.generator.sample_latents(4, next(seeds), tf.constant(y))
+    zs = tuple(z[tf.newaxis] for z in zs)
+    (x,), _ = model.generator.sample(zs, next(seeds), tf.constant(y))
+    with tf.GradientTape() as tape:
+        loss = -tf.reduce_mean(model.posterior.log_prob(zs, x, tf.constant(y)))
+    phi = model.posterior.trainable_variables
+    for variable, want in zip(phi, tape.gradient(loss, phi), strict=True):
+        np.testing.assert_allclose(got[variable.path][1], want, rtol=1e-4, atol=1e-6)

@@ -230,7 +230,10 @@ def test_dropout_is_the_same_where_a_latent_is_drawn_and_weighed(binary):
     assert abs(log_qz[0] - model.draw(x, 3, SEED).log_qz).numpy().max() > 0.1
 
 
-@pytest.mark.parametrize("name", ["iwae_elbo", "iwae_eq14", "piwae", "dreg", "stl"])
+@pytest.mark.parametrize(
+    "name",
+    ["iwae_elbo", "iwae_eq14", "piwae", "dreg", "stl", "gdreg", "vimco", "rws_sleep"],
+)
 def test_regularisers_add_to_the_loss_and_to_the_gradient(name, binary):
     def dense(n, **regularisers):
         return keras.layers.Dense(n, "tanh", **regularisers)
@@ -243,6 +246,8 @@ def test_regularisers_add_to_the_loss_and_to_the_gradient(name, binary):
     seed = randomness.seed_of(1, randomness.TRAIN, 0)
     with tf.GradientTape() as tape:
         z = model.posterior.draw(tf.constant(x), 3, seed)[0][0]
+        if table()[name].phi_gradient in ("score", "sleep"):
+            z = tf.stop_gradient(z)
         features = tf.tanh(z @ above.kernel + above.bias)
         # Keras takes the mean of an activity over the first axis, here the rows of 3
         # samples of 5 images.
@@ -498,7 +503,7 @@ def test_first_bad_step_is_the_first_one_without_a_finite_loss(
     [
         (
             {"objective": "elbow"},
-            "objective: must be .*rws_dreg, got 'elbow'; did you mean vae_elbo.*",
+            "objective: must be .*rws_sleep, got 'elbow'; did you mean vae_elbo.*",
         ),
         ({"n_samples": 0}, "n_samples: must be at least 1, got 0"),
         ({"warmup_steps": -1}, "warmup_steps: must be at least 0, got -1"),
@@ -516,6 +521,18 @@ def test_first_bad_step_is_the_first_one_without_a_finite_loss(
             {"objective": "dreg", "combination_beta": 0.5},
             "combination_beta: goes with .* got 0.5 with objective dreg",
         ),
+        (
+            {"objective": "renyi_dreg", "renyi_alpha": 1.0},
+            "renyi_alpha: must be at least 0 and less than 1, got 1.0",
+        ),
+        (
+            {"objective": "tvo", "temperatures": (0.1,)},
+            "temperatures: must start with 0 and rise, all below 1, got 0.1",
+        ),
+        (
+            {"objective": "vimco", "n_samples": 1},
+            "n_samples: must be at least 2 for this objective, got 1",
+        ),
     ],
 )
 def test_compile_refuses_in_one_line(options, rule, tiny):
@@ -525,8 +542,14 @@ def test_compile_refuses_in_one_line(options, rule, tiny):
 
 
 def test_row_of_ones_own_has_its_own_groups(tiny):
-    for options in ({"n_groups": 2}, {"combination_beta": 0.5}):
-        with pytest.raises(UsageError, match="^objective: must be a name if n_groups"):
+    for options in (
+        {"n_groups": 2},
+        {"combination_beta": 0.5},
+        {"renyi_alpha": 0.5},
+        {"temperatures": (0, 0.5)},
+    ):
+        (name,) = options
+        with pytest.raises(UsageError, match=f"^objective: must be a name if {name}"):
             tiny().compile(objective=table()["vae_elbo"], **options)
 
 

@@ -170,6 +170,18 @@ def test_gradients_are_those_of_a_model_without_the_missing_column(name, objecti
     assert n_zero > 0
 
 
+def test_dreams_miss_the_entries_that_observations_miss():
+    model, x = small(), values()
+    holed = x.copy()
+    holed[:, 2] = np.nan
+    for data, is_missing in ((x, False), (holed, True)):
+        own, data = row("rws_sleep"), tf.constant(data)
+        gradient = value_and_gradients(own, model, data, 3, SEED, 1.0)[1][0].numpy()
+        assert gradient.shape == (4, 5)  # the kernel that reads the entries
+        reached = np.any(gradient, axis=1)
+        np.testing.assert_array_equal(reached, [True, True, not is_missing, True])
+
+
 @pytest.mark.parametrize("objective", table())
 def test_every_objective_trains_with_missing_entries(objective):
     model = small()
@@ -379,6 +391,8 @@ def refused_with_a_mask_model(model, x):
         "stl": lambda: model.compile("sgd", "stl"),
         "dreg": lambda: model.compile("sgd", "dreg"),
         "rws_dreg": lambda: model.compile("sgd", "rws_dreg"),
+        "vimco": lambda: model.compile("sgd", "vimco"),
+        "rws_sleep": lambda: model.compile("sgd", "rws_sleep"),
         "own row": lambda: model.compile("sgd", table()["dreg"]),
         "gradients": lambda: gradients.gradient_statistics(model, x, "stl", 2, 2),
         "annealing": lambda: annealing.Annealer(model, 2, 2, jit_compile=False),

@@ -69,7 +69,9 @@ def test_16_bits_are_those_of_networks_alone(name, policy, unit):
 
 
 @pytest.mark.parametrize("policy", [policy for policy, _ in PAIRS])
-@pytest.mark.parametrize("objective", ["iwae_elbo", "dreg", "vae_elbo_kl"])
+@pytest.mark.parametrize(
+    "objective", ["iwae_elbo", "dreg", "vae_elbo_kl", "vimco", "rws_sleep"]
+)
 def test_16_bits_train(policy, objective):
     with precision(policy):
         model = MODELS["one layer"]()
@@ -83,7 +85,9 @@ def test_16_bits_train(policy, objective):
     assert log_likelihood(model, x, 10, jit_compile=False).mean > bounds[0] + 10
 
 
-@pytest.mark.parametrize("objective", ["iwae_elbo", "iwae_eq14", "piwae", "dreg"])
+@pytest.mark.parametrize(
+    "objective", ["iwae_elbo", "iwae_eq14", "piwae", "dreg", "tvo", "rws_sleep"]
+)
 def test_scaled_losses_give_the_steps_of_plain_ones(objective):
     """A power of two changes no bit of a float, so weights are the same bit for bit."""
     ends = []

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 HERE = Path(__file__).parent
-# The largest difference of a weight after 50 steps, by the order of sums alone.
-TOLERANCES = {"muon": 1e-5, "flows": 1e-5, "binary": 1e-5}
+# The largest difference of a weight after 50 steps, by the order of sums alone. It may
+# also turn a pixel of a dream, which is binary.
+TOLERANCES = {"muon": 1e-5, "flows": 1e-5, "binary": 1e-5, "sleep": 1e-4}
+LOG_TOLERANCES = {"sleep": 1e-3}
 
 
 def start(out, n_devices, *names, workers=None, number=0):
@@ -51,14 +53,16 @@ def check_same(one, several):
     with np.load(one) as expected, np.load(several) as found:
         assert set(expected) == set(found)
         for name, value in expected.items():
-            model = name.split(":")[0]
-            atol = TOLERANCES.get(model, 1e-6) if ":" in name else 1e-4
+            model = name.split(":")[0].split(",")[0]
+            atol = LOG_TOLERANCES.get(model, 1e-4)
+            if ":" in name:
+                atol = TOLERANCES.get(model, 1e-6)
             np.testing.assert_allclose(found[name], value, 0, atol, err_msg=name)
 
 
 def test_two_devices_train_as_one(tmp_path):
     one, two = tmp_path / "1.npz", tmp_path / "2.npz"
-    names = "one layer", "xla"
+    names = "one layer", "xla", "vimco", "sleep"
     finished(start(one, 1, *names), start(two, 2, *names))
     check_same(one, two)
 

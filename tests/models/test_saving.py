@@ -139,6 +139,8 @@ def test_what_was_frozen_or_assigned_is_saved(tmp_path):
         ("miwae", {"n_groups": 2}),
         ("combination", {"combination_beta": 0.25}),
         ("dreg", {}),
+        ("renyi", {"renyi_alpha": 0.25}),
+        ("tvo", {"temperatures": (0.0, 0.25)}),
     ],
 )
 def test_objectives_of_the_table_come_back_with_their_options(

@@ -312,9 +312,12 @@ def test_deep_models_choose_flows_and_maps():
                 {"model": "dense", "objective": objective},
                 "objective: must not need a closed form or the density of given "
                 f"latents if there are flows, got {objective} with 8 flows; use "
-                "vae_elbo, iwae_elbo, iwae_eq14, miwae, piwae or combination",
+                "vae_elbo, iwae_elbo, iwae_eq14, miwae, piwae, combination, renyi or "
+                "tvo_total",
             )
-            for objective in ("vae_elbo_kl", "stl", "dreg", "rws_dreg")
+            for objective in sorted(
+                set(rules.OBJECTIVES) - set(rules.WITHOUT_GIVEN_LATENTS)
+            )
         ),
     ],
 )
@@ -349,6 +352,52 @@ def test_combination_beta_goes_with_combination_only():
     for beta in (-0.1, 1.1, math.nan):
         with pytest.raises(UsageError, match="^combination_beta: must be "):
             Config(objective="combination", combination_beta=beta)
+
+
+@pytest.mark.parametrize("objective", ["renyi", "renyi_dreg"])
+def test_renyi_alpha_goes_with_renyi_only(objective):
+    for alpha in (0, 0.3, 0.99):
+        assert Config(objective=objective, renyi_alpha=alpha).renyi_alpha == alpha
+    with pytest.raises(UsageError, match="^renyi_alpha: .* with objective stl$"):
+        Config(objective="stl", renyi_alpha=0.5)
+    for alpha in (-0.1, 1.0, math.nan):
+        with pytest.raises(UsageError, match="^renyi_alpha: must be "):
+            Config(objective=objective, renyi_alpha=alpha)
+
+
+@pytest.mark.parametrize("objective", ["tvo", "tvo_total"])
+def test_temperatures_go_with_tvo_only(objective):
+    for ends in ((0.0,), (0.0, 0.25, 0.5)):
+        config = Config(objective=objective, temperatures=list(ends))
+        assert config.temperatures == ends
+        assert all(isinstance(end, float) for end in config.temperatures)
+    rule = "^temperatures: .* tvo or tvo_total only, got 0,0.5 with objective renyi$"
+    with pytest.raises(UsageError, match=rule):
+        Config(objective="renyi", temperatures=(0, 0.5))
+    for ends in ((), (0.1,), (0, 0.5, 0.5), (0, 1), (0, 0.5, 0.2), (0, math.nan)):
+        with pytest.raises(UsageError, match="^temperatures: must start with 0 "):
+            Config(objective=objective, temperatures=ends)
+    for ends in (0.5, "0", (0, "1"), (0, True)):
+        with pytest.raises(UsageError, match="^temperatures: must be a tuple of n"):
+            Config(objective=objective, temperatures=ends)
+
+
+@pytest.mark.parametrize("name", rules.LEAST_SAMPLES)
+def test_objectives_that_compare_samples_need_two(name):
+    assert Config(objective=name, n_samples=2).n_samples == 2
+    rule = f"^n_samples: must be at least 2 for objective {name}, got 1$"
+    with pytest.raises(UsageError, match=rule):
+        Config(objective=name, n_samples=1)
+
+
+def test_least_numbers_of_samples_are_those_of_the_table():
+    from iwae_tf import objectives
+
+    assert rules.LEAST_SAMPLES == {
+        name: row.min_samples
+        for name, row in objectives.table().items()
+        if row.min_samples > 1
+    }
 
 
 def test_jackknife_needs_three_samples():

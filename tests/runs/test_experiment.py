@@ -1431,10 +1431,13 @@ def test_options_of_objectives_arrive_in_the_model(noise):
     draws = Draws((), log_w, tf.zeros_like(log_w), tf.zeros_like(log_w))
     w = np.exp(log_w)
     groups = [np.log(w[group::3].mean(axis=0)) for group in range(3)]
+    renyi = 4 * np.log((w**0.25).mean(axis=0))
     mixture = 0.25 * np.mean(log_w, axis=0) + 0.75 * np.log(w.mean(axis=0))
     for options, n_groups, want in (
         ({"objective": "piwae", "n_groups": 3}, 3, np.mean(groups, axis=0)),
         ({"objective": "combination", "combination_beta": 0.25}, 1, mixture),
+        ({"objective": "renyi", "renyi_alpha": 0.75}, 1, renyi),
+        ({"objective": "tvo", "temperatures": (0.0,)}, 1, np.mean(log_w, axis=0)),
     ):
         model = experiment.build(tiny(None, **options), data.sets_of(noise, "none"))
         assert model.objective.n_groups == n_groups

@@ -38,6 +38,8 @@ OTHERS = {
     "n_samples": {"n_samples": 50},
     "n_groups": {"n_groups": 2, "objective": "miwae"},
     "combination_beta": {"combination_beta": 0.25, "objective": "combination"},
+    "renyi_alpha": {"renyi_alpha": 0.25, "objective": "renyi"},
+    "temperatures": {"temperatures": (0, 0.25), "objective": "tvo"},
     "beta": {"beta": 0.123456789},
     "warmup_steps": {"warmup_steps": 9},
     "schedule": {"schedule": "constant"},

@@ -441,10 +441,14 @@ def test_groups_and_mixture_are_told_in_the_objective():
         [
             report(objective="piwae", n_groups=8),
             report(objective="combination", combination_beta=0.25),
+            report(objective="renyi", renyi_alpha=0.25),
+            report(objective="tvo", temperatures=[0.0, 0.25]),
         ]
     )
     assert "| `piwae` m = 8 |" in rows
     assert "| `combination` c = 0.25 |" in rows
+    assert "| `renyi` alpha = 0.25 |" in rows
+    assert "| `tvo` t = 0, 0.25 |" in rows
 
 
 def test_other_networks_are_told_in_the_objective():

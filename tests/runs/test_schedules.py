@@ -131,6 +131,11 @@ def test_samples_grow_to_k_in_stages_of_whole_epochs(k, epochs, want):
     assert schedules.stages(config) == want
 
 
+def test_samples_grow_from_as_many_as_the_objective_needs():
+    config = Config(schedule="fast", objective="vimco", n_samples=50, epochs=10)
+    assert schedules.stages(config) == [(0, 5, 5), (5, 10, 50)]
+
+
 @pytest.mark.parametrize("schedule", ["burda", "constant", "fast"])
 def test_samples_stay_where_they_do_not_grow(schedule):
     config = Config(schedule=schedule, n_samples=50, epochs=9, grow_samples=False)
