@@ -474,10 +474,10 @@ def test_default_sizes_are_200_units_in_each_layer():
 
 @pytest.mark.parametrize("objective", REFUSED)
 def test_objectives_that_need_a_reparameterisation_are_refused(objective):
-    with pytest.raises(UsageError, match="vimco, rws, rws_sleep or tvo"):
+    with pytest.raises(UsageError, match="vimco, ovis, rws, rws_sleep or tvo"):
         network().compile("adam", objective, n_samples=3)
     with pytest.raises(
-        UsageError, match="^objective: must be vimco, rws, rws_sleep or tvo for model"
+        UsageError, match="^objective: must be vimco, ovis, rws, rws_sleep or tvo for model"
     ):
         Config(model="sbn", objective=objective)
 

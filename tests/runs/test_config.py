@@ -441,7 +441,7 @@ def test_choices_are_those_of_the_rooms():
     }
     assert choices["objective"] == tuple(objectives.table())
     assert choices["binarization"] == rules.BINARIZATIONS
-    assert choices["model"] == ("burda", *zoo.SPATIAL, *rules.DEEP)
+    assert choices["model"] == ("burda", *zoo.SPATIAL, *rules.DEEP, *rules.BINARY)
     assert choices["flow_normalisation"] == rules.NORMALISATIONS
     assert choices["ais_schedule"] == rules.AIS_SCHEDULES
     assert choices["ais_start"] == rules.AIS_STARTS
