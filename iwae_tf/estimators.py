@@ -4,12 +4,15 @@ from collections.abc import Callable
 
 import keras
 import tensorflow as tf
+import tensorflow_probability as tfp
 
 from iwae_tf import randomness
 from iwae_tf.draws import Draws
 from iwae_tf.errors import UsageError
 from iwae_tf.objectives import PHI_GRADIENTS, Beta, Objective
 from iwae_tf.rules import WITHOUT_GIVEN_LATENTS, WITHOUT_REPARAMETERISATION
+
+tfd = tfp.distributions
 
 # The parts that a row needs, by `Objective.phi_gradient`.
 _NEEDED = {
@@ -31,8 +34,9 @@ def check_estimator(objective: Objective, posterior, generator, k: int) -> None:
 
     Raises:
       UsageError: if a part of the row is missing, there are too few samples, latents
-        have no reparameterisation and the row needs it, or missing entries are drawn
-        and the row needs the density of given latents.
+        have no reparameterisation and the row needs it, p(z) has no factors and the row
+        needs them, or missing entries are drawn and the row needs the density of given
+        latents.
     """
     kind = objective.phi_gradient
     if kind not in PHI_GRADIENTS:
@@ -47,6 +51,13 @@ def check_estimator(objective: Objective, posterior, generator, k: int) -> None:
         )
     if objective.prior_path and kind != "path":
         raise UsageError(f"prior_path: goes with phi_gradient path only, got {kind}")
+    if objective.prior_path and not getattr(
+        generator, "has_factors", hasattr(generator, "factors")
+    ):
+        raise UsageError(
+            "generator: must have a method factors for the path from the parameters of "
+            f"p(z) to the latents, got {type(generator).__name__}; use dreg"
+        )
     if k < objective.min_samples:
         raise UsageError(
             f"n_samples: must be at least {objective.min_samples} for this objective, "
@@ -57,6 +68,11 @@ def check_estimator(objective: Objective, posterior, generator, k: int) -> None:
         raise UsageError(
             "objective: must need no reparameterisation for latents that have none, "
             f"such as binary ones; use {', '.join(others)} or {last}"
+        )
+    if kind == "path" and not getattr(posterior, "has_slopes", True):
+        raise UsageError(
+            "flow_normalisation: must be none or weight for an objective of path "
+            "gradients, got batch"
         )
     if kind != "total" and getattr(generator, "mask_model", None) is not None:
         raise UsageError(
@@ -153,29 +169,25 @@ def _path_gradients(objective, model, x, n_samples, seed, beta, context, scale):
         zs, _ = model.posterior.draw(x, n_samples, seed, context)
     with tf.GradientTape(persistent=True) as from_latents:
         from_latents.watch(zs)
-        draws = model.weigh(x, zs, context)
+        if objective.prior_path:
+            log_priors, moved = _priors(model.generator, zs, context)
+        draws = _weighed(model, x, zs, seed, context, from_latents)
         log_w = draws.log_w(beta)
         w_theta = objective.theta_weights(log_w, beta)
         loss = scale(_weighted(w_theta, log_w))
         added = [scale(loss) for loss in _added(model)]
         if objective.prior_path:
-            of_px = scale(_weighted(w_theta, draws.log_px))
-            priors = model.generator.factors(zs, context)
-            excess = [
-                scale(_weighted(w_theta, draws.log_qz - p.log_prob(z)))
-                for p, z in zip(priors, zs, strict=True)
-            ]
-            moved = [_along(p, z) for p, z in zip(priors, zs, strict=True)]
+            of_x = scale(_weighted(w_theta, draws.log_px))
+            excess = scale(_weighted(w_theta, draws.log_qz - log_priors))
     of_theta, of_zs = from_latents.gradient(loss, [theta, zs])
     if objective.prior_path:
-        of_theta = from_latents.gradient(of_px, theta)
-        for i, of_z in enumerate(of_zs):
-            path = from_latents.gradient(excess[i], zs[i])
-            path += (1 - w_theta)[..., tf.newaxis] * of_z
-            of_prior = from_latents.gradient(
-                moved[i], theta, output_gradients=beta * path
-            )
-            of_theta = _sums(of_theta, of_prior)
+        away = from_latents.gradient(excess, zs)
+        rest = (1 - w_theta)[..., tf.newaxis]
+        paths = [beta * (a + rest * b) for a, b in zip(away, of_zs, strict=True)]
+        of_theta = _sums(
+            from_latents.gradient(of_x, theta),
+            from_latents.gradient(moved, theta, output_gradients=paths),
+        )
     anew = tf.math.divide_no_nan(objective.phi_weights(log_w, beta), w_theta)
     of_zs = [anew[..., tf.newaxis] * of_z for of_z in of_zs]
     if added:
@@ -185,10 +197,40 @@ def _path_gradients(objective, model, x, n_samples, seed, beta, context, scale):
     return _sums(of_phi, more[2]) if added else of_phi, of_theta, draws
 
 
-def _along(p, z):
-    """The latent as a function of the parameters of p, whose noise is held."""
-    loc, scale = p.mean(), p.stddev()
-    return loc + scale * tf.stop_gradient((z - loc) / scale)
+def _weighed(model, x, zs, seed, context, tape):
+    """Draws of latents of this seed; log q(z|x) depends on them alone.
+
+    With flows it is linear in the latents: there is no density but that of a draw.
+    """
+    if not hasattr(model.posterior, "density_of_drawn"):
+        return model.weigh(x, zs, context)
+    (z,) = zs
+    k = tf.shape(z)[0]
+    log_qz, slope = model.posterior.density_of_drawn(x, k, seed, context, tape)
+    log_qz += tf.reduce_sum(slope * (z - tf.stop_gradient(z)), axis=-1)
+    return Draws(zs, *model.generator.log_joint(x, zs, context), log_qz)
+
+
+def _priors(generator, zs, context):
+    """Of the layers' p(z_l|z_l+1), with z_l+1 held: densities, and paths to latents.
+
+    Returns:
+      log_priors: sum over l of log p(z_l|z_l+1), [k, b], nats.
+      moved: each z_l as a function of the parameters of p(z_l|z_l+1), its noise held.
+    """
+    with keras.StatelessScope():
+        priors = generator.factors(tuple(map(tf.stop_gradient, zs)), context)
+    log_priors, moved = 0.0, []
+    for p, z in zip(priors, zs, strict=True):
+        if not isinstance(getattr(p, "distribution", p), tfd.Normal):
+            raise UsageError(
+                "generator: must have factors of independent Gaussians for the path "
+                f"from the parameters of p(z) to the latents, got {p.name}; use dreg"
+            )
+        loc, scale = p.mean(), p.stddev()
+        log_priors += p.log_prob(z)
+        moved.append(loc + scale * tf.stop_gradient((z - loc) / scale))
+    return log_priors, moved
 
 
 def _score_gradients(objective, model, x, n_samples, seed, beta, context, scale):

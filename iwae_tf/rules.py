@@ -61,6 +61,8 @@ WITHOUT_GIVEN_LATENTS = (
 )
 # Objectives that do without a reparameterisation of the latents.
 WITHOUT_REPARAMETERISATION = ("vimco", "ovis", "rws", "rws_sleep", "tvo")
+# Objectives that need the slope of log q(z|x) at the latents that are drawn.
+OF_PATHS = ("stl", "dreg", "gdreg", "rws_dreg", "renyi_dreg")
 # Policies of Keras, by the type that networks compute in.
 PRECISIONS = {
     "float32": "float32",
@@ -361,11 +363,12 @@ def check_objective(
             "objective: vae_elbo_kl has a closed form for one stochastic layer only, "
             f"got {stochastic_layers} layers; use vae_elbo"
         )
-    if n_flows and objective not in WITHOUT_GIVEN_LATENTS:
+    with_flows = (*WITHOUT_GIVEN_LATENTS, *OF_PATHS)
+    if n_flows and objective not in with_flows:
         raise UsageError(
             "objective: must not need a closed form or the density of given latents if "
             f"there are flows, got {objective} with {n_flows} flows; use "
-            f"{', '.join(WITHOUT_GIVEN_LATENTS[:-1])} or {WITHOUT_GIVEN_LATENTS[-1]}"
+            f"{', '.join(with_flows[:-1])} or {with_flows[-1]}"
         )
     given = {
         "n_groups": n_groups if n_groups > 1 else None,

@@ -132,6 +132,15 @@ ROWS["task17"] = [
     for k in (2, 3)
     for name in ("vimco", "rws")
 ]
+ROWS["task16"] = [
+    rf"\| {layers} \| `{name}` \| {score} \| {units} \| \d\S* \| \d\S* \| "
+    rf"0:\d\d:\d\d \|"
+    for layers, score, units in (
+        (1, SCORE, r"\d+ of 50"),
+        (2, SCORE.replace("[23]", "[67]"), r"\d+ of 100 \+ \d+ of 50"),
+    )
+    for name in ("iwae_elbo", "vae_elbo", "ovis")
+]
 ROWS["table1"] = [
     rf"\| digits \| `{name}` \| {layers} \| {k} \| 1 \| fast \| 123 \| {score} "
     for layers, score in ((1, SCORE), (2, SCORE.replace("[23]", "[67]")))

@@ -114,7 +114,7 @@ class Generator(Part):
     ) -> list[tfd.Distribution]:
         """The distribution of each latent given the one above it, bottom-up.
 
-        The statistics of units and the closed-form KL need it.
+        The statistics of units, the closed-form KL and the objective gdreg need it.
 
         Args:
           zs: tuple of latents, bottom-up, each [..., b, d]; the first is not used.
@@ -130,6 +130,11 @@ class Generator(Part):
             "generator: must have a method factors for units and for a closed-form "
             f"KL, got {type(self).__name__}"
         )
+
+    @property
+    def has_factors(self) -> bool:
+        """Whether `factors` can be computed."""
+        return type(self).factors is not Generator.factors
 
 
 @keras.saving.register_keras_serializable(package="iwae_tf")

@@ -32,11 +32,13 @@ class Posterior(Part):
         are any, q has no `factors` and no `log_prob`.
       is_reparameterised: whether latents depend on the parameters in a way that can be
         differentiated.
+      has_slopes: whether the gradient of log q(z|x) in a z that was drawn is known.
     """
 
     n_latent: tuple[int, ...]
     n_flows = 0
     is_reparameterised = True
+    has_slopes = True
 
     def entries(self, x: tf.Tensor) -> tf.Tensor:
         """The rows [b, n] of x [b, ...] that the first network sees."""
@@ -280,7 +282,8 @@ class FlowPosterior(GaussianChain):
     """A Gaussian q(z0|x) and an inverse autoregressive flow from z0 to z.
 
     The flow also sees features of x. The density of a z that was not drawn here would
-    need the inverse of the flow, entry by entry, and is refused.
+    need the inverse of the flow, entry by entry, and is refused. The slope of the
+    density at a z that was drawn here does not: `density_of_drawn` has it.
 
     Attributes:
       n_flows: number of flow steps.
@@ -317,6 +320,7 @@ class FlowPosterior(GaussianChain):
             n_latent=[d], n_bounded=n_bounded, networks=[network], inputs=inputs
         )
         self.n_flows = n_flows
+        self.has_slopes = normalisation != "batch"
         self.features = keras.layers.Dense(n_features, activation="elu")
         with precision(self.variable_dtype):
             self.flow = InverseAutoregressiveFlow(
@@ -331,9 +335,37 @@ class FlowPosterior(GaussianChain):
         context: tf.Tensor | None = None,
     ) -> tuple[tuple[tf.Tensor, ...], tf.Tensor]:
         """See `Posterior.draw`; without flow steps the latents are the same."""
-        z, log_qz, features = self._base(x, k, seed, context)
-        z, log_det = self.flow.forward_and_log_det(z, features)
-        return (z,), log_qz - log_det
+        q, z0, features = self._base(x, k, seed, context)
+        z, log_det = self.flow.forward_and_log_det(z0, features)
+        return (z,), q.log_prob(z0) - log_det
+
+    def density_of_drawn(
+        self,
+        x: tf.Tensor,
+        k: int,
+        seed: tf.Tensor,
+        context: tf.Tensor | None,
+        tape: tf.GradientTape,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The density of what `draw` gives for the same arguments, and its slope.
+
+        Args:
+          x: observations [b, ...].
+          k: number of samples per observation.
+          seed: random seed, [2].
+          context: [b, c], or None.
+          tape: a tape that records the network of x, which may add to the loss, and
+            does not record the flow.
+
+        Returns:
+          log_qz: [k, b], nats.
+          slope: gradient of log q(z|x) in z at fixed parameters, [k, b, d].
+        """
+        q, z0, features = self._base(x, k, seed, context)
+        with tape.stop_recording():
+            slope = (q.mean() - z0) / tf.square(q.stddev())
+            log_det, slope = self.flow.log_det_and_slope(z0, slope, features)
+            return q.log_prob(z0) - log_det, slope
 
     def mean(
         self, x: tf.Tensor, context: tf.Tensor | None = None
@@ -367,7 +399,7 @@ class FlowPosterior(GaussianChain):
         loc, scale, features = self._head(x, context)
         q = tfd.Independent(tfd.Normal(loc, scale), 1)
         z = reparameterised(q, k, randomness.seed_of(seed, 0))
-        return z, q.log_prob(z), features
+        return q, z, features
 
     def initialise(
         self, x: tf.Tensor, seed: tf.Tensor, context: tf.Tensor | None = None
@@ -380,7 +412,7 @@ class FlowPosterior(GaussianChain):
           context: [b, c].
         """
         x = tf.cast(x, self.variable_dtype)
-        z, _, features = self._base(x, 1, seed, context)
+        _, z, features = self._base(x, 1, seed, context)
         self.flow.initialise(z, features)
 
     def factors(self, zs, x, context=None):
@@ -402,8 +434,7 @@ class FlowPosterior(GaussianChain):
         """
         raise UsageError(
             "posterior: must be without flows for the density of given latents, got "
-            f"{self.n_flows} flows; objectives that need none are vae_elbo, iwae_elbo, "
-            "iwae_eq14, miwae, piwae and combination"
+            f"{self.n_flows} flows; use an objective whose gradient is total or path"
         )
 
 

@@ -6,6 +6,7 @@ imports TensorFlow, and nothing outside imports matplotlib.
 
 from iwae_tf.plots.curves import Panel, line_sheet, training_curves
 from iwae_tf.plots.files import animate, read_png, save
+from iwae_tf.plots.intervals import Intervals, interval_sheet
 from iwae_tf.plots.latents import posterior_sheet
 from iwae_tf.plots.layout import SHRINK, Figure
 from iwae_tf.plots.panels import Histogram, Scatter, histogram_sheet, scatter_sheet
@@ -23,11 +24,13 @@ __all__ = (
     "Block",
     "Figure",
     "Histogram",
+    "Intervals",
     "Panel",
     "Scatter",
     "animate",
     "histogram_sheet",
     "image_table",
+    "interval_sheet",
     "line_sheet",
     "missing_in_blue",
     "montage",

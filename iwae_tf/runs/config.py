@@ -149,7 +149,7 @@ class Config:
         "affine map or a thin-plate spline. dense, gated and resnet: deep networks "
         "with 64 latents, fully connected or with gated or residual convolutions. sbn: "
         "a sigmoid belief network, with 200 binary latents in each stochastic layer "
-        "and no hidden units, for --objective vimco, rws, rws_sleep and tvo.",
+        "and no hidden units, for objectives such as vimco and rws.",
         choices=rules.MODELS,
     )
     n_latent: tuple[int, ...] | None = _option(

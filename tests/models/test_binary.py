@@ -477,7 +477,8 @@ def test_objectives_that_need_a_reparameterisation_are_refused(objective):
     with pytest.raises(UsageError, match="vimco, ovis, rws, rws_sleep or tvo"):
         network().compile("adam", objective, n_samples=3)
     with pytest.raises(
-        UsageError, match="^objective: must be vimco, ovis, rws, rws_sleep or tvo for model"
+        UsageError,
+        match="^objective: must be vimco, ovis, rws, rws_sleep or tvo for model",
     ):
         Config(model="sbn", objective=objective)
 
