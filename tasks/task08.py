@@ -42,33 +42,27 @@ def main(task):
     }
     last = {model: runs[model, 0, "iwae_elbo", many] for model in MODELS}
     x = task.x_test[iwae_tf.data.spread(len(task.x_test), N_IMAGES)]
-    drawn = pictures(
-        last, lambda run: [z[0] for z in run.model.draw(x, 1, run.figure_seed(1)).zs]
-    )
-    sampled = pictures(
-        last,
-        lambda run: run.model.generator.sample_latents(N_IMAGES, run.figure_seed(2)),
-    )
-    pages = {
-        f"-{model}": traversals(last[model], task.x_test) for model in rules.WARPED
-    }
+    drawn, sampled = {}, {}
+    for m, run in last.items():
+        drawn[m] = [z[0] for z in run.model.draw(x, 1, run.figure_seed(1)).zs]
+        sampled[m] = run.model.generator.sample_latents(N_IMAGES, run.figure_seed(2))
+    pages = {f"-{m}": traversals(last[m], task.x_test) for m in rules.WARPED}
     pages[""] = [
-        block("test images x, means of z, u ~ q(z, u|x)", {"x": x} | drawn),
-        block("means of samples", sampled),
+        block("x, means of z, u ~ q(z, u|x)", {"x": x} | pictures(last, drawn)),
+        block("means of samples", pictures(last, sampled)),
     ]
     for suffix, blocks in pages.items():
         networks = names.model(suffix[1:]) if suffix else "spatial transformers"
         title = f"{task.title} · IWAE, k = {many} · {networks}"
-        page = plots.image_table(blocks, title)
-        plots.save(page, task.path(f"{suffix}.png"))
+        plots.save(plots.image_table(blocks, title), task.path(f"{suffix}.png"))
     task.finish(table(runs, task.images.name == "mnist"))
 
 
-def pictures(runs, latents_of):
+def pictures(runs, latents):
     """Mean images of latents, each after its upright one if it has a transformer."""
     rows = {}
     for model, run in runs.items():
-        zs, generator = latents_of(run), run.model.generator
+        zs, generator = latents[model], run.model.generator
         called = MODELS[model]
         if model != "vae60":
             rows[f"{called}, upright"] = generator.upright_image(zs).numpy()

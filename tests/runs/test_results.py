@@ -463,10 +463,10 @@ def test_other_networks_are_told_in_the_objective():
     )
     for text in (
         " tvae_affine",
-        " resnet, 8 maps, 4 flows",
-        ", 2 flows",
-        ", 2 flows with batch normalisation",
-        ", 2 flows with no normalisation",
+        " resnet, 8 maps, 4 flow steps",
+        ", 2 flow steps",
+        ", 2 flow steps with batch normalisation",
+        ", 2 flow steps with no normalisation",
     ):
         assert f"| `iwae_elbo`{text} |" in rows
 
