@@ -109,4 +109,4 @@ def sheet(runs, title):
 
 
 if __name__ == "__main__":
-    cli.task(main, __file__, epochs=40, schedule="fast", n_samples=None)
+    cli.task(main, __file__, epochs=40, schedule="fast")
