@@ -126,8 +126,7 @@ class Defensive(Proposal):
         each = None if context is None else tf.tile(context, [k, 1])
         prior = randomness.seed_of(seed, _PRIOR)
         others = model.generator.sample_latents(k * b, prior, each)
-        uniform = randomness.uniform([k, b], randomness.seed_of(seed, _COMPONENT))
-        is_of_q = (uniform < self.alpha)[..., tf.newaxis]
+        is_of_q = _is_of_first(self.alpha, k, b, seed)
         zs = tuple(
             tf.where(is_of_q, z, tf.cast(tf.reshape(other, tf.shape(z)), z.dtype))
             for z, other in zip(zs, others, strict=True)
@@ -258,10 +257,8 @@ class Refined(Proposal):
         x, context = model.inputs(x, context)
         mean, factor, inverse, log_det = fitted
         noise = _noise(model, k, x, seed)
-        uniform = randomness.uniform(
-            [k, x.shape[0], 1], randomness.seed_of(seed, _COMPONENT)
-        )
-        e = tf.where(uniform < _SHARE, mean + _product(factor, noise), noise)
+        is_of_fit = _is_of_first(_SHARE, k, x.shape[0], seed)
+        e = tf.where(is_of_fit, mean + _product(factor, noise), noise)
         zs, log_qz = _through(model.posterior, x, e, context)
         of_q = _log_normal(e)
         of_fit = _log_normal(_product(inverse, e - mean)) - log_det
@@ -293,8 +290,8 @@ def _check_gaussian(proposal, model):
     is_gaussian = isinstance(posterior, GaussianChain)
     if not (is_gaussian and getattr(posterior, "is_reparameterised", True)):
         raise UsageError(
-            f"proposal: {proposal.name} goes with Gaussian layers of q(z|x) only, with "
-            f"or without flows, got {_described(posterior)}"
+            f"proposal: {proposal.name} goes with Gaussian layers of q(z|x) only, got "
+            f"{_described(posterior)}"
         )
 
 
@@ -307,6 +304,13 @@ def _weighed(model, x, zs, context, seed, log_qz=None):
     own = noise_of_missing(model.generator, seed)
     log_px, log_pz = model.generator.log_joint(x, zs, context, **own)
     return Draws(zs, log_px, log_pz, log_qz)
+
+
+def _is_of_first(share, k, b, seed):
+    """Which draws are from the first part of a mixture, [k, b, 1]."""
+    # The same with XLA and without it, which random floats are not.
+    values = randomness.integers([k, b, 1], randomness.seed_of(seed, _COMPONENT))
+    return values <= min(round((2 * share - 1) * 2**63), 2**63 - 1)
 
 
 def _noise(model, k, x, seed):

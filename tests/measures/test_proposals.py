@@ -77,6 +77,7 @@ def test_a_fit_on_the_draws_that_are_weighed_would_be_biased():
     assert abs(standard_errors_from_1(of_many(honest, (3, 2)))) < 5
 
 
+@eagerly()
 @pytest.mark.parametrize("n_latent", LAYERS)
 @pytest.mark.parametrize("proposal", [Defensive(1), Inflated(1)], ids=lambda p: p.name)
 def test_a_proposal_with_nothing_of_its_own_is_the_posterior(proposal, n_latent):
@@ -93,7 +94,7 @@ def test_a_proposal_with_nothing_of_its_own_is_the_posterior(proposal, n_latent)
 @eagerly()
 @pytest.mark.parametrize("n_latent", LAYERS)
 def test_defensive_weights_are_bounded(n_latent):
-    generator, model = pair(n_latent, 2.0, 0.3)
+    generator, model = pair(n_latent, 0.0, 0.8)
     x = generator.images(3)
     seed = randomness.seed_of(1)
     for alpha in (0.5, 0.9):
@@ -125,7 +126,7 @@ def test_refined_finds_the_exact_posterior(n_latent):
     options = {"chunk": 250, "jit_compile": False}
     plain = log_likelihood(model, x, k, **options)
     refined = log_likelihood(model, x, k, proposal=Refined(12, 64), **options)
-    assert np.all(plain.ess < k / 10)
+    assert np.all(plain.ess < k / 5)
     assert np.all(refined.ess > 0.8 * k)  # the rest is the share of q(z|x)
     np.testing.assert_allclose(refined.log_px, generator.log_evidence(x), atol=0.1)
 
@@ -201,13 +202,18 @@ def test_xla_changes_rounding_only(proposal):
 
 @pytest.fixture(scope="module")
 def with_flow():
-    return zoo.deep("dense", (2, 2, 1), n_latent=(3,), n_hidden=(4,), n_flows=2)
+    model = zoo.deep(
+        "dense", (2, 2, 1), n_latent=(2,), n_hidden=(8,), n_flows=2, seed=1
+    )
+    x = np.eye(4, dtype=np.float32).reshape(4, 2, 2, 1)
+    model.posterior.initialise(x, randomness.seed_of(1))
+    return model
 
 
 @pytest.mark.parametrize("proposal", [Inflated(1.2), Refined(2, 16)])
 def test_flows_are_gone_through(with_flow, proposal):
     x = np.eye(4, dtype=np.float32).reshape(4, 2, 2, 1)
-    options = {"jit_compile": False, "batch_size": 4, "chunk": 1000}
+    options = {"jit_compile": False, "batch_size": 4, "chunk": 1000, "seed": 1}
     plain, own = (
         log_likelihood(with_flow, x, 4000, proposal=p, **options)
         for p in (Proposal(), proposal)
@@ -217,14 +223,20 @@ def test_flows_are_gone_through(with_flow, proposal):
 
 
 def test_contexts_are_those_of_their_observations():
-    model = zoo.burda((2, 2, 1), 2, n_latent=(3, 2), n_hidden=(4, 4), n_context=2)
+    model = zoo.burda((2, 2, 1), n_latent=(3,), n_hidden=(4,), n_context=2)
     x = np.eye(4, dtype=np.float32).reshape(4, 2, 2, 1)
     context = np.eye(2, dtype=np.float32)[[0, 1, 1, 0]]
-    options = {"jit_compile": False, "chunk": 1000, "context": context}
-    plain = log_likelihood(model, x, 4000, **options).log_px
+    options = {"jit_compile": False, "chunk": 1000}
+    plain, swapped = (
+        log_likelihood(model, x, 4000, context=c, **options).log_px
+        for c in (context, 1 - context)
+    )
+    assert np.all(np.abs(plain - swapped) > 0.06)
+    options["context"] = context
     for proposal in (Defensive(0.5), Inflated(1.2), Refined(2, 16)):
         own = log_likelihood(model, x, 4000, proposal=proposal, **options).log_px
-        np.testing.assert_allclose(own, plain, atol=0.05)
+        assert np.all(own != plain)
+        np.testing.assert_allclose(own, plain, atol=0.03)
 
 
 class Plain(Posterior):
@@ -233,6 +245,9 @@ class Plain(Posterior):
     def __init__(self, inner):
         super().__init__()
         self.inner, self.n_latent = inner, inner.n_latent
+
+    def build(self, input_shape):
+        self.built = True
 
     def draw(self, x, k, seed, context=None):
         return self.inner.draw(x, k, seed, context)
