@@ -238,19 +238,18 @@ class Refined(Proposal):
         """
         score = batches.compiled(model, _scores, jit_compile, k=self.n_draws)
         n, d = len(batch.x), sum(model.posterior.n_latent)
-        mean, factor = np.zeros([n, d]), np.tile(np.eye(d), [n, 1, 1])
-        dtype = batch.x.dtype
+        mean = tf.zeros([n, d], tf.float64)
+        factor = tf.eye(d, batch_shape=[n], dtype=tf.float64)
         for i in range(self.n_rounds):
-            drawn = score(
-                batch.x,
-                batch.context,
-                *(tf.constant(part, dtype) for part in (mean, factor)),
-                randomness.seed_of(seed, _FIT, i),
+            now = (tf.cast(part, batch.x.dtype) for part in (mean, factor))
+            own = randomness.seed_of(seed, _FIT, i)
+            mean, factor = _moved(
+                mean, factor, *score(batch.x, batch.context, *now, own)
             )
-            mean, factor = _moved(mean, factor, *(part.numpy() for part in drawn))
         factor *= _STRETCH
-        fitted = mean, factor, np.linalg.inv(factor), np.linalg.slogdet(factor)[1]
-        return tuple(tf.constant(part, dtype) for part in fitted)
+        log_det = tf.linalg.slogdet(factor).log_abs_determinant
+        fitted = mean, factor, tf.linalg.inv(factor), log_det
+        return tuple(tf.cast(part, batch.x.dtype) for part in fitted)
 
     def draw(self, model, x, k, seed, context=None, fitted=()):
         """See `Proposal.draw`."""
@@ -370,26 +369,27 @@ def _moved(mean, factor, u, residuals):
     """The Gaussian after a round; it stays where a residual is not finite.
 
     Args:
-      mean: [b, d].
+      mean: [b, d], float64, as all that is computed here.
       factor: [b, d, d].
       u: draws from N(0, I), [k, b, d].
       residuals: see `_scores`, [k, b, d].
     """
-    u, residuals = (np.moveaxis(np.float64(part), 1, 0) for part in (u, residuals))
-    finite = np.isfinite(residuals).all(axis=(1, 2), keepdims=True)
-    residuals = np.where(finite, residuals, 0.0)
-    k, d = u.shape[1:]
-    centre, level = (part.mean(axis=1, keepdims=True) for part in (u, residuals))
-    centred = np.moveaxis(u - centre, 1, 2)
-    second = centred @ (u - centre) / k + _RIDGE * np.eye(d)
-    slope = np.linalg.solve(second, centred @ (residuals - level) / k)
-    slope = (slope + np.moveaxis(slope, 1, 2)) / 2
+    k, d = u.shape[0], u.shape[2]
+    one = tf.eye(d, dtype=tf.float64)
+    parts = (tf.cast(part, tf.float64) for part in (u, residuals))
+    u, residuals = (tf.transpose(part, [1, 0, 2]) for part in parts)
+    is_finite = tf.reduce_all(tf.math.is_finite(residuals), [1, 2], keepdims=True)
+    residuals = tf.where(is_finite, residuals, 0.0)
+    centre, level = (tf.reduce_mean(a, 1, keepdims=True) for a in (u, residuals))
+    second = tf.matmul(u - centre, u - centre, transpose_a=True) / k + _RIDGE * one
+    cross = tf.matmul(u - centre, residuals - level, transpose_a=True) / k
+    slope = tf.linalg.solve(second, cross)
+    slope = (slope + tf.linalg.matrix_transpose(slope)) / 2
     # In the coordinates of u the Gaussian was N(0, I).
-    precision, axes = np.linalg.eigh(np.eye(d) - _RATE * slope)
-    precision = np.clip(precision, _LEAST, _LARGEST)
+    precision, axes = tf.linalg.eigh(one - _RATE * slope)
+    precision = tf.clip_by_value(precision, _LEAST, _LARGEST)[:, tf.newaxis]
     at_zero = level - centre @ slope
-    step = _RATE * (at_zero @ axes / precision[:, np.newaxis]) @ np.moveaxis(axes, 1, 2)
-    length = np.linalg.norm(step, axis=-1, keepdims=True)
-    step *= np.minimum(1, _RATE * d**0.5 / np.maximum(length, 1e-30))
-    mean = mean + np.einsum("bij,bj->bi", factor, step[:, 0])
-    return mean, factor @ (axes / np.sqrt(precision)[:, np.newaxis])
+    step = tf.matmul(_RATE * (at_zero @ axes) / precision, axes, transpose_b=True)
+    step = tf.clip_by_norm(step, _RATE * d**0.5, axes=[2])
+    mean += tf.matmul(step, factor, transpose_b=True)[:, 0]
+    return mean, factor @ (axes * tf.math.rsqrt(precision))
