@@ -15,17 +15,15 @@ from typing import ClassVar
 import numpy as np
 import tensorflow as tf
 
-from iwae_tf import randomness, weights
+from iwae_tf import randomness, rules, weights
 from iwae_tf.draws import Draws
 from iwae_tf.errors import UsageError, check_at_least, check_one_of
 from iwae_tf.models import batches
 from iwae_tf.models.generators import noise_of_missing
 from iwae_tf.models.posteriors import GaussianChain
-from iwae_tf.rules import PROPOSALS
 
 # What is folded into a seed, beside the layers and what a generator folds in.
-_PRIOR, _COMPONENT = -11, -12
-_FIT = -13
+_PRIOR, _COMPONENT, _FIT = -11, -12, -13
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,6 +223,8 @@ class Refined(Proposal):
     def check(self, model) -> None:
         """See `Proposal.check`; q(z|x) must be Gaussian before any flows."""
         _check_gaussian(self, model)
+        d = sum(model.posterior.n_latent)
+        rules.check_elements(rules.SCORE_BATCH * d, n_latent=d)
 
     def fit(self, model, batch, seed, jit_compile):
         """See `Proposal.fit`.
@@ -279,7 +279,7 @@ def by_name(name: str) -> Proposal:
     Raises:
       UsageError: for an unknown name.
     """
-    check_one_of(PROPOSALS, proposal=name)
+    check_one_of(rules.PROPOSALS, proposal=name)
     kinds = (Proposal, Defensive, Inflated, Refined)
     return {kind.name: kind for kind in kinds}[name]()
 
