@@ -12,7 +12,7 @@ import os
 import platform
 import sys
 
-PARTS = ("steps", "scoring", "deep", "warps", "devices", "growth", "start")
+PARTS = ("steps", "scoring", "deep", "warps", "devices", "growth", "start", "proposals")
 
 
 def main() -> None:

@@ -38,7 +38,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submodules=("data", "estimators", "objectives", "pareto", "plots", "weights"),
     submod_attrs={
         "draws": ("Draws",),
-        "measures": ("annealing", "gradients", "inspection", "units"),
+        "measures": ("annealing", "gradients", "inspection", "proposals", "units"),
         "measures.likelihood": ("log_likelihood",),
         "models": (
             "binary",

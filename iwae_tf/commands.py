@@ -57,7 +57,10 @@ USES = {
         "Writes encodings, means of p(z|x), log p(x) and labels of a data set.",
         _OF_SCORES,
     ),
-    "score": ("Estimates log p(x) of a data set by a trained model.", _OF_SCORES),
+    "score": (
+        "Estimates log p(x) of a data set by a trained model.",
+        (*_OF_SCORES, "proposal"),
+    ),
     "sample": ("Draws from a trained model.", ("device", "seed")),
 }
 

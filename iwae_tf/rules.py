@@ -86,6 +86,8 @@ FLOWS = {"flow_hidden": (256, 256), "flow_features": 64, "flow_normalisation": "
 NORMALISATIONS = ("none", "weight", "batch")
 # Numbers of images that are tested, scored and annealed at once.
 TEST_BATCH, SCORE_BATCH, AIS_BATCH = 100, 20, 50
+# What latents are drawn from to estimate log p(x), see `iwae_tf.proposals`.
+PROPOSALS = ("posterior", "defensive", "inflated", "refined")
 # Annealing: spacing of the inverse temperatures, and start density of the chains.
 AIS_SCHEDULES = ("linear", "sigmoidal")
 AIS_STARTS = ("posterior", "prior")

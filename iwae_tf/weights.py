@@ -86,6 +86,23 @@ def log_mean_exp_without_each(log_w) -> tf.Tensor:
     return tf.reduce_logsumexp(both, axis=0) - tf.math.log(k)
 
 
+def log_mixture(log_first: tf.Tensor, log_second: tf.Tensor, share: float) -> tf.Tensor:
+    """The log density of a mixture: log(share f + (1 - share) g).
+
+    Args:
+      log_first: log f, [k, b], nats.
+      log_second: log g, [k, b], nats.
+      share: the share of f, above 0 and at most 1.
+
+    Returns:
+      log_density: [k, b], nats.
+    """
+    if share == 1:
+        return log_first
+    parts = log_first + np.log(share), log_second + np.log1p(-share)
+    return tf.reduce_logsumexp(tf.stack(parts), axis=0)
+
+
 def normalise(log_w) -> tf.Tensor:
     """The self-normalised weights: w_i / sum_j w_j.
 

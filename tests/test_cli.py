@@ -426,6 +426,7 @@ def test_every_flag_arrives_in_its_option(elsewhere):
         "rescore": True,
         "shard": "2/3",
         "scorer": "ais",
+        "proposal": "posterior",  # goes with the other scorer, below
         "ais_images": 7,
         "ais_chains": 3,
         "ais_temperatures": 9,
@@ -446,6 +447,7 @@ def test_every_flag_arrives_in_its_option(elsewhere):
         "continue_from",
         "pretrained",
         "eval_binarizations",
+        "proposal",
     ]
     arguments = []
     for name, value in given.items():
@@ -472,6 +474,9 @@ def test_every_flag_arrives_in_its_option(elsewhere):
     assert options(arguments, elsewhere) == defaults | parts
     arguments = ["--eval_binarizations=3"]
     assert options(arguments, elsewhere) == defaults | {"eval_binarizations": 3}
+    assert options(["--proposal=refined"], elsewhere) == defaults | {
+        "proposal": "refined"
+    }
     model = {"model": "tvae_affine", "n_bounded": 6}
     arguments = ["--model=tvae_affine", "--n_bounded=6"]
     assert options(arguments, elsewhere) == defaults | model

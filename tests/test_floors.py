@@ -113,7 +113,7 @@ def test_public_names_are_listed_and_there():
             "binary",
         ),
         *("posteriors", "generators", "inspection", "units", "annealing"),
-        *("gradients", "plots"),
+        *("gradients", "plots", "proposals"),
     }
     for name in dir(iwae_tf):
         assert getattr(iwae_tf, name) is not None

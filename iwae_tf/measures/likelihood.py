@@ -9,10 +9,12 @@ import numpy as np
 
 from iwae_tf import pareto, randomness
 from iwae_tf.errors import UsageError, check_at_least
+from iwae_tf.measures import proposals
 from iwae_tf.models import batches
 from iwae_tf.weights import StreamingLogMeanExp, jackknife, noise_of_mean
 
 LADDER = (1, 5, 50, 500, 1000, 5000)
+_POSTERIOR = proposals.Proposal()
 _N_PARTS = 4  # of the samples, whose differences tell the noise of scoring
 
 
@@ -140,6 +142,7 @@ def log_likelihood(
     context: np.ndarray | None = None,
     directory: Path | None = None,
     share: batches.Share = batches.WHOLE,
+    proposal: proposals.Proposal = _POSTERIOR,
 ) -> Likelihood:
     """Estimates log p(x) of every image, or log p(x|y): log mean_k exp(log_w).
 
@@ -165,12 +168,16 @@ def log_likelihood(
       directory: directory where the result of each batch is kept, so that the same call
         finds it again. By default nothing is kept.
       share: which batches to score; the results are those of their images.
+      proposal: what latents are drawn from, see `iwae_tf.proposals`; by default
+        q(z|x). With another density r(z|x), this stands for q(z|x) in `log_px_given_z`,
+        `kl` and `bounds`.
 
     Returns:
       likelihood: results for each image, nats.
 
     Raises:
-      UsageError: for a number out of range; see `batches_of` too.
+      UsageError: for a number out of range, or a proposal that does not go with the
+        model; see `batches_of` too.
 
     Reference:
       Burda et al. 2016, section 5, arXiv:1509.00519.
@@ -183,14 +190,17 @@ def log_likelihood(
             f"n_samples: must be at least 3 for the jackknife, got {n_samples}"
         )
     chunk = min(chunk, n_samples)
-    draw = batches.compiled(model, _draw, jit_compile, k=chunk)
+    proposal.check(model)
+    draw = batches.compiled(model, _draw, jit_compile, k=chunk, proposal=proposal)
     ladder = sorted({k for k in {1, *ladder} if k < n_samples} | {n_samples})
     orders = (1, 2) if with_jackknife else ()
 
     def score(batch):
+        own_seed = randomness.seed_of(seed, randomness.SCORE, batch.first)
+        fitted = proposal.fit(model, batch, own_seed, jit_compile)
         values = _score_batch(
-            partial(draw, batch.x, batch.context),
-            randomness.seed_of(seed, randomness.SCORE, batch.first),
+            partial(draw, batch.x, batch.context, fitted),
+            own_seed,
             n_samples,
             chunk,
             ladder,
@@ -208,6 +218,7 @@ def log_likelihood(
         orders=orders,
         n_parts=_N_PARTS,
         n_tail=pareto.tail_size(n_samples),
+        **({} if proposal == _POSTERIOR else {"proposal": repr(proposal)}),
     )
     values = batches.run(parts, score, directory, identity, share)
     return Likelihood(
@@ -218,9 +229,9 @@ def log_likelihood(
     )
 
 
-def _draw(model, images, contexts, batch_seed, first, *, k):
+def _draw(model, images, contexts, fitted, batch_seed, first, *, k, proposal):
     seed = randomness.seed_of(batch_seed, first)
-    draws = model.draw(images, k, seed, contexts)
+    draws = proposal.draw(model, images, k, seed, contexts, fitted)
     return draws.log_w(), draws.log_px
 
 

@@ -152,4 +152,10 @@ def summary(first: Run, second: Run) -> str:
             f"log p(x) is estimated by {samples[0]:,} samples and by {samples[1]:,}: "
             "fewer samples give lower estimates."
         )
+    drawn = [results.proposal(run.report) or "q(z|x)" for run in (first, second)]
+    if drawn[0] != drawn[1]:
+        lines.append(
+            f"log p(x) is estimated by draws of {drawn[0]} and of {drawn[1]}: worse "
+            "proposals give lower estimates, and each has an ELBO of its own."
+        )
     return "\n".join(lines)

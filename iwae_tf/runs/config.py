@@ -475,6 +475,17 @@ class Config:
         of_run=False,
         choices=("importance", "ais"),
     )
+    proposal: str = _option(
+        "scoring",
+        "posterior",
+        "What latents are drawn from to estimate log p(x). posterior: q(z|x). "
+        "defensive: a mixture of q(z|x) and a tenth of the prior. inflated: q(z|x) "
+        "with standard deviations 5 % larger. refined: a Gaussian over all latents "
+        "that is fitted to p(z|x) for each image, mixed with a tenth of q(z|x); the "
+        "fit takes as much work as 2,048 samples.",
+        of_run=False,
+        choices=rules.PROPOSALS,
+    )
 
     ais_images: int = _option(
         "annealing",
@@ -609,6 +620,15 @@ class Config:
                     f"{name}: goes with scorer ais only, got {value} with scorer "
                     f"{self.scorer}"
                 )
+        if self.proposal != "posterior" and self.scorer == "ais":
+            raise UsageError(
+                "proposal: goes with scorer importance only, got "
+                f"{self.proposal} with scorer ais"
+            )
+        if self.proposal == "defensive" and self.n_flows:
+            raise UsageError(
+                f"proposal: defensive goes without flows only, got {self.n_flows} flows"
+            )
         if self.jackknife and self.eval_samples < 3:
             raise UsageError(
                 "eval_samples: must be at least 3 for the jackknife, got "

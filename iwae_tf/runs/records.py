@@ -37,6 +37,7 @@ REPORT = RECORD | {
         "n_images": int,
         "n_samples": int,
         "chunk?": int,
+        "proposal?": str,
         "log_likelihood": _NUMBER,
         "standard_error": _NUMBER,
         "scoring_error?": (*_NUMBER, type(None)),

@@ -50,8 +50,11 @@ BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 
 
 def paper_value(report: dict) -> float | None:
-    """The paper's test log-likelihood of a model in nats; None if it has none."""
-    return _of_paper(report)[0]
+    """The paper's test log-likelihood of a model in nats; None if it has none.
+
+    The paper draws from q(z|x), so it has none for other proposals.
+    """
+    return None if proposal(report) else _of_paper(report)[0]
 
 
 def paper_units(report: dict) -> str | None:
@@ -68,6 +71,12 @@ def _of_paper(report):
     if init:
         return PAPER_WARM.get((_family(init), (family, k)), (None, None))
     return tuple(of.get((family, layers), {}).get(k) for of in (PAPER, PAPER_UNITS))
+
+
+def proposal(report: dict) -> str:
+    """Words that name what log p(x) was estimated with; "" for q(z|x)."""
+    name = report["test"].get("proposal")
+    return f"proposal {name}" if name else ""
 
 
 def _is_other_model(config):
@@ -103,14 +112,16 @@ def active_units(report: dict) -> str:
 def summary(report: dict) -> str:
     """A finished run in a few lines."""
     test = report["test"]
+    drawn = f" of the {proposal(report)}" if proposal(report) else ""
     bounds = "  ".join(f"{k}: {value:.2f}" for k, value in test["bounds"].items())
     lines = [
         f"{quantity(report)} = {estimate(report)} nats "
-        f"({test['n_samples']} samples, {test['n_images']} images), "
+        f"({test['n_samples']} samples{drawn}, {test['n_images']} "
+        "images), "
         f"{epochs(report['epochs'], report.get('best_epoch'))}",
         f"bound at k = {bounds}",
-        f"ELBO = E log p(x|z) - KL = {test['log_px_given_z']:.2f} - {test['kl']:.2f}; "
-        f"effective sample size: median {test['ess_median']:.0f}, "
+        f"ELBO{drawn} = E log p(x|z) - KL = {test['log_px_given_z']:.2f} - "
+        f"{test['kl']:.2f}; effective sample size: median {test['ess_median']:.0f}, "
         f"minimum {test['ess_min']:.1f}",
         *_of_tails(test),
         f"trained in {clock(report['train_seconds'])}, "
@@ -161,8 +172,8 @@ def warning_of_tails(test: dict) -> list[str]:
     return [
         f"warning: the weights of {tails['share_above']:.0%} of the images have too "
         f"long a tail (Pareto k-hat above {tails['threshold']:.2g}), so that log p(x) "
-        "of these may be too low; more samples (--eval_samples), a better q(z|x) "
-        "or annealed importance sampling (--scorer ais) help"
+        "of these may be too low; more samples (--eval_samples), a better proposal "
+        "(--proposal refined) or annealed importance sampling (--scorer ais) help"
     ]
 
 
@@ -237,7 +248,8 @@ def table_of_paper(reports: list[dict]) -> str:
         del recipe["epochs"]
         is_fast = all(config.get(name) == value for name, value in recipe.items())
         is_known = config["objective"] in ("vae_elbo", "iwae_elbo", "dreg")
-        if is_fast and is_known and not (_is_other_model(config) or "init" in report):
+        is_other = _is_other_model(config) or "init" in report or proposal(report)
+        if is_fast and is_known and not is_other:
             runs.setdefault(_row_of_paper(config), []).append(report)
     if not runs:
         return ""
@@ -342,7 +354,10 @@ def table_over_seeds(reports: list[dict]) -> str:
     for report in sorted(reports, key=_key):
         config = config_of(report).of_run() | {"seed": None}
         n_epochs = None if "best_epoch" in report else report["epochs"]
-        same = (report["test"]["n_samples"], n_epochs, _start(report))
+        same = (
+            *(report["test"]["n_samples"], proposal(report)),
+            *(n_epochs, _start(report)),
+        )
         groups.setdefault((json.dumps(config, sort_keys=True), same), []).append(report)
     rows = []
     for group in groups.values():
@@ -357,7 +372,7 @@ def table_over_seeds(reports: list[dict]) -> str:
                     config["n_samples"],
                     ", ".join(dict.fromkeys(map(_epochs, group))),
                     ", ".join(map(str, scores)),
-                    f"{statistics.mean(values):.3f}",
+                    f"{statistics.mean(values):.3f}{_beside(group[0])}",
                     f"{statistics.stdev(values):.3f}",
                 )
             )
@@ -448,14 +463,18 @@ def _row(report):
         _epochs(report),
         _schedule(config),
         config["seed"],
-        f"{estimate(report)} (k = {test['n_samples']}, {test['n_images']:,} images)"
-        + _bits(test),
+        f"{estimate(report)} (k = {test['n_samples']}, {test['n_images']:,} images"
+        f"{_beside(report)})" + _bits(test),
         "—" if paper is None else f"{paper:.2f}",
         active_units(report),
         clock(report["train_seconds"]),
         clock(report["score_seconds"]),
         _commit(report),
     )
+
+
+def _beside(report):
+    return f", {proposal(report)}" if proposal(report) else ""
 
 
 def _bits(test):

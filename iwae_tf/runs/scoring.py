@@ -9,7 +9,7 @@ import numpy as np
 
 from iwae_tf import data, pareto, rules
 from iwae_tf.files import sha256_of_file, write_arrays
-from iwae_tf.measures import annealing, units
+from iwae_tf.measures import annealing, proposals, units
 from iwae_tf.measures.likelihood import (
     LADDER,
     Likelihood,
@@ -63,6 +63,7 @@ def score(
     report = {
         "test": summarise(likelihood)
         | {"n_samples": config.eval_samples, "chunk": config.eval_chunk}
+        | ({} if config.proposal == "posterior" else {"proposal": config.proposal})
         | _unit_of(model, likelihood.mean, config)
         | _over_binarizations(means),
         "units": [describe_units(layer) for layer in layers],
@@ -138,6 +139,8 @@ def _likelihood(run, model, config, sets, share=batches.WHOLE, number=0):
     n_images = len(places)
     of_set = "validation" if config.validation else "test"
     what = f"scoring {n_images} {of_set} images with {config.eval_samples} samples each"
+    if config.proposal != "posterior":
+        what += f" of the proposal {config.proposal}"
     if number:
         what += f", binarisation {number + 1}"
     if share.n > 1:
@@ -156,6 +159,7 @@ def _likelihood(run, model, config, sets, share=batches.WHOLE, number=0):
             context=sets.context_test[places] if sets.n_context else None,
             directory=run.directory / "scoring" / (f"other-{number}" if number else ""),
             share=share,
+            proposal=proposals.by_name(config.proposal),
         )
 
 

@@ -10,6 +10,7 @@ from iwae_tf import data, plots
 from iwae_tf.data import datasets
 from iwae_tf.errors import UsageError
 from iwae_tf.files import write_arrays
+from iwae_tf.measures import proposals
 from iwae_tf.measures.likelihood import LADDER, log_likelihood
 from iwae_tf.runs import devices, names, records, results, scoring
 from iwae_tf.runs.config import Config
@@ -125,7 +126,9 @@ def score(run: Run, given: Observations, config: Config, out: Path | None) -> No
     say(devices.use(config.device, is_alone=True).description)
     given = given.spread(config.eval_images)
     trained = run.config
+    by = _of_proposal(config)
     what = f"scoring {len(given.x)} of {given.name} with {config.eval_samples} samples"
+    what += by
     with shown(what, len(given.x), is_kept=False) as on_progress:
         found = log_likelihood(
             run.model,
@@ -137,13 +140,20 @@ def score(run: Run, given: Observations, config: Config, out: Path | None) -> No
             on_progress=on_progress,
             ladder={*LADDER, trained.n_groups * trained.n_samples},
             context=given.context,
+            proposal=proposals.by_name(config.proposal),
         ).shifted(given.log_jacobian)
-    say(f"{names.caption(trained)}\n{given.name}: {found}")
+    say(f"{names.caption(trained)}\n{given.name}{by}: {found}")
     for line in results.warning_of_tails(scoring.summarise(found)):
         say(line)
     if out is not None:
         write_arrays(out, **found.arrays())
         say(str(out))
+
+
+def _of_proposal(config):
+    """Words that name the proposal, if it is not q(z|x)."""
+    is_plain = config.proposal == "posterior"
+    return "" if is_plain else f" by the proposal {config.proposal}"
 
 
 def _jit(run, config):

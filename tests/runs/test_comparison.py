@@ -153,6 +153,15 @@ def test_scores_of_another_report_are_refused(tmp_path):
         comparison.compare(Run(tmp_path / "a"), Run(tmp_path / "b"))
 
 
+def test_other_proposals_are_told(tmp_path):
+    one = run_of(tmp_path / "a", FIRST)
+    other = run_of(tmp_path / "b", SECOND, proposal="refined")
+    line = "log p(x) is estimated by draws of q(z|x) and of proposal refined: worse"
+    assert line in comparison.summary(one, other)
+    assert "estimated by draws" not in comparison.summary(one, one)
+    assert "estimated by draws" not in comparison.summary(other, other)
+
+
 def test_command_tells_the_difference(tmp_path):
     runs = run_of(tmp_path / "a", FIRST), run_of(tmp_path / "b", SECOND)
     done = iwae("compare", *runs, cwd=tmp_path)

@@ -47,6 +47,7 @@ INVALID = {
     "flow_features": [0],
     "flow_normalisation": ["", "layer"],
     "scorer": ["", "IS"],
+    "proposal": ["", "prior"],
     "devices": [0, -1, 1025],
     "shard": ["", "1", "0/2", "3/2"],
     "device": ["", "tpu", "GPU", "gpu:x", "gpu:-1", "cpu:3", "gpu:²"],
@@ -91,6 +92,7 @@ OUTSIDE_OF_RUN = {
     "pretrained",
     "rescore",
     "scorer",
+    "proposal",
     *AIS,
 }
 
@@ -404,6 +406,19 @@ def test_jackknife_needs_three_samples():
     assert Config(jackknife=True, eval_samples=3).jackknife
     with pytest.raises(UsageError, match="^eval_samples: must be at least 3 .* got 2$"):
         Config(jackknife=True, eval_samples=2)
+
+
+def test_proposals_go_with_importance_sampling_and_with_densities_only():
+    for name in rules.PROPOSALS:
+        assert Config(proposal=name).proposal == name
+    assert Config(scorer="ais", proposal="posterior").scorer == "ais"
+    line = "^proposal: goes with scorer importance only, got refined with scorer ais$"
+    with pytest.raises(UsageError, match=line):
+        Config(scorer="ais", proposal="refined")
+    assert Config(n_flows=2, proposal="refined").n_flows == 2
+    line = "^proposal: defensive goes without flows only, got 8 flows$"
+    with pytest.raises(UsageError, match=line):
+        Config(model="dense", proposal="defensive")
 
 
 @pytest.mark.parametrize("name", AIS)

@@ -508,6 +508,30 @@ def test_summary_tells_the_jackknife():
     assert want in line
 
 
+def refined(*args, **config):
+    changed = fast(*args, **config)
+    changed["test"]["proposal"] = "refined"
+    return changed
+
+
+def test_scores_by_another_proposal_are_told_and_kept_apart():
+    plain, other = fast(-86.0, seed=1), refined(-85.0, seed=2)
+    lines = results.summary(other).splitlines()
+    assert "(5000 samples of the proposal refined, 10000 images)" in lines[0]
+    assert any(line.startswith("ELBO of the proposal refined = ") for line in lines)
+    assert "the paper" in results.summary(plain)
+    assert "the paper" not in results.summary(other)
+    assert "proposal" not in results.summary(plain)
+    row, own = results.table([plain, other]).splitlines()[2:]
+    assert "proposal" not in row
+    assert "(k = 5000, 10,000 images, proposal refined) | — |" in own
+    assert results.table_of_paper([other]) == ""
+    assert results.table_of_paper([plain, other]) == results.table_of_paper([plain])
+    assert results.table_over_seeds([plain, other]) == ""
+    both = results.table_over_seeds([refined(-85.0, seed=1), other])
+    assert "| -85.000, proposal refined |" in both
+
+
 def with_tails(share, median=0.4567):
     scored = report()
     tails = {"median": median, "threshold": 0.7, "share_above": share}
@@ -532,8 +556,8 @@ def test_many_long_tails_are_warned_of():
     assert warned == [
         "warning: the weights of 23% of the images have too long a tail (Pareto k-hat "
         "above 0.7), so that log p(x) of these may be too low; more samples "
-        "(--eval_samples), a better q(z|x) or annealed importance sampling (--scorer "
-        "ais) help"
+        "(--eval_samples), a better proposal (--proposal refined) or annealed "
+        "importance sampling (--scorer ais) help"
     ]
 
 

@@ -10,7 +10,7 @@ from small_runs import Stop, images_of
 
 from iwae_tf import data
 from iwae_tf.errors import UsageError
-from iwae_tf.measures import likelihood, units
+from iwae_tf.measures import likelihood, proposals, units
 from iwae_tf.measures.likelihood import log_likelihood
 from iwae_tf.models import batches
 from iwae_tf.runs import experiment, scoring
@@ -88,6 +88,27 @@ def test_joined_shares_are_byte_for_byte_the_scores_of_one_process(
     for part in ("test", "units", "ais", "scores_sha256"):
         assert reports[0][part] == reports[1][part]
     assert not (trained / "scoring").exists()
+
+
+def test_a_finished_run_is_scored_again_by_another_proposal(whole, tmp_path):
+    run_dir = tmp_path / "run"
+    shutil.copytree(whole, run_dir)
+    options = {"scorer": "importance", "proposal": "refined"}
+    experiment.run(config(run_dir, shard="1/2", **options), IMAGES)
+    again = config(run_dir, rescore=True, **options)
+    found = experiment.run(again, IMAGES)["test"]
+    before = json.loads((whole / "report.json").read_text())["test"]
+    assert (found["proposal"], "proposal" in before) == ("refined", False)
+    assert found["log_likelihood"] != before["log_likelihood"]
+    want = log_likelihood(
+        Run(whole).model,
+        data.sets_of(IMAGES, **again.of_sets()).x_test,
+        7,
+        3,
+        jit_compile=False,
+        proposal=proposals.Refined(),
+    )
+    np.testing.assert_array_equal(Run(run_dir).scores["log_px"], want.log_px)
 
 
 def test_scores_of_several_binarisations_are_told_beside_the_first(whole, tmp_path):

@@ -180,6 +180,9 @@ def test_commands_work_from_another_directory(of_digits, tmp_path):
     done = command("score", run, *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "digits, test: Likelihood: -" in done.stdout
+    done = command("score", run, *options, "--proposal=inflated", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "digits, test by the proposal inflated: Likelihood: -" in done.stdout
     done = command("embed", *options, "--out", "a/e.npz", run, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "a" / "e.npz").exists()
