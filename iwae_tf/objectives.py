@@ -321,7 +321,7 @@ def left_out(log_w: tf.Tensor, beta: Beta = 1.0) -> tf.Tensor:
     arXiv:2008.01998, for gamma = 0. Other values of gamma are biased.
     """
     log_w -= tf.reduce_max(log_w, axis=0)
-    rest = weights.log_sum_exp_without_each(log_w)
+    rest = weights.log_sum_without_each(log_w)
     return tf.reduce_logsumexp(log_w, axis=0) - rest - beta * weights.normalise(log_w)
 
 

@@ -47,7 +47,7 @@ def log_mean_exp(log_w) -> tf.Tensor:
     return tf.reduce_logsumexp(log_w, axis=0) - tf.math.log(k)
 
 
-def log_sum_exp_without_each(log_w) -> tf.Tensor:
+def log_sum_without_each(log_w) -> tf.Tensor:
     """The logarithm of the sum of all weights but one.
 
     Args:
@@ -82,7 +82,7 @@ def log_mean_exp_without_each(log_w) -> tf.Tensor:
     log_w = check_log_w(log_w)
     k = tf.cast(tf.shape(log_w)[0], log_w.dtype)
     geometric = (tf.reduce_sum(log_w, axis=0) - log_w) / (k - 1)
-    both = [log_sum_exp_without_each(log_w), geometric]
+    both = [log_sum_without_each(log_w), geometric]
     return tf.reduce_logsumexp(both, axis=0) - tf.math.log(k)
 
 

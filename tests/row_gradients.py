@@ -33,3 +33,11 @@ def assert_same_gradients(got, want, rtol=1e-5):
     for a, b in zip(got, want, strict=True):
         np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * np.abs(b).max())
     assert any(np.any(b) for b in want)
+
+
+def mean_and_error(estimates):
+    """Mean and standard error of estimates [n_repeats, n]."""
+    return (
+        np.mean(estimates, axis=0),
+        np.std(estimates, axis=0, ddof=1) / len(estimates) ** 0.5,
+    )

@@ -53,9 +53,9 @@ def test_rows_that_cannot_be_are_refused_in_one_line(name, changes, rule):
 
 @pytest.mark.parametrize("name", ROWS)
 def test_models_that_cannot_have_a_row_are_told_rows_that_work(name):
-    plain = SimpleNamespace()
+    plain = SimpleNamespace(has_factors=True)
     binary = SimpleNamespace(is_reparameterised=False)
-    masked = SimpleNamespace(mask_model="any")
+    masked = SimpleNamespace(mask_model="any", has_factors=True)
     for parts, is_refused in (
         ((binary, plain), ROWS[name].phi_gradient in ("total", "path")),
         ((plain, masked), ROWS[name].phi_gradient != "total"),
@@ -117,7 +117,7 @@ def with_own_weight_in_the_baseline(log_w, beta=1.0):
 
 def with_gamma_of_one(log_w, beta=1.0):
     """OVIS for a large effective sample size, whose baseline depends on w_i."""
-    rest = weights.log_sum_exp_without_each(log_w)
+    rest = weights.log_sum_without_each(log_w)
     return weights.log_mean_exp(log_w) - rest + np.log(log_w.shape[0] - 1)
 
 
@@ -158,14 +158,6 @@ def repeats(request):
         return np.array([flat(traced(seed)) for seed in seeds])
 
     return estimates
-
-
-def mean_and_error(estimates):
-    """Mean and standard error of estimates [n_repeats, n]."""
-    return (
-        np.mean(estimates, axis=0),
-        np.std(estimates, axis=0, ddof=1) / len(estimates) ** 0.5,
-    )
 
 
 def assert_same_expectation(estimates, others, n_errors=20):

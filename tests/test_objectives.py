@@ -538,15 +538,13 @@ class Line:
             draw=self.draw_latents,
             log_prob=lambda zs, x, context: -0.5 * (zs[0][..., 0] - self.phi) ** 2,
         )
-        # Its prior is flat for `weigh`, and has a scale that depends on theta.
-        flat = SimpleNamespace(
-            mean=lambda: 0.0,
-            stddev=lambda: 1 + 0 * self.theta,
-            log_prob=lambda z: tf.zeros_like(z[..., 0]),
+        # The prior is flat for `weigh`, which does not ask for its factors.
+        normal = tfp.distributions.Independent(
+            tfp.distributions.Normal(self.theta + tf.zeros(1), 1.0), 1
         )
         self.generator = SimpleNamespace(
             trainable_variables=[self.theta],
-            factors=lambda zs, context: [flat],
+            factors=lambda zs, context: [normal],
             sample_latents=lambda n, seed, context: (randomness.normal([n, 1], seed),),
             sample=lambda zs, seed, context: (zs[0][..., tf.newaxis, tf.newaxis], None),
         )

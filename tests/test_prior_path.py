@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 from linear_gaussian import LinearGaussian, exact_posterior, pair
-from test_objectives import (
+from row_gradients import (
     assert_same_gradients,
     flat,
     gradients_of,

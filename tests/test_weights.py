@@ -320,7 +320,7 @@ def test_log_mean_exp_without_each_equals_a_loop(scale, shape, shift):
     log_w = draw_log_w(*shape, scale) + shift
     got = weights.log_mean_exp_without_each(log_w)
     np.testing.assert_allclose(got, without_each(log_w), rtol=1e-12, atol=1e-12)
-    got = weights.log_sum_exp_without_each(log_w)
+    got = weights.log_sum_without_each(log_w)
     others = [np.delete(log_w, i, axis=0) for i in range(len(log_w))]
     want = [scipy.special.logsumexp(part, axis=0) for part in others]
     np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12)

@@ -379,9 +379,13 @@ class Steps(keras.Model):
         is_bad = ~tf.math.is_finite(replicas.mean_of_all(loss, n_own))
         is_first_bad = is_bad & (self.first_bad_step < 0)
         self.first_bad_step.assign(tf.where(is_first_bad, step, self.first_bad_step))
-        self.optimizer.apply_gradients(
-            zip(gradients, self.trainable_variables, strict=True)
-        )
+        # Without XLA, TensorFlow may change a variable while a part of the computation
+        # that its gradient does not need is still to read it.
+        computed = [g for g in (*gradients, *values.values()) if g is not None]
+        with tf.control_dependencies(computed):
+            self.optimizer.apply_gradients(
+                zip(gradients, self.trainable_variables, strict=True)
+            )
         return self._log(loss, added, values)
 
     def test_step(self, data):

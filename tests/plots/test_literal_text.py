@@ -34,6 +34,9 @@ MAKERS = {
     ),
     "training_curves": lambda name: plots.training_curves(rows_of([-9, -8]), name),
     "line_sheet": sheet_of_curves,
+    "interval_sheet": lambda name: plots.interval_sheet(
+        [plots.Intervals(name, {name: (-9.0, 0.1)})], name, name
+    ),
     "image_table": table_of_images,
     "histogram_sheet": sheet_of_histograms,
     "scatter_sheet": lambda name: plots.scatter_sheet(

@@ -233,7 +233,13 @@ def test_hparams_page_compares_runs_by_their_options(tmp_path):
     options = {name: _value(value) for name, value in one.hparams.items()}
     given = small(dataset="tiny").of_run() | {"n_latent": "2", "n_hidden": "3"}
     given = {name: value for name, value in given.items() if value is not None}
-    texts = ("likelihood", "likelihood_scale", "flow_hidden", "flow_normalisation")
+    texts = (
+        "temperatures",
+        "likelihood",
+        "likelihood_scale",
+        "flow_hidden",
+        "flow_normalisation",
+    )
     assert options == given | dict.fromkeys(texts, "default") | {"eval_samples": 7}
     assert other.hparams["start"].string_value == "DREG k = 9"
     assert other.hparams["learning_rate"].number_value == 1e-3

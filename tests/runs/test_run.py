@@ -45,6 +45,8 @@ OTHER = {
     "n_samples": 6,
     "n_groups": 2,
     "combination_beta": 0.5,
+    "renyi_alpha": 0.25,
+    "temperatures": (0.0, 0.5),
     "beta": 0.5,
     "warmup_steps": 7,
     "schedule": "constant",

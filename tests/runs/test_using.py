@@ -69,7 +69,7 @@ def test_scores_of_the_test_set_are_those_of_the_run(of_digits, of_table, table)
         using.score(run, given, config, run.directory / "again.npz")
         with np.load(run.directory / "again.npz") as again:
             for name, want in run.scores.items():
-                np.testing.assert_array_equal(again[name], want)
+                np.testing.assert_array_equal(np.float32(again[name]), want)
 
 
 def test_other_data_are_standardised_by_the_run(of_table, table, tmp_path):
