@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 from linear_gaussian import LinearGaussian, exact_posterior
-from row_gradients import SEED, flat, split
+from row_gradients import SEED, flat, mean_and_error, split
 
 from iwae_tf import objectives, randomness, weights
 from iwae_tf.draws import Draws

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.special
 import tensorflow as tf
+import tensorflow_probability as tfp
 from linear_gaussian import LinearGaussian, exact_posterior
 from row_gradients import SEED, assert_same_gradients, flat, gradients_of, split
 
