@@ -322,7 +322,9 @@ def left_out(log_w: tf.Tensor, beta: Beta = 1.0) -> tf.Tensor:
     """
     log_w -= tf.reduce_max(log_w, axis=0)
     rest = weights.log_sum_without_each(log_w)
-    return tf.reduce_logsumexp(log_w, axis=0) - rest - beta * weights.normalise(log_w)
+    log_k = tf.math.log(tf.cast(tf.shape(log_w)[0], log_w.dtype))
+    signal = weights.log_mean_exp(log_w) + log_k - rest
+    return signal - beta * weights.normalise(log_w)
 
 
 def table(

@@ -241,7 +241,7 @@ def test_hparams_page_compares_runs_by_their_options(tmp_path):
         "flow_normalisation",
     )
     assert options == given | dict.fromkeys(texts, "default") | {"eval_samples": 7}
-    assert other.hparams["start"].string_value == "DREG k = 9"
+    assert other.hparams["start"].string_value == "DReG, k = 9"
     assert other.hparams["learning_rate"].number_value == 1e-3
 
 

@@ -108,7 +108,8 @@ def test_a_finished_run_is_scored_again_by_another_proposal(whole, tmp_path):
         jit_compile=False,
         proposal=proposals.Refined(),
     )
-    np.testing.assert_array_equal(Run(run_dir).scores["log_px"], want.log_px)
+    got = Run(run_dir).scores["log_px"]
+    np.testing.assert_array_equal(got, np.float32(want.log_px))
 
 
 def test_scores_of_several_binarisations_are_told_beside_the_first(whole, tmp_path):
