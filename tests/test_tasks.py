@@ -33,8 +33,8 @@ ROWS = {  # of the table that each task writes
         for name in ("iwae_elbo", "dreg", "piwae, m = 8", "miwae, m = 8")
     ],
     "task01": [
-        rf"\| {image} \| -\d\d\.\d\d \| -\d\d\.\d\d \| [\d,]+ \| {POINT} \| "
-        rf"{POINT}, {POINT} \| {POINT}, {POINT} \|"
+        rf"\| {image} \| {BOUND} \| {BOUND} \| {BOUND} to {BOUND} \| [\d,]+ \| "
+        rf"{POINT} \| {POINT}, {POINT} \| {POINT}, {POINT} \|"
         for image in (0, 14)
     ],
     "task03": [
