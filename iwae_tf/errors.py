@@ -31,6 +31,12 @@ def check_at_least(least: float, /, **values: float) -> None:
             raise UsageError(f"{name}: must be at least {least}, got {value}")
 
 
+def listed(names: Sequence[str]) -> str:
+    """Two names or more as text: a, b or c."""
+    *others, last = names
+    return f"{', '.join(others)} or {last}"
+
+
 def check_one_of(choices: Sequence[str], /, **values: str) -> None:
     """Checks that every named value is one of the choices.
 

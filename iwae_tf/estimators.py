@@ -8,7 +8,7 @@ import tensorflow_probability as tfp
 
 from iwae_tf import randomness
 from iwae_tf.draws import Draws
-from iwae_tf.errors import UsageError
+from iwae_tf.errors import UsageError, listed
 from iwae_tf.objectives import PHI_GRADIENTS, Beta, Objective
 from iwae_tf.rules import WITHOUT_GIVEN_LATENTS, WITHOUT_REPARAMETERISATION
 
@@ -64,10 +64,9 @@ def check_estimator(objective: Objective, posterior, generator, k: int) -> None:
             f"got {k}"
         )
     if kind in ("total", "path") and not getattr(posterior, "is_reparameterised", True):
-        *others, last = WITHOUT_REPARAMETERISATION
         raise UsageError(
             "objective: must need no reparameterisation for latents that have none, "
-            f"such as binary ones; use {', '.join(others)} or {last}"
+            f"such as binary ones; use {listed(WITHOUT_REPARAMETERISATION)}"
         )
     if kind == "path" and not getattr(posterior, "has_slopes", True):
         raise UsageError(
@@ -78,7 +77,7 @@ def check_estimator(objective: Objective, posterior, generator, k: int) -> None:
         raise UsageError(
             "objective: must not need the density of given latents with a mask model, "
             "whose missing entries are drawn with the latents; use "
-            f"{', '.join(WITHOUT_GIVEN_LATENTS[:-1])} or {WITHOUT_GIVEN_LATENTS[-1]}"
+            f"{listed(WITHOUT_GIVEN_LATENTS)}"
         )
 
 

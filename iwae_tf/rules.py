@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Sequence
 
-from iwae_tf.errors import UsageError, check_at_least, check_one_of
+from iwae_tf.errors import UsageError, check_at_least, check_one_of, listed
 
 CONVOLUTIONAL = ("gated", "resnet")
 DEEP = ("dense", *CONVOLUTIONAL)
@@ -228,10 +228,9 @@ def check_binary(model: str, objective: str, scorer: str) -> None:
     if model not in BINARY:
         return
     if objective not in WITHOUT_REPARAMETERISATION:
-        *others, last = WITHOUT_REPARAMETERISATION
         raise UsageError(
-            f"objective: must be {', '.join(others)} or {last} for model {model}, "
-            f"whose binary latents have no reparameterisation, got {objective}"
+            f"objective: must be {listed(WITHOUT_REPARAMETERISATION)} for model "
+            f"{model}, whose binary latents have no reparameterisation, got {objective}"
         )
     if scorer == "ais":
         raise UsageError(
@@ -370,7 +369,7 @@ def check_objective(
         raise UsageError(
             "objective: must not need a closed form or the density of given latents if "
             f"there are flows, got {objective} with {n_flows} flows; use "
-            f"{', '.join(with_flows[:-1])} or {with_flows[-1]}"
+            f"{listed(with_flows)}"
         )
     given = {
         "n_groups": n_groups if n_groups > 1 else None,

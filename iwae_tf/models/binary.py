@@ -13,8 +13,7 @@ import tensorflow_probability as tfp
 from iwae_tf import randomness
 from iwae_tf.models import likelihoods
 from iwae_tf.models.generators import Chain
-from iwae_tf.models.networks import MLP, on_rows
-from iwae_tf.models.parts import check_one_a_layer
+from iwae_tf.models.networks import on_rows
 from iwae_tf.models.posteriors import Layered, beside
 
 tfd = tfp.distributions
@@ -75,14 +74,7 @@ class BernoulliChain(Layered):
           UsageError: if there is not one network for each layer.
         """
         super().__init__()
-        check_one_a_layer(n_latent, widths, networks)
-        self.inputs = inputs
-        # One after another: initial weights depend on the order of the layers.
-        networks = networks or (MLP(w, activation) for w in widths)
-        self.conditionals = [
-            Logits(network, d) for network, d in zip(networks, n_latent, strict=True)
-        ]
-        self.n_latent = tuple(n_latent)
+        self._make(Logits, widths, n_latent, activation, networks, inputs)
 
     def conditional(
         self, level: int, below: tf.Tensor, context: tf.Tensor | None = None

@@ -6,6 +6,7 @@ None.
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import keras
 import tensorflow as tf
@@ -142,6 +143,17 @@ class Layered(Posterior):
 
     inputs: keras.layers.Layer | None
 
+    def _make(self, layer, widths, n_latent, activation, networks, inputs):
+        """Makes the layers, each by `layer` of a network and a latent size."""
+        check_one_a_layer(n_latent, widths, networks)
+        self.inputs = inputs
+        # One after another: initial weights depend on the order of the layers.
+        networks = networks or (MLP(w, activation) for w in widths)
+        self.conditionals = [
+            layer(network, d) for network, d in zip(networks, n_latent, strict=True)
+        ]
+        self.n_latent = tuple(n_latent)
+
     def entries(self, x: tf.Tensor) -> tf.Tensor:
         """See `Posterior.entries`."""
         return flatten(x) if self.inputs is None else self.inputs(x)
@@ -255,15 +267,8 @@ class GaussianChain(Layered):
           UsageError: if there is not one network for each layer.
         """
         super().__init__()
-        check_one_a_layer(n_latent, widths, networks)
-        self.inputs = inputs
-        # One after another: initial weights depend on the order of the layers.
-        networks = networks or (MLP(w, activation) for w in widths)
-        self.conditionals = [
-            LocScale(network, d, n_bounded)
-            for network, d in zip(networks, n_latent, strict=True)
-        ]
-        self.n_latent = tuple(n_latent)
+        layer = partial(LocScale, n_bounded=n_bounded)
+        self._make(layer, widths, n_latent, activation, networks, inputs)
 
     def conditional(
         self, level: int, below: tf.Tensor, context: tf.Tensor | None = None

@@ -400,8 +400,8 @@ def sbn(
     """A sigmoid belief network: binary latents, and no hidden units between them.
 
     Every logit is linear in the layer below in q, and in the layer above in p. The
-    latents have no reparameterisation, so `compile` takes the objectives `vimco`,
-    `rws`, `rws_sleep` and `tvo`.
+    latents have no reparameterisation, so `compile` takes those objectives only that
+    do without one, such as `vimco` and `rws`.
 
     Args:
       event_shape: see `burda`.
