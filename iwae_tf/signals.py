@@ -1,9 +1,11 @@
 """The signals that ask a process to stop."""
 
+import _thread
 import contextlib
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 
@@ -38,11 +40,26 @@ def handled_by(handler: Callable) -> Iterator[None]:
     terminal that closes (SIGHUP). One that is ignored, as in a shell's background job,
     remains so. Only the main thread gets signals; elsewhere nothing is changed.
 
+    A signal can arrive while Python runs the callback of a weak reference or a
+    finaliser, where it drops every error. The signal is then sent again, so that none
+    is lost.
+
     Args:
       handler: function (signum, frame).
     """
-    before = {}
+    before, show = {}, sys.unraisablehook
+
+    def send_again_or_show(unraisable):
+        error = unraisable.exc_value
+        if isinstance(error, KeyboardInterrupt):
+            signum = getattr(error, "signum", signal.SIGINT)
+            # A `threading.Thread` takes locks that the main thread may hold here.
+            _thread.start_new_thread(_send_later, (signum,))
+        else:
+            show(unraisable)
+
     if threading.current_thread() is threading.main_thread():
+        sys.unraisablehook = send_again_or_show
         for name in ("SIGINT", "SIGTERM", "SIGHUP"):
             signum = getattr(signal, name, None)  # Windows has no SIGHUP
             if signum and signal.getsignal(signum) not in (signal.SIG_IGN, None):
@@ -52,6 +69,13 @@ def handled_by(handler: Callable) -> Iterator[None]:
     finally:
         for signum, former in before.items():
             signal.signal(signum, former)
+        if sys.unraisablehook is send_again_or_show:
+            sys.unraisablehook = show
+
+
+def _send_later(signum):
+    time.sleep(0.01)
+    _thread.interrupt_main(signum)
 
 
 def keep_ctrl_c_quiet() -> None:
