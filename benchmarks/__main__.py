@@ -12,7 +12,17 @@ import os
 import platform
 import sys
 
-PARTS = ("steps", "scoring", "deep", "warps", "devices", "growth", "start", "proposals")
+PARTS = (
+    "steps",
+    "objectives",
+    "scoring",
+    "deep",
+    "warps",
+    "devices",
+    "growth",
+    "start",
+    "proposals",
+)
 
 
 def main() -> None:

@@ -25,10 +25,12 @@ MODES = {
 
 
 def training(model, batches, n_steps: int):
-    """A function that trains a model, which has been trained for an execution."""
-    fit = functools.partial(model.fit, batches, shuffle=False, verbose=0)
-    fit(steps_per_epoch=50)
-    return functools.partial(fit, steps_per_epoch=n_steps)
+    """A function that trains a model for some steps; it has been called once."""
+    fit = functools.partial(
+        model.fit, batches, steps_per_epoch=n_steps, shuffle=False, verbose=0
+    )
+    fit()
+    return fit
 
 
 def measure() -> dict[str, float]:

@@ -25,13 +25,19 @@ PAPER = {
     ("vae", 2): {1: -85.33, 5: -85.01, 50: -84.78},
     ("iwae", 2): {1: -85.33, 5: -83.89, 50: -82.90},
 }
-# The earlier TensorFlow 2 reproduction, github.com/nbip/IWAE, single runs. With one
-# layer it has 100 latents, where the paper has 50.
+# The earlier TensorFlow 2 reproduction, github.com/nbip/IWAE, single runs of 3,280
+# epochs: its models with two layers, which are those of the paper.
 EARLIER = {
-    ("vae", 1): {1: -86.35, 5: -86.10, 50: -86.06},
-    ("iwae", 1): {1: -86.35, 5: -85.18, 50: -84.59},
     ("vae", 2): {1: -84.83, 5: -84.08, 50: -83.89},
     ("iwae", 2): {1: -84.83, 5: -83.48, 50: -82.82},
+}
+# Its models with one layer, which have 100 latents where the paper has 50. The last
+# have the image's class, y, and a prior p(z|y); they estimate log p(x|y).
+EARLIER_WITH_100_LATENTS = {
+    "vae": {1: -86.35, 5: -86.10, 50: -86.06},
+    "iwae": {1: -86.35, 5: -85.18, 50: -84.59},
+    "dreg": {1: -86.08, 5: -84.90, 50: -84.32},
+    "iwae given y": {1: -82.32, 5: -81.41, 50: -80.78},
 }
 # Active units from the same table, bottom-up.
 PAPER_UNITS = {
@@ -241,79 +247,119 @@ def table_of_paper(reports: list[dict]) -> str:
     With k = 1, VAE and IWAE are the same model. Of the runs of one row, only those with
     the most epochs count. A row without runs has dashes; DReG has only rows with runs.
     """
-    runs = {}
-    for report in sorted(reports, key=_key):
-        config = report["config"]
-        recipe = {"schedule": "fast"} | SCHEDULES["fast"]
-        del recipe["epochs"]
-        is_fast = all(config.get(name) == value for name, value in recipe.items())
-        is_known = config["objective"] in ("vae_elbo", "iwae_elbo", "dreg")
-        is_other = _is_other_model(config) or "init" in report or proposal(report)
-        if is_fast and is_known and not is_other:
-            runs.setdefault(_row_of_paper(config), []).append(report)
-    if not runs:
-        return ""
-    of_paper = dict.fromkeys(
-        (layers, "vae, iwae" if k == 1 else family, k)
-        for (family, layers), of in PAPER.items()
-        for k in of
-    )
-    longest = {
-        row: max(report["epochs"] for report in reports)
-        for row, reports in runs.items()
-    }
-    for row, most in longest.items():
-        runs[row] = [report for report in runs[row] if report["epochs"] == most]
-    order = ("vae, iwae", "vae", "iwae", "dreg")
-    every = sorted(
-        {*of_paper, *runs}, key=lambda row: (row[0], order.index(row[1]), row[2])
-    )
-    rows = [_compared(*row, runs.get(row, [])) for row in every]
+    runs = _of_fast_recipe(reports)
+    of_paper = _rows_of(PAPER)
+    every = sorted({*of_paper, *runs}, key=_order)
+    rows = []
+    for row in every:
+        layers, family, k = row
+        key = family.split(", ")[-1], layers
+        paper, earlier, units = (
+            of.get(key, {}).get(k) for of in (PAPER, EARLIER, PAPER_UNITS)
+        )
+        found = _found(runs.get(row, []))
+        values = _value(paper), _value(earlier), *found[:5], units or "—", *found[5:]
+        rows.append((*row, *values))
     header = (
-        "layers | objective | k | paper | earlier (one layer: 100 latents) | "
-        "test log p(x) | of images | "
+        "layers | objective | k | paper | earlier | test log p(x) | of images | "
         "of scoring | over seeds | active units | paper | epochs | training | seeds | "
         "commit"
     )
-    return markdown(
-        header, "--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|---", rows
+    rule = "--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|---"
+    return markdown(header, rule, rows) if runs else ""
+
+
+def table_of_earlier(reports: list[dict]) -> str:
+    """The earlier reproduction's models with 100 latents beside ours; "" without runs.
+
+    Runs count as in `table_of_paper`. Rows "given y" have log p(x|y).
+    """
+    latents = {"n_latent": [100]}
+    given_y = {"conditional": True, "conditional_prior": True}
+    runs = _of_fast_recipe(reports, latents) | {
+        (layers, f"{family} given y", k): found
+        for (layers, family, k), found in _of_fast_recipe(
+            reports, latents | given_y
+        ).items()
+    }
+    known = {(family, 1): of for family, of in EARLIER_WITH_100_LATENTS.items()}
+    rows = []
+    for row in _rows_of(known):
+        _, family, k = row
+        value = known[family.split(", ")[-1], 1][k]
+        rows.append((family, k, _value(value), *_found(runs.get(row, []))))
+    header = (
+        "objective | k | earlier | test log p(x) | of images | of scoring | "
+        "over seeds | active units | epochs | training | seeds | commit"
+    )
+    rule = "---|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|---"
+    return markdown(header, rule, rows) if any(row[3] != "—" for row in rows) else ""
+
+
+def _of_fast_recipe(reports, options=None):
+    """The runs of each row, of models that differ from the paper's by options only."""
+    runs, options = {}, options or {}
+    recipe = {"schedule": "fast"} | SCHEDULES["fast"] | options
+    del recipe["epochs"]
+    for report in sorted(reports, key=_key):
+        config = report["config"]
+        is_fast = all(config.get(name) == value for name, value in recipe.items())
+        is_known = config["objective"] in ("vae_elbo", "iwae_elbo", "dreg")
+        is_other = _is_other_model(config | dict.fromkeys(options))
+        if (
+            is_fast
+            and is_known
+            and not (is_other or "init" in report or proposal(report))
+        ):
+            family, k = _family(config)
+            row = config["stochastic_layers"], _of_one_sample(family, k), k
+            runs.setdefault(row, []).append(report)
+    for row, found in runs.items():
+        most = max(report["epochs"] for report in found)
+        runs[row] = [report for report in found if report["epochs"] == most]
+    return runs
+
+
+def _of_one_sample(family, k):
+    return "vae, iwae" if k == 1 and family in ("vae", "iwae") else family
+
+
+def _rows_of(known):
+    """The rows of values by (family, layers) and k."""
+    return dict.fromkeys(
+        (layers, _of_one_sample(family, k), k)
+        for (family, layers), of in known.items()
+        for k in of
     )
 
 
-def _row_of_paper(config):
-    family, k = _family(config)
-    return (
-        config["stochastic_layers"],
-        "vae, iwae" if k == 1 and family in ("vae", "iwae") else family,
-        k,
-    )
+def _order(row):
+    return row[0], ("vae, iwae", "vae", "iwae", "dreg").index(row[1]), row[2]
 
 
-def _compared(layers, family, k, runs):
-    last = family.split(", ")[-1]
-    known = [of.get((last, layers), {}).get(k) for of in (PAPER, EARLIER, PAPER_UNITS)]
-    paper, earlier, units = (
-        "—" if value is None else f"{value:.2f}" if isinstance(value, float) else value
-        for value in known
-    )
-    found = ["—"] * 9
-    if runs:
-        scores = [run["test"]["log_likelihood"] for run in runs]
-        first = runs[0]
-        noise = first["test"].get("scoring_error")
-        seconds = [run["train_seconds"] for run in runs]
-        found = [
-            f"{statistics.mean(scores):.2f}",
-            f"{first['test']['standard_error']:.2f}",
-            "—" if noise is None else f"{noise:.4f}",
-            f"{statistics.stdev(scores):.2f}" if len(runs) > 1 else "—",
-            active_units(first),
-            first["epochs"],
-            clock(None if None in seconds else statistics.mean(seconds)),
-            ", ".join(str(run["config"]["seed"]) for run in runs),
-            ", ".join(dict.fromkeys(map(_commit, runs))),
-        ]
-    return (layers, family, k, paper, earlier, *found[:5], units, *found[5:])
+def _value(value):
+    return "—" if value is None else f"{value:.2f}"
+
+
+def _found(runs):
+    """What runs found: log p(x), three spreads, units, epochs, time, seeds, commits."""
+    if not runs:
+        return ["—"] * 9
+    scores = [run["test"]["log_likelihood"] for run in runs]
+    first = runs[0]
+    noise = first["test"].get("scoring_error")
+    seconds = [run["train_seconds"] for run in runs]
+    return [
+        _value(statistics.mean(scores)),
+        _value(first["test"]["standard_error"]),
+        "—" if noise is None else f"{noise:.4f}",
+        _value(statistics.stdev(scores) if len(runs) > 1 else None),
+        active_units(first),
+        first["epochs"],
+        clock(None if None in seconds else statistics.mean(seconds)),
+        ", ".join(str(run["config"]["seed"]) for run in runs),
+        ", ".join(dict.fromkeys(map(_commit, runs))),
+    ]
 
 
 def markdown(header: str, rule: str, rows: list[tuple]) -> str:
@@ -508,7 +554,9 @@ def collect(directory: str | Path) -> Path:
         )
     readme = Path(directory) / "README.md"
     reports = [Run(path.parent).report for path in paths]
-    parts = (f(reports) for f in (table_of_paper, table, table_over_seeds))
+    parts = (
+        f(reports) for f in (table_of_paper, table_of_earlier, table, table_over_seeds)
+    )
     tables = "\n\n".join(filter(None, parts))
     if not readme.exists():
         readme.write_text("# Results\n", "utf-8")
