@@ -42,6 +42,13 @@ def test_every_linked_place_is_there(name):
             assert anchor in anchors_of(text_of(target)), link
 
 
+@pytest.mark.parametrize("name", [*NAMES, "CHANGELOG.md", "results/README.md"])
+def test_every_table_is_whole(name):
+    tables = re.findall(r"^(\|.+\|\n)(.*\n)(?:\|.+\|\n)*", text_of(name), re.MULTILINE)
+    for head, rule in tables:
+        assert re.fullmatch(r"\|([ :]*-+[ :]*\|)+\n", rule), head
+
+
 def test_every_page_is_in_the_navigation():
     nav = text_of("mkdocs.yml").split("\nnav:")[1].split("\n\n")[0]
     listed = re.findall(r"\S+\.md$", nav, re.MULTILINE)
