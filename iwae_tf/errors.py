@@ -73,6 +73,12 @@ def closest(value: str, choices: Sequence[str]) -> str:
     return f"; did you mean {alike[0]}?" if alike else ""
 
 
+def brief(error: Exception) -> str:
+    """Type and first line of an error, for a message of one line."""
+    text = f"{type(error).__name__}: {error}".strip()
+    return text.splitlines()[0][:200]
+
+
 @contextlib.contextmanager
 def place_for_directory(name: str, path: Path) -> Iterator[None]:
     """The context in which a directory is made or first used.

@@ -1,4 +1,4 @@
-"""The data sets: digits, those of tensorflow-datasets, an .npz file, or a folder.
+"""The data sets: digits, those of tensorflow-datasets and others, files and folders.
 
 Importing this module imports only NumPy. The functions that need scikit-learn or
 tensorflow-datasets import them. TensorFlow is imported only when there is something to
@@ -22,12 +22,14 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from absl import logging
 
-from iwae_tf.errors import UsageError, closest
+from iwae_tf.data import fetched
+from iwae_tf.data.memory import aligned, aligned_copy
+from iwae_tf.errors import UsageError, brief, closest
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
-NAMES = ("mnist", "digits", "fashion_mnist", "omniglot")
+NAMES = ("mnist", "digits", "fashion_mnist", "omniglot", *fetched.NAMES)
 
 # One file of each data set that tensorflow-datasets downloads; it is requested first.
 _URLS = {
@@ -43,7 +45,6 @@ _STALL_SECONDS = 20.0  # time limit without a byte during a download
 _N_DIGITS = 1437, 360  # numbers of training and test images
 _NAME = re.compile(r"[a-z]\w*(/[\w.+-]+){0,2}(:[\d.*]+)?")  # of tensorflow-datasets
 _ARRAYS = ("x_train", "x_test", "y_train", "y_test")
-_ALIGNMENT = 64  # bytes; TensorFlow uses an array in place if its address divides by it
 
 
 _PIECE = 2**20  # number of values of a `Mapped` that are read at once
@@ -188,8 +189,9 @@ def load(
       dataset: "auto", one of `NAMES`, another image data set of tensorflow-datasets,
         such as cifar10 or emnist/letters, a path that ends in .npz, or a folder with
         x_train.npy, which stays on disk.
-      data_dir: directory of tensorflow-datasets. None stands for `TFDS_DATA_DIR` or, if
-          that is not set, for `~/tensorflow_datasets`.
+      data_dir: directory of tensorflow-datasets, and of files that the user fetched.
+        None stands for `TFDS_DATA_DIR` or, if that is not set, for
+        `~/tensorflow_datasets`.
       offline: whether to never open a connection.
 
     Returns:
@@ -201,6 +203,8 @@ def load(
     dataset = resolve(dataset, data_dir, offline)
     if dataset == "digits":
         return _load_digits()
+    if dataset in fetched.NAMES:
+        return Images(dataset, *fetched.load(dataset, data_dir))
     if _is_npz(dataset) or _is_folder(dataset):
         return _load_files(os.path.expanduser(dataset))
     return _load_tfds(dataset, data_dir, offline)
@@ -226,6 +230,9 @@ def resolve(
         path = os.path.expanduser(dataset)
         if not os.path.isfile(path):
             raise UsageError(f"dataset: must be an existing .npz file, got {path!r}")
+        return dataset
+    if dataset in fetched.NAMES:
+        fetched.check(dataset, data_dir)
         return dataset
     if dataset == "digits" or _is_folder(dataset):
         return dataset
@@ -259,6 +266,8 @@ def sizes(
     """
     if dataset == "digits":
         return _N_DIGITS
+    if dataset in fetched.NAMES:
+        return fetched.sizes(dataset)
     if not (_is_npz(dataset) or _is_folder(dataset)):
         with _builder(dataset, data_dir, offline) as builder:
             splits = builder.info.splits
@@ -339,7 +348,7 @@ def _builder(
         raise
     # Damaged files raise errors of protobuf, TensorFlow, the OS, ...
     except Exception as error:
-        problem = f"reading failed ({_brief(error)}), delete its files if damaged"
+        problem = f"reading failed ({brief(error)}), delete its files if damaged"
         raise _not_ready(name, builder.data_dir, problem) from error
 
 
@@ -367,7 +376,7 @@ def _prepare(
     except UsageError:
         raise
     except Exception as error:  # a damaged dataset_info.json, missing rights, ...
-        problem = f"reading failed ({_brief(error)}), delete its files if damaged"
+        problem = f"reading failed ({brief(error)}), delete its files if damaged"
         raise _not_ready(name, folder or "the default folder", problem) from error
     if problem is not None:
         raise _not_ready(name, builder.data_dir, problem)
@@ -441,7 +450,7 @@ def _fetch(builder: tfds.core.DatasetBuilder, offline: bool) -> str | None:
             builder.download_and_prepare()
     # A download may fail in requests or zipfile, by a checksum, on a full disk, ...
     except Exception as error:
-        return f"it is absent, and its download failed ({_brief(error)})"
+        return f"it is absent, and its download failed ({brief(error)})"
     return None
 
 
@@ -596,7 +605,7 @@ def _read_npz(path: str, read: Callable[[IO[bytes]], Any]) -> dict[str, Any]:
     # A damaged file raises errors of zipfile, zlib, NumPy, the tokenizer, ...
     except Exception as error:
         rule = f"{name} must be readable as .npz without pickles"
-        raise UsageError(f"{path!r}: {rule}, got {_brief(error)}") from error
+        raise UsageError(f"{path!r}: {rule}, got {brief(error)}") from error
     if "x_train" not in arrays:
         raise UsageError(f"{path!r}: array x_train must be present, got {held}")
     return arrays
@@ -614,7 +623,7 @@ def _read_folder(path: str, read: Callable[[IO[bytes]], Any]) -> dict[str, Any]:
         raise
     except Exception as error:
         rule = f"{name} must be readable as .npy without pickles"
-        raise UsageError(f"{path!r}: {rule}, got {_brief(error)}") from error
+        raise UsageError(f"{path!r}: {rule}, got {brief(error)}") from error
     if "x_train" not in arrays:
         raise UsageError(f"{path!r}: x_train.npy must be present, got {held}")
     return arrays
@@ -656,27 +665,6 @@ def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     if version == (1, 0):
         return np.lib.format.read_array_header_1_0(file)
     return np.lib.format.read_array_header_2_0(file)
-
-
-def aligned(shape: tuple[int, ...], dtype: np.dtype | type) -> np.ndarray:
-    """An array without values in memory that TensorFlow can use without a copy."""
-    n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
-    memory = np.empty(n_bytes + _ALIGNMENT, np.uint8)
-    first = -memory.ctypes.data % _ALIGNMENT
-    return memory[first : first + n_bytes].view(dtype).reshape(shape)
-
-
-def is_aligned(x: np.ndarray) -> bool:
-    """Whether TensorFlow can use an array without a copy."""
-    is_plain = x.flags.c_contiguous and x.flags.writeable and x.dtype.isnative
-    return is_plain and x.ctypes.data % _ALIGNMENT == 0
-
-
-def aligned_copy(x: np.ndarray, dtype: np.dtype | type) -> np.ndarray:
-    """A copy that TensorFlow can use without another."""
-    copy = aligned(x.shape, dtype)
-    copy[...] = x
-    return copy
 
 
 def _check_images(where: str, x: np.ndarray | Mapped) -> np.ndarray | Mapped:
@@ -762,9 +750,3 @@ def _check_agreement(where: str, letter: str, what: str, arrays: list) -> None:
         rule = f"{letter}_train and {letter}_test must agree in {what} and type"
         found = " and ".join(f"{x.shape[1:]} {x.dtype}" for x in arrays)
         raise UsageError(f"{where!r}: {rule}, got {found}")
-
-
-def _brief(error: Exception) -> str:
-    """Type and first line of an error, for a message of one line."""
-    text = f"{type(error).__name__}: {error}".strip()
-    return text.splitlines()[0][:200]

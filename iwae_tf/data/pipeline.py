@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from iwae_tf import randomness, rules
 from iwae_tf.data import datasets
+from iwae_tf.data.memory import aligned_copy, is_aligned
 from iwae_tf.errors import UsageError, check_one_of
 from iwae_tf.rules import BINARIZATIONS
 
@@ -473,7 +474,7 @@ def training_batches(
 
     Args:
       x: images, uint8 0..255 or float 0..1, or other floats, [n, ...]. They are used in
-        place if `datasets.is_aligned`, so they must not change. Of a `Mapped`, only the
+        place if `memory.is_aligned`, so they must not change. Of a `Mapped`, only the
         rows of each batch are read.
       batch_size: b, the number of images in a batch.
       seed: random seed for the order and the binarisation.
@@ -552,8 +553,8 @@ def _in_place(x):
 
     `tf.constant` copies an array twice.
     """
-    if not datasets.is_aligned(x):
-        x = datasets.aligned_copy(x, x.dtype.newbyteorder("="))
+    if not is_aligned(x):
+        x = aligned_copy(x, x.dtype.newbyteorder("="))
     return tf.experimental.dlpack.from_dlpack(x.__dlpack__())
 
 

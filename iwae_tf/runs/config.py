@@ -97,7 +97,8 @@ class Config:
     dataset: str = _option(
         "data",
         "auto",
-        "Data set: mnist, digits, fashion_mnist, omniglot, another image data set of "
+        "Data set: mnist, digits, fashion_mnist, omniglot, omniglot_burda and "
+        "binarized_mnist from files in --data_dir, another image data set of "
         "tensorflow-datasets, or the path of an .npz file with the arrays x_train and "
         "x_test, images or vectors; with --validation, x_test may be absent. A folder "
         "with x_train.npy and x_test.npy stays on disk, for data that do not fit into "
@@ -129,7 +130,8 @@ class Config:
     data_dir: str | None = _option(
         "data",
         None,
-        "Directory of tensorflow-datasets.",
+        "Directory of tensorflow-datasets, and of the files of omniglot_burda and "
+        "binarized_mnist, which are not downloaded.",
         unset="$TFDS_DATA_DIR or ~/tensorflow_datasets",
         of_run=False,
         is_path=True,

@@ -35,7 +35,13 @@ _PLACED = (
     "seed",
 )
 # What titles and legends have in place of the values of options.
-_DATASETS = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "omniglot": "Omniglot"}
+_DATASETS = {
+    "mnist": "MNIST",
+    "fashion_mnist": "Fashion-MNIST",
+    "omniglot": "Omniglot",
+    "omniglot_burda": "Omniglot of Burda et al.",
+    "binarized_mnist": "MNIST with fixed binarisation",
+}
 _OBJECTIVES = {
     "vae_elbo": "VAE",
     "vae_elbo_kl": "VAE with closed-form KL",

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 
 from iwae_tf.data import datasets
+from iwae_tf.data.memory import is_aligned
 from iwae_tf.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -863,7 +864,7 @@ def test_npz_is_read_into_memory_that_is_not_copied_again(
     images = datasets.load(save(tmp_path / "a.npz", arrays))
     np.testing.assert_array_equal(images.x_train[..., 0], expected)
     is_view = order == "F" and dtype in (np.uint8, np.float32)
-    assert datasets.is_aligned(images.x_train) is not is_view
+    assert is_aligned(images.x_train) is not is_view
 
 
 def test_npz_integers_that_look_binary_warn(good, tmp_path, warned):

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from iwae_tf import data, rules
 from iwae_tf.data import datasets, pipeline
+from iwae_tf.data.memory import aligned, is_aligned
 from iwae_tf.errors import UsageError
 from iwae_tf.runs import experiment
 
@@ -393,13 +394,13 @@ def test_sha256_changes_with_one_bit_and_with_the_shape():
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_aligned_images_are_used_in_place_and_others_are_copied(dtype):
-    memory = datasets.aligned([7, 5, 4, 1], dtype)
+    memory = aligned([7, 5, 4, 1], dtype)
     memory[...] = np.arange(140).reshape(memory.shape)
     fixed = memory.copy()
     fixed.flags.writeable = False
     others = {"part": memory[1:], "turned": memory.swapaxes(0, 1), "fixed": fixed}
     for x in others.values():
-        assert not datasets.is_aligned(x)
+        assert not is_aligned(x)
         np.testing.assert_array_equal(pipeline._in_place(x), x)
         copied = data.training_batches(x[..., :1] * 0, 3, 1)  # TensorFlow takes it
         assert take(copied, 1)[0].sum() == 0
