@@ -1,14 +1,13 @@
 """Tests of training on several devices. Each strategy needs a process of its own."""
 
-import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from local_workers import places
 
 HERE = Path(__file__).parent
 # The largest difference of a weight after 50 steps, by the order of sums alone. It may
@@ -17,12 +16,8 @@ TOLERANCES = {"muon": 1e-5, "flows": 1e-5, "binary": 1e-5, "sleep": 1e-4}
 LOG_TOLERANCES = {"sleep": 1e-3}
 
 
-def start(out, n_devices, *names, workers=None, number=0):
-    environment = os.environ | {"PYTHONPATH": str(HERE.parents[1])}
-    if workers:
-        place = {"type": "worker", "index": number}
-        told = {"cluster": {"worker": workers}, "task": place}
-        environment["TF_CONFIG"] = json.dumps(told)
+def start(out, n_devices, *names, place=None):
+    environment = os.environ | {"PYTHONPATH": str(HERE.parents[1])} | (place or {})
     return subprocess.Popen(
         [sys.executable, HERE / "shared_training.py", out, str(n_devices), *names],
         env=environment,
@@ -36,16 +31,6 @@ def finished(*processes):
     for process in processes:
         text, _ = process.communicate(timeout=1200)
         assert process.returncode == 0, text
-
-
-def addresses(n):
-    probes = [socket.socket() for _ in range(n)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    found = [f"127.0.0.1:{probe.getsockname()[1]}" for probe in probes]
-    for probe in probes:
-        probe.close()
-    return found
 
 
 def check_same(one, several):
@@ -71,8 +56,7 @@ def test_two_devices_train_as_one(tmp_path):
 @pytest.mark.xdist_group("workers")
 def test_four_devices_and_two_workers_train_as_one(tmp_path):
     one, four, team = (tmp_path / f"{name}.npz" for name in ("1", "4", "team"))
-    workers = addresses(2)
     finished(start(one, 1), start(four, 4))
-    finished(*(start(team, 1, workers=workers, number=i) for i in range(2)))
+    finished(*(start(team, 1, place=place) for place in places(2)))
     check_same(one, four)
     check_same(one, team)

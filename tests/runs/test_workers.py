@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from local_workers import places
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = (
@@ -22,12 +22,8 @@ RUN = (
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("workers")]
 
 
-def start(run_dir, *flags, workers=None, number=0):
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    if workers:
-        place = {"type": "worker", "index": number}
-        told = {"cluster": {"worker": workers}, "task": place}
-        environment["TF_CONFIG"] = json.dumps(told)
+def start(run_dir, *flags, place=None):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | (place or {})
     command = [sys.executable, ROOT / "main.py", *RUN, *flags, f"--run_dir={run_dir}"]
     return subprocess.Popen(
         command,
@@ -40,16 +36,10 @@ def start(run_dir, *flags, workers=None, number=0):
 
 def team(run_dir, *flags):
     """Two workers on this machine; `run_dir` is one for both, or one for each."""
-    probes = [socket.socket() for _ in range(2)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    workers = [f"127.0.0.1:{probe.getsockname()[1]}" for probe in probes]
-    for probe in probes:
-        probe.close()
-    places = run_dir if isinstance(run_dir, tuple) else (run_dir, run_dir)
+    directories = run_dir if isinstance(run_dir, tuple) else (run_dir, run_dir)
     return [
-        start(place, *flags, workers=workers, number=i)
-        for i, place in enumerate(places)
+        start(directory, *flags, place=place)
+        for directory, place in zip(directories, places(2), strict=True)
     ]
 
 
@@ -144,8 +134,8 @@ def test_workers_that_are_killed_end_bit_for_bit_as_those_that_nobody_killed(tmp
 
 def test_worker_with_other_checkpoints_is_refused(tmp_path):
     assert ends(start(tmp_path / "own", "--epochs=1")) == [(0, [])]
-    places = tmp_path / "own", tmp_path / "other"
-    found = ends(*team(places, "--epochs=2"))
+    directories = tmp_path / "own", tmp_path / "other"
+    found = ends(*team(directories, "--epochs=2"))
     for status, (line,) in found:
         assert status == 2
         assert line.startswith("error: run_dir: must be the same directory for all")
