@@ -71,7 +71,11 @@ setup(
     ],
     extras_require={
         "cuda": ["tensorflow[and-cuda]>=2.21,<2.22"],
-        "docs": ["mkdocs-material>=9.8,<10", "mkdocstrings-python>=2,<3"],
+        "docs": [
+            "latex2mathml>=3.77,<4",
+            "mkdocs-material>=9.8,<10",
+            "mkdocstrings-python>=2,<3",
+        ],
         "pandas": ["pandas>=2.2"],
         "ray": ["ray>=2.40"],
         "test": [
