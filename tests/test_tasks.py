@@ -133,13 +133,16 @@ ROWS["task17"] = [
     for name in ("vimco", "rws")
 ]
 ROWS["task16"] = [
-    rf"\| {layers} \| `{name}` \| {score} \| {units} \| \d\S* \| \d\S* \| "
-    rf"0:\d\d:\d\d \|"
+    rf"\| {layers} \| `{name}` \| {score} \| {gain} \| {units} \| \d\S* \| \d\S* \| "
+    rf"\d+\.\d \|"
     for layers, score, units in (
         (1, SCORE, r"\d+ of 50"),
         (2, SCORE.replace("[23]", "[67]"), r"\d+ of 100 \+ \d+ of 50"),
     )
-    for name in ("iwae_elbo", "vae_elbo", "ovis")
+    for name, gain in (
+        ("iwae_elbo", "—"),
+        *((name, r"[+-]\d\.\d\d ± 0\.\d\d") for name in ("vae_elbo", "ovis")),
+    )
 ]
 ROWS["table1"] = [
     rf"\| digits \| `{name}` \| {layers} \| {k} \| 1 \| fast \| 123 \| {score} "
