@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from iwae_tf.plots.layout import COLORS, DPI, Figure, literal_text, title_size
+from iwae_tf.plots.layout import COLORS, DPI, Figure, literal_text, text_size
 
 
 class Intervals(NamedTuple):
@@ -41,12 +41,13 @@ def interval_sheet(panels: Sequence[Intervals], xlabel: str, title: str) -> Figu
     values = np.array([v for panel in panels for v, _ in panel.values.values()])
     if not values.size or not np.all(np.isfinite(values)):
         raise ValueError(f"panels must hold finite values, got {values.tolist()}")
+    width = 2 + 4 * len(panels)
     figure = Figure(
-        figsize=(2 + 4 * len(panels), 1.6 + 0.26 * len(names)),
-        dpi=DPI,
-        layout="constrained",
+        figsize=(width, 1.6 + 0.26 * len(names)), dpi=DPI, layout="constrained"
     )
-    figure.suptitle(title, fontsize=title_size(title))
+    size = text_size([title], 13, 0.95 * width * DPI)
+    figure.suptitle(title, fontsize=size)
+    figure.supxlabel(xlabel, fontsize=10)
     low = _low(values)
     bars = [e for panel in panels for v, e in panel.values.values() if v >= low]
     margin = 0.05 * (values.max() - low) + max(bars) or 1.0
@@ -57,7 +58,6 @@ def interval_sheet(panels: Sequence[Intervals], xlabel: str, title: str) -> Figu
         x, errors = np.array(list(panel.values.values())).T
         axes.errorbar(x, places, xerr=errors, fmt="o", ms=4, color=COLORS[0], capsize=2)
         axes.set_title(panel.title, loc="left")
-        axes.set_xlabel(xlabel)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         for value, place in zip(x, places, strict=True):
