@@ -42,6 +42,7 @@ def main(task):
     for i, ((layers, name), run) in enumerate(runs.items()):
         reference = runs[layers, "iwae_elbo"]
         gain, _ = comparison.compare(run, reference).values()
+        above = f"{gain.mean:+.2f} ± {gain.standard_error:.2f}"
         gains[layers, names.objective(name)] = gain.mean, gain.standard_error
         ratios = ratios_of(
             task,
@@ -55,9 +56,7 @@ def main(task):
                 layers,
                 f"`{name}`",
                 results.estimate(run.report),
-                "—"
-                if run is reference
-                else f"{gain.mean:+.2f} ± {gain.standard_error:.2f}",
+                "—" if run is reference else above,
                 results.active_units(run.report),
                 *(f"{ratio:.3g}" for ratio in ratios.values()),
                 f"{seconds_of_epoch(run):.1f}",

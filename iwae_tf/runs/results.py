@@ -31,14 +31,14 @@ EARLIER = {
     ("vae", 2): {1: -84.83, 5: -84.08, 50: -83.89},
     ("iwae", 2): {1: -84.83, 5: -83.48, 50: -82.82},
 }
-# Its models with one layer, which have 100 latents where the paper has 50. The last
-# have the image's class, y, and a prior p(z|y); they estimate log p(x|y).
+# Its models with one layer, which have 100 latents where the paper has 50.
 EARLIER_WITH_100_LATENTS = {
-    "vae": {1: -86.35, 5: -86.10, 50: -86.06},
-    "iwae": {1: -86.35, 5: -85.18, 50: -84.59},
-    "dreg": {1: -86.08, 5: -84.90, 50: -84.32},
-    "iwae given y": {1: -82.32, 5: -81.41, 50: -80.78},
+    ("vae", 1): {1: -86.35, 5: -86.10, 50: -86.06},
+    ("iwae", 1): {1: -86.35, 5: -85.18, 50: -84.59},
+    ("dreg", 1): {1: -86.08, 5: -84.90, 50: -84.32},
 }
+# Those with the image's class, y, and a prior p(z|y) too; they estimate log p(x|y).
+EARLIER_GIVEN_Y = {("iwae", 1): {1: -82.32, 5: -81.41, 50: -80.78}}
 # Active units from the same table, bottom-up.
 PAPER_UNITS = {
     ("vae", 1): {1: "19", 5: "20", 50: "20"},
@@ -248,18 +248,12 @@ def table_of_paper(reports: list[dict]) -> str:
     the most epochs count. A row without runs has dashes; DReG has only rows with runs.
     """
     runs = _of_fast_recipe(reports)
-    of_paper = _rows_of(PAPER)
-    every = sorted({*of_paper, *runs}, key=_order)
+    papers, earlier, units = map(_rows_of, (PAPER, EARLIER, PAPER_UNITS))
     rows = []
-    for row in every:
-        layers, family, k = row
-        key = family.split(", ")[-1], layers
-        paper, earlier, units = (
-            of.get(key, {}).get(k) for of in (PAPER, EARLIER, PAPER_UNITS)
-        )
+    for row in sorted({*papers, *runs}, key=_order):
         found = _found(runs.get(row, []))
-        values = _value(paper), _value(earlier), *found[:5], units or "—", *found[5:]
-        rows.append((*row, *values))
+        values = _value(papers.get(row)), _value(earlier.get(row)), *found[:5]
+        rows.append((*row, *values, units.get(row, "—"), *found[5:]))
     header = (
         "layers | objective | k | paper | earlier | test log p(x) | of images | "
         "of scoring | over seeds | active units | paper | epochs | training | seeds | "
@@ -275,25 +269,24 @@ def table_of_earlier(reports: list[dict]) -> str:
     Runs count as in `table_of_paper`. Rows "given y" have log p(x|y).
     """
     latents = {"n_latent": [100]}
-    given_y = {"conditional": True, "conditional_prior": True}
-    runs = _of_fast_recipe(reports, latents) | {
-        (layers, f"{family} given y", k): found
-        for (layers, family, k), found in _of_fast_recipe(
-            reports, latents | given_y
-        ).items()
-    }
-    known = {(family, 1): of for family, of in EARLIER_WITH_100_LATENTS.items()}
-    rows = []
-    for row in _rows_of(known):
-        _, family, k = row
-        value = known[family.split(", ")[-1], 1][k]
-        rows.append((family, k, _value(value), *_found(runs.get(row, []))))
+    given_y = latents | {"conditional": True, "conditional_prior": True}
+    rows, is_empty = [], True
+    for known, options, suffix in (
+        (EARLIER_WITH_100_LATENTS, latents, ""),
+        (EARLIER_GIVEN_Y, given_y, " given y"),
+    ):
+        runs = _of_fast_recipe(reports, options)
+        for row, value in _rows_of(known).items():
+            _, family, k = row
+            is_empty = is_empty and row not in runs
+            found = _found(runs.get(row, []))
+            rows.append((family + suffix, k, _value(value), *found))
     header = (
         "objective | k | earlier | test log p(x) | of images | of scoring | "
         "over seeds | active units | epochs | training | seeds | commit"
     )
     rule = "---|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|---"
-    return markdown(header, rule, rows) if any(row[3] != "—" for row in rows) else ""
+    return "" if is_empty else markdown(header, rule, rows)
 
 
 def _of_fast_recipe(reports, options=None):
@@ -306,11 +299,7 @@ def _of_fast_recipe(reports, options=None):
         is_fast = all(config.get(name) == value for name, value in recipe.items())
         is_known = config["objective"] in ("vae_elbo", "iwae_elbo", "dreg")
         is_other = _is_other_model(config | dict.fromkeys(options))
-        if (
-            is_fast
-            and is_known
-            and not (is_other or "init" in report or proposal(report))
-        ):
+        if is_fast and is_known and not (is_other or _is_special(report)):
             family, k = _family(config)
             row = config["stochastic_layers"], _of_one_sample(family, k), k
             runs.setdefault(row, []).append(report)
@@ -320,17 +309,22 @@ def _of_fast_recipe(reports, options=None):
     return runs
 
 
+def _is_special(report):
+    """Whether a run began with another's weights, or was scored by a proposal."""
+    return "init" in report or bool(proposal(report))
+
+
 def _of_one_sample(family, k):
     return "vae, iwae" if k == 1 and family in ("vae", "iwae") else family
 
 
 def _rows_of(known):
-    """The rows of values by (family, layers) and k."""
-    return dict.fromkeys(
-        (layers, _of_one_sample(family, k), k)
+    """Values by (family, layers) and k as values by row."""
+    return {
+        (layers, _of_one_sample(family, k), k): value
         for (family, layers), of in known.items()
-        for k in of
-    )
+        for k, value in of.items()
+    }
 
 
 def _order(row):

@@ -604,6 +604,7 @@ def test_models_with_100_latents_are_beside_those_of_the_earlier_reproduction():
         fast(-85.0, n_latent=[100], seed=1),
         fast(-86.0, n_latent=[100], seed=2),
         fast(-81.0, n_latent=[100], **given_y),
+        fast(-82.0, n_latent=[100], n_samples=1, **given_y),
         fast(-84.9, n_latent=[100], objective="dreg", n_samples=1),
     ]
     others = [fast(), fast(n_latent=[100], conditional=True)]
@@ -616,6 +617,8 @@ def test_models_with_100_latents_are_beside_those_of_the_earlier_reproduction():
         "2 of 3 | 200 | 1:01:01 | 1, 2 | 0123456789 |",
         "| dreg | 1 | -86.0": "| dreg | 1 | -86.08 | -84.90 | 0.23 | 0.0012 | — | "
         "2 of 3 | 200 | 1:01:01 | 123 | 0123456789 |",
+        "| vae, iwae given ": "| vae, iwae given y | 1 | -82.32 | -82.00 | 0.23 | "
+        "0.0012 | — | 2 of 3 | 200 | 1:01:01 | 123 | 0123456789 |",
         "| iwae given y | 5": "| iwae given y | 5 | -81.41 | -81.00 | 0.23 | 0.0012 | "
         "— | 2 of 3 | 200 | 1:01:01 | 123 | 0123456789 |",
     }
