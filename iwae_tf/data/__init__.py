@@ -5,9 +5,10 @@ import lazy_loader
 # Imported when first used, so that `datasets` finds a data set without TensorFlow.
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=("datasets", "pipeline"),
+    submodules=("datasets", "observations", "pipeline"),
     submod_attrs={
-        "datasets": ("Images", "load"),
+        "datasets": ("load",),
+        "observations": ("Images",),
         "pipeline": (
             "BINARIZATIONS",
             "LEVEL_WIDTH",

@@ -12,6 +12,7 @@ import os
 import numpy as np
 
 from iwae_tf.data.memory import aligned
+from iwae_tf.data.observations import Images
 from iwae_tf.errors import UsageError, brief
 
 # Number of images of each part; the last one has the test images.
@@ -60,9 +61,7 @@ def check(name: str, data_dir: str | None) -> None:
     _paths(name, data_dir)
 
 
-def load(
-    name: str, data_dir: str | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]:
+def load(name: str, data_dir: str | None) -> Images:
     """Reads and checks a data set.
 
     Args:
@@ -71,20 +70,17 @@ def load(
         stands for `TFDS_DATA_DIR` or, if that is not set, `~/tensorflow_datasets`.
 
     Returns:
-      x_train: images `[n, 28, 28, 1]`: float32 in 0..1 of `omniglot_burda`, in the
-        order of which the paper's code holds out the last 1,345, and uint8, 0 or 255,
-        of `binarized_mnist`, with those of the validation file at the end.
-      x_test: `[m, 28, 28, 1]`, likewise.
-      y_train: of `omniglot_burda`, the places of alphabets `[n]` in the file, int64, if
-        the file has them; None of `binarized_mnist`.
-      y_test: the same of the test images, `[m]`.
+      images: `[n, 28, 28, 1]`. Those of `omniglot_burda` are float32 in 0..1, in the
+        order of which the paper's code holds out the last 1,345; their labels are the
+        places of alphabets in the file, if it has them. Those of `binarized_mnist` are
+        uint8, 0 or 255, with those of the validation file at the end, without labels.
 
     Raises:
       UsageError: if a file is absent, or is not what its authors publish. The error
         names the path, the rule and what was found.
     """
     read = {"omniglot_burda": _read_omniglot, "binarized_mnist": _read_mnist}[name]
-    return read(_paths(name, data_dir), N_IMAGES[name])
+    return Images(name, *read(_paths(name, data_dir), N_IMAGES[name]))
 
 
 def _paths(name, data_dir):

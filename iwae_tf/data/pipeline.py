@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from iwae_tf import randomness, rules
-from iwae_tf.data import datasets
+from iwae_tf.data import observations
 from iwae_tf.data.memory import aligned_copy, is_aligned
 from iwae_tf.errors import UsageError, check_one_of
 from iwae_tf.rules import BINARIZATIONS
@@ -38,7 +38,7 @@ class Sets(NamedTuple):
       scale: what they were then divided by, same shape, or None.
     """
 
-    x_train: np.ndarray | datasets.Mapped
+    x_train: np.ndarray | observations.Mapped
     x_test: np.ndarray
     context_train: np.ndarray | None = None
     context_test: np.ndarray | None = None
@@ -77,7 +77,7 @@ class Sets(NamedTuple):
 
 
 def sets_of(
-    images: datasets.Images,
+    images: observations.Images,
     binarization: str,
     conditional: bool = False,
     validation: int = 0,
@@ -113,7 +113,7 @@ def sets_of(
         _check_for(likelihood, name, x, missing)
     contexts = contexts_of(images.y_train, images.y_test) if conditional else ()
     sets = Sets(images.x_train, images.x_test, *contexts)
-    if conditional and datasets.has_labels(images.y_train):
+    if conditional and observations.has_labels(images.y_train):
         sets = sets._replace(classes=np.unique(images.y_train))
     if standardize:
         sets = _standardised(sets)
@@ -132,14 +132,14 @@ def _check_for(likelihood, name, x, missing):
                 f"uint8, got {name} of uint8, which are levels of grey"
             )
         return
-    pieces = functools.partial(datasets.pieces, x)
+    pieces = functools.partial(observations.pieces, x)
     if not missing and any(np.isnan(np.min(piece)) for piece in pieces()):
         count = sum(np.isnan(piece).sum() for piece in pieces())
         raise UsageError(
             f"missing: must be given for data with NaN, got {count} NaN of {x.size} in "
             f"{name}"
         )
-    low, high = datasets.limits_of(x)
+    low, high = observations.limits_of(x)
     is_unit = not (low < 0 or high > 1)
     if likelihood in (None, "bernoulli") and not is_unit:
         raise UsageError(
@@ -187,7 +187,7 @@ def _levels_of(likelihood, sets):
     """The number of levels, or of classes."""
     if sets.x_train.dtype == np.uint8:
         return 256
-    pieces = itertools.chain.from_iterable(map(datasets.pieces, sets[:2]))
+    pieces = itertools.chain.from_iterable(map(observations.pieces, sets[:2]))
     values = functools.reduce(np.union1d, map(np.unique, pieces))
     values = values[~np.isnan(values)].astype(np.float64)
     spacing = 1.0 if likelihood == "categorical" else np.min(np.diff(values), initial=1)
@@ -205,7 +205,7 @@ def _levels_of(likelihood, sets):
     return round(1 / spacing) + 1
 
 
-def with_validation(images: datasets.Images, n: int) -> datasets.Images:
+def with_validation(images: observations.Images, n: int) -> observations.Images:
     """The data set with its last n training images in place of the test images."""
     n_train = len(images.x_train) - n
     x, y = images.x_train, images.y_train
@@ -231,7 +231,7 @@ def grey(x: np.ndarray | tf.Tensor) -> tf.Tensor:
 
 def _read(x):
     """Observations in memory."""
-    return np.asarray(x) if isinstance(x, datasets.Mapped) else x
+    return np.asarray(x) if isinstance(x, observations.Mapped) else x
 
 
 def _floats(x):
@@ -239,10 +239,10 @@ def _floats(x):
 
 
 def _check_unit(x):
-    is_array = isinstance(x, np.ndarray | datasets.Mapped)
+    is_array = isinstance(x, np.ndarray | observations.Mapped)
     if x.dtype == np.uint8 or not is_array or not x.size:
         return
-    low, high = datasets.limits_of(x)
+    low, high = observations.limits_of(x)
     if low < 0 or high > 1:
         raise UsageError(
             f"x: must be uint8 in 0..255 or in 0..1, got {x.dtype} from {low:g} to "
@@ -291,7 +291,7 @@ def check_range(
             )
 
 
-def mean_of(x: np.ndarray | datasets.Mapped) -> np.ndarray:
+def mean_of(x: np.ndarray | observations.Mapped) -> np.ndarray:
     """The mean of observations [n, ...], without a float copy of images.
 
     uint8 is divided by 255. Missing entries do not count; an entry that is missing
@@ -319,7 +319,7 @@ def _sum(x, of=lambda x: x, dtype=None):
     NumPy adds row after row, so the sum may go on from the rows before.
     """
     total = None
-    for piece in map(of, datasets.pieces(x)):
+    for piece in map(of, observations.pieces(x)):
         if total is not None:
             piece = np.concatenate([total[np.newaxis], piece])
         total = np.add.reduce(piece, axis=0, dtype=dtype)
@@ -402,7 +402,7 @@ def contexts_of(
     """
     if y_train is None or y_test is None:
         raise UsageError("conditional: needs a data set with labels, got one without")
-    if not datasets.has_labels(y_train):
+    if not observations.has_labels(y_train):
         return y_train, y_test
     classes = np.unique(y_train)
     unseen = np.setdiff1d(y_test, classes)
@@ -538,7 +538,7 @@ def n_waiting(n_bytes: int) -> int:
 
 def _gather_of(x):
     """A function from places [b] to the rows of x there, as a tensor."""
-    if not isinstance(x, datasets.Mapped):
+    if not isinstance(x, observations.Mapped):
         return functools.partial(tf.gather, _in_place(x))
 
     def gather(places):
@@ -558,9 +558,9 @@ def _in_place(x):
     return tf.experimental.dlpack.from_dlpack(x.__dlpack__())
 
 
-def sha256(x: np.ndarray | datasets.Mapped | tf.Tensor) -> str:
+def sha256(x: np.ndarray | observations.Mapped | tf.Tensor) -> str:
     """The SHA-256 of the shape and the float32 bytes of images, made in slices."""
-    if not isinstance(x, datasets.Mapped):
+    if not isinstance(x, observations.Mapped):
         x = np.asarray(x)
     digest = hashlib.sha256(repr(x.shape).encode())
     for rows in _slices(x):

@@ -32,7 +32,7 @@ Watch = Callable[[IWAE, int, Run], None]
 
 def run(
     config: Config,
-    images: datasets.Images | None = None,
+    images: data.Images | None = None,
     watch: Watch | None = None,
     is_one_of_many: bool = False,
 ) -> dict:
@@ -166,7 +166,7 @@ def share(
     config: Config,
     sets: data.Sets,
     devices: Devices,
-    images: datasets.Images,
+    images: data.Images,
 ) -> None:
     """Scores the share of a worker, and waits for those of the others.
 
@@ -180,7 +180,7 @@ def share(
         devices.all(0)
 
 
-def binarizations(images: datasets.Images, config: Config) -> Iterator[np.ndarray]:
+def binarizations(images: data.Images, config: Config) -> Iterator[np.ndarray]:
     """The test images of a run, binarised anew for each score beside the first."""
     for i in range(1, config.eval_binarizations):
         seed = data.TEST_SEED + i
@@ -216,7 +216,7 @@ def _jit(this, config, sets):
     )
 
 
-def describe(images: datasets.Images, sets: data.Sets) -> dict:
+def describe(images: data.Images, sets: data.Sets) -> dict:
     """The facts of a data set that a result depends on."""
     facts = {
         "name": images.name,

@@ -87,7 +87,7 @@ class Task:
     def run(
         self,
         watch: experiment.Watch | None = None,
-        images: datasets.Images | None = None,
+        images: data.Images | None = None,
         **options,
     ) -> Run:
         """Trains and scores one run, in a directory that another start finds again.

@@ -16,7 +16,7 @@ import scipy.stats
 import tensorflow as tf
 
 from iwae_tf import data, rules
-from iwae_tf.data import datasets, pipeline
+from iwae_tf.data import datasets, observations, pipeline
 from iwae_tf.data.memory import aligned, is_aligned
 from iwae_tf.errors import UsageError
 from iwae_tf.runs import experiment
@@ -45,7 +45,7 @@ def test_validation_images_are_the_last_of_training_and_the_test_set_is_not_seen
     y = np.array([3, 1, 3, 1, 1, 3])
     labels = (y, np.array([1, 1])) if with_labels else (None, None)
     x_test = np.full((2, 1, 1, 1), np.nan, np.float32)
-    images = datasets.Images("numbered", numbered(6), x_test, *labels)
+    images = observations.Images("numbered", numbered(6), x_test, *labels)
     sets = data.sets_of(images, "none", conditional=with_labels, validation=2)
     assert numbers(sets.x_train, 6) == [0, 1, 2, 3]
     assert numbers(sets.x_test, 6) == [4, 5]
@@ -58,7 +58,7 @@ def test_validation_images_are_the_last_of_training_and_the_test_set_is_not_seen
 
 @pytest.mark.parametrize(("validation", "name"), [(0, "x_test"), (1, "validation")])
 def test_one_image_is_no_test_set(validation, name):
-    images = datasets.Images("numbered", numbered(6), numbered(1), None, None)
+    images = observations.Images("numbered", numbered(6), numbered(1), None, None)
     with pytest.raises(UsageError, match=f"^{name}: must be at least 2 images, got 1$"):
         data.sets_of(images, "none", validation=validation)
 
@@ -90,7 +90,7 @@ def test_values_that_are_no_grey_are_refused(look, value):
 
 @pytest.mark.parametrize("n", [6, 7])
 def test_validation_leaves_something_to_train_on(n):
-    images = datasets.Images("numbered", numbered(6), numbered(2), None, None)
+    images = observations.Images("numbered", numbered(6), numbered(2), None, None)
     with pytest.raises(UsageError, match=f"^validation: must be .* images, 6, got {n}"):
         data.sets_of(images, "none", validation=n)
 
@@ -171,7 +171,7 @@ def test_test_set_made_in_slices_is_that_made_at_once(mode, shape, monkeypatch):
     x = np.random.default_rng(4).integers(0, 256, shape, dtype=np.uint8)
     at_once = data.binarize(x, mode, data.TEST_SEED)
     monkeypatch.setattr(pipeline, "_SLICE", 70)
-    images = datasets.Images("noise", x, x, None, None)
+    images = observations.Images("noise", x, x, None, None)
     np.testing.assert_array_equal(data.sets_of(images, mode).x_test, at_once)
 
 
@@ -450,7 +450,7 @@ def test_images_are_in_memory_once_from_their_file_to_the_first_batch(tmp_path):
 def vectors(x_train, x_test=None):
     x_test = x_train if x_test is None else x_test
     arrays = (np.asarray(x, np.float32) for x in (x_train, x_test))
-    return datasets.Images("vectors", *arrays, None, None)
+    return observations.Images("vectors", *arrays, None, None)
 
 
 @pytest.mark.parametrize("mode", ["dynamic", "threshold", "none"])
@@ -501,13 +501,13 @@ def test_standardised_features_have_mean_0_and_variance_1_where_observed():
 
 def test_levels_are_counted_in_the_data():
     def levels(likelihood, x):
-        images = x if isinstance(x, datasets.Images) else vectors(x)
+        images = x if isinstance(x, observations.Images) else vectors(x)
         return data.sets_of(images, "none", likelihood=likelihood).n_levels
 
     assert levels("discretized_logistic", datasets.load("digits")) == 17
     grey = np.zeros((2, 3, 2, 1), np.uint8)
     assert (
-        levels("discretized_logistic", datasets.Images("a", grey, grey, None, None))
+        levels("discretized_logistic", observations.Images("a", grey, grey, None, None))
         == 256
     )
     assert levels("categorical", [[0, 3], [1, 0]]) == 4
@@ -593,7 +593,7 @@ ON_DISK = {
 
 @pytest.fixture
 def read_in_pieces(monkeypatch):
-    monkeypatch.setattr(datasets, "_PIECE", 30)
+    monkeypatch.setattr(observations, "_PIECE", 30)
 
 
 @pytest.mark.parametrize("validation", [0, 11])
@@ -620,7 +620,7 @@ def test_folder_gives_the_bits_of_an_npz_file(
         for name in ("a.npz", "a")
     ]
     want, got = both
-    assert isinstance(got.x_train, datasets.Mapped)
+    assert isinstance(got.x_train, observations.Mapped)
     assert data.sha256(got.x_train) == data.sha256(want.x_train)
     for name in (
         "x_test",

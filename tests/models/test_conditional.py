@@ -14,7 +14,7 @@ from conftest import IMAGE_SHAPE, build, dense, mlp
 from eager import eagerly
 
 from iwae_tf import data, randomness
-from iwae_tf.data.datasets import Images
+from iwae_tf.data.observations import Images
 from iwae_tf.errors import UsageError
 from iwae_tf.estimators import value_and_gradients
 from iwae_tf.measures import annealing, inspection

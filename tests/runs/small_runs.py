@@ -5,7 +5,6 @@ import json
 import numpy as np
 
 from iwae_tf import data
-from iwae_tf.data import datasets
 from iwae_tf.runs.config import Config
 
 
@@ -19,7 +18,7 @@ def images_of(n_train, n_test, shape=(3, 2, 1), seed=0):
     """A data set of random images, for `experiment.run`."""
     x = np.random.default_rng(seed).random((n_train + n_test, *shape))
     x = x.astype(np.float32)
-    return datasets.Images("tiny", x[:n_train], x[n_train:], None, None)
+    return data.Images("tiny", x[:n_train], x[n_train:], None, None)
 
 
 def small(**options):

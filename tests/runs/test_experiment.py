@@ -1075,7 +1075,7 @@ def tiny(run_dir, **options):
 @pytest.fixture(scope="module")
 def noise():
     x = np.random.default_rng(1).random((65, 3, 4, 1)).astype(np.float32)
-    return datasets.Images("noise", x[:60], x[60:], None, None)
+    return data.Images("noise", x[:60], x[60:], None, None)
 
 
 @pytest.fixture(scope="module")
@@ -1484,7 +1484,7 @@ def test_run_of_vectors_with_missing_entries_scores_the_data_as_they_were(tmp_pa
     rng = np.random.default_rng(0)
     x = (100 + 10 * rng.normal(size=(70, 3))).astype(np.float32)
     x[rng.random(x.shape) < 0.3] = np.nan
-    vectors = datasets.Images("vectors", x[:60], x[60:], None, None)
+    vectors = data.Images("vectors", x[:60], x[60:], None, None)
     options = {
         "likelihood": "gaussian",
         "standardize": True,
