@@ -10,7 +10,7 @@ Reference:
 """
 
 from iwae_tf import cli, plots
-from iwae_tf.runs import results
+from iwae_tf.runs import published, results
 
 
 def main(task):
@@ -41,7 +41,7 @@ def panels(reports, ks):
             objective = f"{name.lower()}_elbo"
             keys = [(layers, objective if k > 1 else "iwae_elbo", k) for k in ks]
             scores = [reports[key]["test"]["log_likelihood"] for key in keys]
-            of_paper = [results.paper_value(reports[key]) for key in keys]
+            of_paper = [published.paper_value(reports[key]) for key in keys]
             curves[name] = ks, scores
             if None not in of_paper:
                 curves[f"{name} in the paper"] = ks, of_paper

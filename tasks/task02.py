@@ -9,7 +9,7 @@ current weights. In theory, DReG has the smaller variance only near the optimum.
 
 import iwae_tf
 from iwae_tf import cli, files, plots
-from iwae_tf.runs import names, results
+from iwae_tf.runs import names, reports, results
 
 ESTIMATORS = ("iwae_elbo", "dreg")
 N_IMAGES = 20  # number of test images whose gradient is drawn
@@ -74,7 +74,7 @@ def table(runs):
     for (k, objective), (report, _, measured) in runs.items():
         first, last = (measured[i]["iwae_elbo"] / measured[i]["dreg"] for i in (0, -1))
         bound = report["test"]["bounds"][str(k)]
-        score = results.estimate(report)
+        score = reports.estimate(report)
         rows.append(
             (k, f"`{objective}`", f"{bound:.2f}", score, f"{first:.2f}", f"{last:.2f}")
         )

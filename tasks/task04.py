@@ -12,7 +12,7 @@ import numpy as np
 
 import iwae_tf
 from iwae_tf import cli, plots
-from iwae_tf.runs import results
+from iwae_tf.runs import reports, results
 
 N_NOISES = 12
 N_CONTEXTS = 10  # number of rows if contexts are no labels
@@ -38,8 +38,8 @@ def main(task, conditional_prior=True):
                 k,
                 run.report["epochs"],
                 f"{test['bounds'][str(k)]:.2f}" if str(k) in test["bounds"] else "—",
-                results.estimate(run.report),
-                results.active_units(run.report),
+                reports.estimate(run.report),
+                reports.active_units(run.report),
             )
         )
     # The last run has the most samples, unless runs are given.

@@ -12,7 +12,7 @@ import numpy as np
 
 import iwae_tf
 from iwae_tf import cli, files, plots
-from iwae_tf.runs import results
+from iwae_tf.runs import reports, results
 
 N_IMAGES = 10
 N_UNITS = 4
@@ -40,8 +40,8 @@ def main(task):
             (
                 files.escaped(name),
                 f"{test['elbo']:.2f}",
-                results.estimate(run.report),
-                results.active_units(run.report),
+                reports.estimate(run.report),
+                reports.active_units(run.report),
             )
         )
     blocks = [

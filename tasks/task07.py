@@ -10,7 +10,7 @@ start from the weights of one run.
 
 from iwae_tf import cli, plots
 from iwae_tf.errors import check_at_least
-from iwae_tf.runs import names, results
+from iwae_tf.runs import names, reports, results
 
 BUDGET = 64
 MIXTURE = 0.5  # weight of the ELBO in the combination
@@ -42,7 +42,7 @@ def main(task):
         if objective == "vae_elbo":  # which is MIWAE with groups of one sample
             m, k = BUDGET, 1
         bound = run.report["test"]["bounds"][str(BUDGET)]
-        score = results.estimate(run.report)
+        score = reports.estimate(run.report)
         rows.append((f"`{objective}`", m, k, f"{bound:.2f}", score))
     header = f"objective | m | k | test IWAE-{BUDGET} | test log p(x)"
     table = results.markdown(header, "---|--:|--:|--:|---", rows)

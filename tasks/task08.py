@@ -14,7 +14,7 @@ import numpy as np
 
 import iwae_tf
 from iwae_tf import cli, plots, rules
-from iwae_tf.runs import names, results
+from iwae_tf.runs import names, reports, results
 
 MODELS = {"vae60": "no transformer", "tvae_affine": "affine", "tvae_tps": "spline"}
 # Each model, and how many of its posterior means go through tanh.
@@ -113,7 +113,7 @@ def table(runs, is_mnist):
                 k,
                 f"{test['log_px_given_z']:.2f}",
                 f"{test['elbo']:.2f}",
-                results.estimate(run.report),
+                reports.estimate(run.report),
                 "—" if published is None else f"{published:.2f}",
             )
         )

@@ -13,7 +13,7 @@ import numpy as np
 
 import iwae_tf
 from iwae_tf import cli, plots, rules
-from iwae_tf.runs import names, results
+from iwae_tf.runs import names, reports, results
 
 N_FLOWS = (0, 8)
 N_IMAGES = 10
@@ -94,7 +94,7 @@ def columns(run, is_annealed):
     }
     if test["n_samples"] > 1000:
         row["1,000 samples"] = f"{test['bounds']['1000']:.2f}"
-    row[scored(test)] = results.estimate(run.report)
+    row[scored(test)] = reports.estimate(run.report)
     if is_annealed:
         ais = run.report["ais"]
         few, gap = f"{ais['n_images']} images", ais["certificate"]

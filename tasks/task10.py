@@ -11,7 +11,7 @@ without the inactive units shows what these contribute.
 
 import iwae_tf
 from iwae_tf import cli, files, measures, plots
-from iwae_tf.runs import names, results
+from iwae_tf.runs import names, published, reports, results
 
 ACTIVITY = "Var_x(E_q[u|x]) of a unit u"
 N_SCORED_AGAIN = 1000  # number of test images scored without inactive units
@@ -36,9 +36,9 @@ def main(task):
                 files.escaped(name),
                 run.report["epochs"],
                 " + ".join(str(layer.active.sum()) for layer in layers),
-                results.paper_units(run.report) or "—",
-                results.estimate(run.report),
-                results.paper_value(run.report) or "—",
+                published.paper_units(run.report) or "—",
+                reports.estimate(run.report),
+                published.paper_value(run.report) or "—",
                 without_inactive(task, run, layers),
             )
         )

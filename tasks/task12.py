@@ -12,7 +12,7 @@ import itertools
 
 import iwae_tf
 from iwae_tf import cli, files, plots
-from iwae_tf.runs import names, results
+from iwae_tf.runs import names, reports, results
 from iwae_tf.runs.progress import clock
 
 RECIPES = {
@@ -114,7 +114,7 @@ def table(runs):
                 run.config.batch_size,
                 run.report["steps"],
                 clock(seconds_of_training(run)[-1]),
-                results.estimate(run.report),
+                reports.estimate(run.report),
                 f"{value - fast:+.2f}",
             )
         )

@@ -18,7 +18,7 @@ from sklearn.metrics import f1_score
 
 import iwae_tf
 from iwae_tf import cli, plots
-from iwae_tf.runs import results
+from iwae_tf.runs import reports, results
 
 N_IMPUTED = 500  # number of test images whose missing pixels are imputed
 N_SAMPLES = 1000  # number of samples for each of them
@@ -66,7 +66,7 @@ def main(task):
             imputed = iwae_tf.inspection.impute(
                 run.model, x, N_SAMPLES, jit_compile=task.config.jit
             )
-            score = results.estimate(run.report)
+            score = reports.estimate(run.report)
             ess = f"{np.median(imputed.ess):.0f}"
             found = errors(imputed.mean, x, truth)
             rows.append((pattern, "IWAE", k, score, *found, ess))

@@ -17,7 +17,7 @@ from sklearn.datasets import load_sample_images
 import iwae_tf
 from iwae_tf import cli, plots
 from iwae_tf.data import datasets
-from iwae_tf.runs import names, results
+from iwae_tf.runs import names, reports, results
 
 SIZE = 16  # height and width of a patch
 STEP = 8  # between neighbouring patches
@@ -51,7 +51,7 @@ def main(task):
         for (layers, k), run in of_images.items():
             test = run.report["test"]
             bits = f"{test['bits_per_dimension']:.3f}"
-            score = results.estimate(run.report)
+            score = reports.estimate(run.report)
             rows.append((images.name, "IWAE", layers, k, score, bits))
         blocks.append(block(run, images, f"IWAE, k = {k}, {layers} layers"))
     header = "data | model | layers | k | test log p(x) | bits per dimension"

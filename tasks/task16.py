@@ -12,7 +12,7 @@ same images.
 
 import iwae_tf
 from iwae_tf import cli, files, plots, rules
-from iwae_tf.runs import comparison, names, progress, results
+from iwae_tf.runs import comparison, names, progress, reports, results
 
 BUDGET = 8
 GROUPS = 2
@@ -55,9 +55,9 @@ def main(task):
             (
                 layers,
                 f"`{name}`",
-                results.estimate(run.report),
+                reports.estimate(run.report),
                 "—" if run is reference else above,
-                results.active_units(run.report),
+                reports.active_units(run.report),
                 *(f"{ratio:.3g}" for ratio in ratios.values()),
                 f"{seconds_of_epoch(run):.1f}",
             )

@@ -13,7 +13,7 @@ import numpy as np
 
 import iwae_tf
 from iwae_tf import cli, plots
-from iwae_tf.runs import names, results
+from iwae_tf.runs import names, reports, results
 from iwae_tf.runs.progress import clock
 
 OBJECTIVES = ("vimco", "rws")
@@ -39,8 +39,8 @@ def main(task):
                 k,
                 task.config.epochs,
                 f"{report['test']['bounds'][str(k)]:.2f}",
-                results.estimate(report),
-                results.active_units(report),
+                reports.estimate(report),
+                reports.active_units(report),
                 clock(report["train_seconds"]),
             )
         )

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from iwae_tf.errors import UsageError
-from iwae_tf.runs import results
+from iwae_tf.runs import reports
 from iwae_tf.runs.pretrained import DIRECTORY
 from iwae_tf.runs.run import Run
 
@@ -76,11 +76,11 @@ def compare(first: Run, second: Run) -> dict[str, Difference]:
       UsageError: if the runs are not finished or lack `scores.npz`, have other images,
         or if only one of them has a density.
     """
-    reports = first.report, second.report
-    quantity = _same(results.quantity, reports, "the same quantity")
-    _same(lambda report: report["data"]["name"], reports, "the same data set")
-    _same(lambda report: report["test"]["n_images"], reports, "as many scored images")
-    digests = [report["data"].get("binarized_test_sha256") for report in reports]
+    both = first.report, second.report
+    quantity = _same(reports.quantity, both, "the same quantity")
+    _same(lambda report: report["data"]["name"], both, "the same data set")
+    _same(lambda report: report["test"]["n_images"], both, "as many scored images")
+    digests = [report["data"].get("binarized_test_sha256") for report in both]
     if None in digests or digests[0] != digests[1]:
         raise UsageError(
             f"runs: must have the same test images, got others in {str(first)!r} and "
@@ -92,9 +92,9 @@ def compare(first: Run, second: Run) -> dict[str, Difference]:
     return {quantity: paired_difference(*log_px), "ELBO": paired_difference(*elbo)}
 
 
-def _same(fact, reports, rule):
+def _same(fact, both, rule):
     """A fact of both reports."""
-    first, second = map(fact, reports)
+    first, second = map(fact, both)
     if first != second:
         raise UsageError(f"runs: must have {rule}, got {first} and {second}")
     return first
@@ -152,7 +152,7 @@ def summary(first: Run, second: Run) -> str:
             f"log p(x) is estimated by {samples[0]:,} samples and by {samples[1]:,}: "
             "fewer samples give lower estimates."
         )
-    drawn = [results.proposal(run.report) or "q(z|x)" for run in (first, second)]
+    drawn = [reports.proposal(run.report) or "q(z|x)" for run in (first, second)]
     if drawn[0] != drawn[1]:
         lines.append(
             f"log p(x) is estimated by draws of {drawn[0]} and of {drawn[1]}: worse "

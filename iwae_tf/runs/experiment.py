@@ -21,7 +21,7 @@ from iwae_tf.runs.config import Config
 from iwae_tf.runs.devices import Devices, use
 from iwae_tf.runs.metrics import Metrics, write_outcome
 from iwae_tf.runs.progress import say, say_as_it_is, silence
-from iwae_tf.runs.results import estimate, next_steps, summary
+from iwae_tf.runs.reports import estimate, next_steps, summary
 from iwae_tf.runs.rows import best_of, lost_epochs, stops
 from iwae_tf.runs.run import Run, commit, versions
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from iwae_tf import rules
 from iwae_tf.errors import UsageError, closest
-from iwae_tf.runs import names, records, results
+from iwae_tf.runs import names, records, reports
 from iwae_tf.runs.config import Config
 from iwae_tf.runs.run import Run
 from iwae_tf.runs.tables import plain
@@ -154,7 +154,7 @@ def _of_report(report):
         "elbo": test["elbo"],
         "active_units": active or None,
         "training_time": report["train_seconds"],
-        "quantity": results.quantity(report),
+        "quantity": reports.quantity(report),
     }
 
 
@@ -167,7 +167,7 @@ def _of_training(run, config):
         "planned_epochs": config.epochs,
         "bound": float(last["test_bound"]) if last.get("test_bound") else None,
         "training_time": float(last["seconds"]) if last.get("seconds") else None,
-        "quantity": results.quantity({"config": config.of_run(), "test": test}),
+        "quantity": reports.quantity({"config": config.of_run(), "test": test}),
     }
 
 

@@ -1,221 +1,34 @@
-"""Reports of runs as text: one run in a few lines, many as a Markdown table.
+"""Reports of many runs as Markdown tables.
 
 `python -m iwae_tf.runs.results DIRECTORY` writes tables of every `report.json` below a
 directory into its `README.md`.
 """
 
 import json
-import shlex
 import statistics
 import sys
 from pathlib import Path
 
 from iwae_tf.errors import UsageError, told_in_one_line
 from iwae_tf.files import escaped, replace_between
-from iwae_tf.runs.config import BURDA_EPOCHS, SCHEDULES, Config
-from iwae_tf.runs.names import epochs, flows
+from iwae_tf.runs.config import SCHEDULES
+from iwae_tf.runs.names import flows
 from iwae_tf.runs.progress import clock
+from iwae_tf.runs.published import (
+    EARLIER,
+    EARLIER_GIVEN_Y,
+    EARLIER_WITH_100_LATENTS,
+    PAPER,
+    PAPER_UNITS,
+    family_and_k,
+    is_other_model,
+    paper_value,
+)
 from iwae_tf.runs.records import config_of
+from iwae_tf.runs.reports import active_units, estimate, proposal
 from iwae_tf.runs.run import Run
 
-# Burda et al. 2016, table 1: MNIST, log p(x) by 5,000 samples, nats.
-PAPER = {
-    ("vae", 1): {1: -86.76, 5: -86.47, 50: -86.35},
-    ("iwae", 1): {1: -86.76, 5: -85.54, 50: -84.78},
-    ("vae", 2): {1: -85.33, 5: -85.01, 50: -84.78},
-    ("iwae", 2): {1: -85.33, 5: -83.89, 50: -82.90},
-}
-# The earlier TensorFlow 2 reproduction, github.com/nbip/IWAE, single runs of 3,280
-# epochs: its models with two layers, which are those of the paper.
-EARLIER = {
-    ("vae", 2): {1: -84.83, 5: -84.08, 50: -83.89},
-    ("iwae", 2): {1: -84.83, 5: -83.48, 50: -82.82},
-}
-# Its models with one layer, which have 100 latents where the paper has 50.
-EARLIER_WITH_100_LATENTS = {
-    ("vae", 1): {1: -86.35, 5: -86.10, 50: -86.06},
-    ("iwae", 1): {1: -86.35, 5: -85.18, 50: -84.59},
-    ("dreg", 1): {1: -86.08, 5: -84.90, 50: -84.32},
-}
-# Those with the image's class, y, and a prior p(z|y) too; they estimate log p(x|y).
-EARLIER_GIVEN_Y = {("iwae", 1): {1: -82.32, 5: -81.41, 50: -80.78}}
-# Active units from the same table, bottom-up.
-PAPER_UNITS = {
-    ("vae", 1): {1: "19", 5: "20", 50: "20"},
-    ("iwae", 1): {1: "19", 5: "22", 50: "25"},
-    ("vae", 2): {1: "16 + 5", 5: "17 + 5", 50: "17 + 5"},
-    ("iwae", 2): {1: "16 + 5", 5: "21 + 5", 50: "26 + 7"},
-}
-# Table 2, one layer: log p(x) and active units of the second of two models, which was
-# started from the weights of the first.
-PAPER_WARM = {
-    (("vae", 1), ("iwae", 50)): (-84.88, "22"),
-    (("iwae", 50), ("vae", 1)): (-86.02, "23"),
-}
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
-
-
-def paper_value(report: dict) -> float | None:
-    """The paper's test log-likelihood of a model in nats; None if it has none.
-
-    The paper draws from q(z|x), so it has none for other proposals.
-    """
-    return None if proposal(report) else _of_paper(report)[0]
-
-
-def paper_units(report: dict) -> str | None:
-    """The paper's numbers of active units, such as 16 + 5; None if it has none."""
-    return _of_paper(report)[1]
-
-
-def _of_paper(report):
-    config, init = report["config"], report.get("init")
-    layers = config["stochastic_layers"]
-    if _is_other_model(config) or (init and (layers > 1 or "iterations" in init)):
-        return None, None
-    family, k = _family(config)
-    if init:
-        return PAPER_WARM.get((_family(init), (family, k)), (None, None))
-    return tuple(of.get((family, layers), {}).get(k) for of in (PAPER, PAPER_UNITS))
-
-
-def proposal(report: dict) -> str:
-    """Words that name what log p(x) was estimated with; "" for q(z|x)."""
-    name = report["test"].get("proposal")
-    return f"proposal {name}" if name else ""
-
-
-def _is_other_model(config):
-    return bool(
-        config["dataset"] != "mnist"
-        or config["n_latent"]
-        or config["n_hidden"]
-        or config["binarization"] != "dynamic"
-        or config["beta"] != 1.0
-        or config.get("conditional")
-        or config.get("validation")
-        or config.get("model", "burda") != "burda"
-        or config.get("n_flows")
-        or config.get("likelihood") not in (None, "bernoulli")
-        or config.get("missing")
-    )
-
-
-def _family(options):
-    return options["objective"].split("_")[0], options["n_samples"]
-
-
-def active_units(report: dict) -> str:
-    """The active units of every layer, bottom-up, such as 21 of 100 + 5 of 50."""
-    layers = report.get("units")
-    if layers is None:  # the report is older than their count
-        return "—"
-    return " + ".join(
-        f"{layer['n_active']} of {len(layer['activity'])}" for layer in layers
-    )
-
-
-def summary(report: dict) -> str:
-    """A finished run in a few lines."""
-    test = report["test"]
-    drawn = f" of the {proposal(report)}" if proposal(report) else ""
-    bounds = "  ".join(f"{k}: {value:.2f}" for k, value in test["bounds"].items())
-    lines = [
-        f"{quantity(report)} = {estimate(report)} nats "
-        f"({test['n_samples']} samples{drawn}, {test['n_images']} "
-        "images), "
-        f"{epochs(report['epochs'], report.get('best_epoch'))}",
-        f"bound at k = {bounds}",
-        f"ELBO{drawn} = E log p(x|z) - KL = {test['log_px_given_z']:.2f} - "
-        f"{test['kl']:.2f}; effective sample size: median {test['ess_median']:.0f}, "
-        f"minimum {test['ess_min']:.1f}",
-        *_of_tails(test),
-        f"trained in {clock(report['train_seconds'])}, "
-        f"scored in {clock(report['score_seconds'])}",
-    ]
-    if "jackknife" in test:
-        estimates = "  ".join(
-            f"{order}: {part['log_likelihood']:.2f} ± {part['standard_error']:.2f}"
-            for order, part in test["jackknife"].items()
-        )
-        lines.insert(1, f"log p(x) by the jackknife of order {estimates}")
-    if "bits_per_dimension" in test:
-        lines.insert(1, f"{test['bits_per_dimension']:.4f} bits per dimension")
-    if "ais" in report:
-        lines[-1:-1] = _of_annealing(report["ais"])
-    if "units" in report:
-        lines.insert(-1, f"active units, bottom-up: {active_units(report)}")
-    paper = paper_value(report)
-    if paper is not None:
-        lines.insert(1, f"the paper: {paper:.2f} after {BURDA_EPOCHS} epochs")
-    return "\n".join(lines)
-
-
-def _of_tails(test):
-    """What the tails of the weights tell; reports of older versions lack it."""
-    if "pareto_k" not in test:
-        return []
-    tails, median = test["pareto_k"], test["pareto_k"]["median"]
-    return [
-        f"Pareto k-hat: median {'—' if median is None else f'{median:.2f}'}, above "
-        f"{tails['threshold']:.2g} for {tails['share_above']:.1%} of the images",
-        *warning_of_tails(test),
-    ]
-
-
-_MANY = 0.1  # as a share of the images
-
-
-def warning_of_tails(test: dict) -> list[str]:
-    """A line that warns if the weights of many images have long tails, or none.
-
-    Args:
-      test: the part `test` of a report.
-    """
-    tails = test.get("pareto_k")
-    if tails is None or tails["share_above"] <= _MANY:
-        return []
-    return [
-        f"warning: the weights of {tails['share_above']:.0%} of the images have too "
-        f"long a tail (Pareto k-hat above {tails['threshold']:.2g}), so that log p(x) "
-        "of these may be too low; more samples (--eval_samples), a better proposal "
-        "(--proposal refined) or annealed importance sampling (--scorer ais) help"
-    ]
-
-
-def next_steps(run: Run, config: Config) -> str:
-    """Where the figures of a finished run are, and commands to go on with.
-
-    Args:
-      run: the finished run.
-      config: its options.
-    """
-    lines, facts = [], run.record["data"]
-    figures = [
-        name
-        for name in ("samples.gif", "reconstructions.png", "curves.png")
-        if (run.directory / name).exists()
-    ]
-    if figures:
-        lines.append(f"figures: {', '.join(figures)} in {run}")
-    logs = run.directory if config.run_dir else run.directory.parent
-    lines.append(f"TensorBoard: tensorboard --logdir {shlex.quote(str(logs))}")
-    if "n_context" not in facts:  # vectors that the command cannot be given
-        name = shlex.quote(config.pretrained or str(run))
-        out = "samples.png" if len(facts["image_shape"]) == 3 else "samples.npz"
-        lines.append(f"new samples: iwae sample {name} --out {out}")
-    return "\n".join(lines)
-
-
-def quantity(report: dict) -> str:
-    """What is estimated of which images, such as test log p(x).
-
-    It is a probability, or a density, which has units of x and is called one.
-    """
-    x = "x observed" if report["config"].get("missing") else "x"
-    x += " given y" * bool(report["config"].get("conditional"))
-    images = "validation" if report["config"].get("validation") else "test"
-    return f"{images} log {'density ' * bool(report['test'].get('is_density'))}p({x})"
 
 
 def table(reports: list[dict]) -> str:
@@ -298,9 +111,9 @@ def _of_fast_recipe(reports, options=None):
         config = report["config"]
         is_fast = all(config.get(name) == value for name, value in recipe.items())
         is_known = config["objective"] in ("vae_elbo", "iwae_elbo", "dreg")
-        is_other = _is_other_model(config | dict.fromkeys(options))
+        is_other = is_other_model(config | dict.fromkeys(options))
         if is_fast and is_known and not (is_other or _is_special(report)):
-            family, k = _family(config)
+            family, k = family_and_k(config)
             row = config["stochastic_layers"], _of_one_sample(family, k), k
             runs.setdefault(row, []).append(report)
     for row, found in runs.items():
@@ -366,26 +179,6 @@ def markdown(header: str, rule: str, rows: list[tuple]) -> str:
     """
     body = (f"| {' | '.join(map(str, cells))} |" for cells in rows)
     return "\n".join([f"| {header} |", f"|{rule}|", *body])
-
-
-def _of_annealing(ais):
-    options, certificate = ais["options"], ais["certificate"]
-    return [
-        f"by annealing ({options['ais_chains']} chains, "
-        f"{options['ais_temperatures']} temperatures), {ais['n_images']} images: "
-        f"{ais['log_likelihood']:.2f} ± {ais['standard_error']:.2f}; difference from "
-        f"importance sampling: {ais['difference']:+.3f} ± "
-        f"{ais['difference_error']:.3f}",
-        f"on {ais['n_images']} simulated images log p(x) is from "
-        f"{certificate['lower']:.2f} to {certificate['upper']:.2f}: gap "
-        f"{certificate['gap']:.3f} ± {certificate['gap_error']:.3f}",
-    ]
-
-
-def estimate(report: dict) -> str:
-    """The test log-likelihood of a run with its standard error, in nats."""
-    test = report["test"]
-    return f"{test['log_likelihood']:.2f} ± {test['standard_error']:.2f}"
 
 
 def table_over_seeds(reports: list[dict]) -> str:

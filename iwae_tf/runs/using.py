@@ -12,7 +12,7 @@ from iwae_tf.errors import UsageError
 from iwae_tf.files import write_arrays
 from iwae_tf.measures import proposals
 from iwae_tf.measures.likelihood import LADDER, log_likelihood
-from iwae_tf.runs import devices, names, records, results, scoring
+from iwae_tf.runs import devices, names, records, reports, scoring
 from iwae_tf.runs.config import Config
 from iwae_tf.runs.progress import say, shown
 from iwae_tf.runs.run import Run
@@ -143,7 +143,7 @@ def score(run: Run, given: Observations, config: Config, out: Path | None) -> No
             proposal=proposals.by_name(config.proposal),
         ).shifted(given.log_jacobian)
     say(f"{names.caption(trained)}\n{given.name}{by}: {found}")
-    for line in results.warning_of_tails(scoring.summarise(found)):
+    for line in reports.warning_of_tails(scoring.summarise(found)):
         say(line)
     if out is not None:
         write_arrays(out, **found.arrays())

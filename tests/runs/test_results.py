@@ -8,7 +8,7 @@ import pytest
 from test_files import cells_of
 
 from iwae_tf.errors import UsageError
-from iwae_tf.runs import results
+from iwae_tf.runs import published, reports, results
 from iwae_tf.runs.config import SCHEDULES, Config
 from iwae_tf.runs.run import Run
 
@@ -87,7 +87,7 @@ def test_paper_value_is_that_of_table_1(objectives, layers, nll):
                 "stochastic_layers": layers,
                 "n_samples": k,
             }
-            assert results.paper_value(report(**options)) == -value
+            assert published.paper_value(report(**options)) == -value
 
 
 # Typed from arXiv:1509.00519, table 1, MNIST, active units: columns k = 1, 5, 50.
@@ -103,7 +103,7 @@ def test_paper_value_is_that_of_table_1(objectives, layers, nll):
 def test_papers_active_units_are_those_of_table_1(objective, layers, active):
     for k, units in zip((1, 5, 50), active, strict=True):
         options = {"stochastic_layers": layers, "n_samples": k}
-        assert results.paper_units(report(objective=objective, **options)) == units
+        assert published.paper_units(report(objective=objective, **options)) == units
 
 
 # Typed from arXiv:1509.00519, table 2.
@@ -117,13 +117,13 @@ def test_papers_warm_starts_are_those_of_table_2():
         (vae, iwae, -86.02, "23"),
     ):
         warm = report(**trained) | {"init": init}
-        assert results.paper_value(warm) == value
-        assert results.paper_units(warm) == active
+        assert published.paper_value(warm) == value
+        assert published.paper_units(warm) == active
         deep = report(stochastic_layers=2, **trained) | {"init": init}
         other = report(**trained) | {"init": init | {"n_samples": 5}}
         for none in (deep, other):
-            assert results.paper_value(none) is None
-            assert results.paper_units(none) is None
+            assert published.paper_value(none) is None
+            assert published.paper_units(none) is None
 
 
 @pytest.mark.parametrize(
@@ -142,18 +142,18 @@ def test_papers_warm_starts_are_those_of_table_2():
     ],
 )
 def test_paper_has_no_value_for_another_model(other):
-    assert results.paper_value(report(**other)) is None
-    assert results.paper_units(report(**other)) is None
+    assert published.paper_value(report(**other)) is None
+    assert published.paper_units(report(**other)) is None
 
 
 def test_quantity_says_what_was_given_and_observed():
     conditional = report(conditional=True, missing=True, validation=5)
-    assert results.quantity(report()) == "test log p(x)"
-    assert results.quantity(conditional) == "validation log p(x observed given y)"
+    assert reports.quantity(report()) == "test log p(x)"
+    assert reports.quantity(conditional) == "validation log p(x observed given y)"
 
 
 def test_summary_by_hand():
-    assert results.summary(report()) == (
+    assert reports.summary(report()) == (
         "test log p(x) = -88.13 ± 0.23 nats (5000 samples, 10000 images), 60 epochs\n"
         "the paper: -85.54 after 3280 epochs\n"
         "bound at k = 1: -89.50  5: -88.75  5000: -88.13\n"
@@ -162,7 +162,7 @@ def test_summary_by_hand():
         "active units, bottom-up: 2 of 3\n"
         "trained in 1:01:01, scored in 0:00:59"
     )
-    assert "paper" not in results.summary(report(dataset="digits"))
+    assert "paper" not in reports.summary(report(dataset="digits"))
 
 
 FACTS = REPORT["data"] | {"n_train": 3, "n_test": 2}
@@ -209,7 +209,7 @@ def test_next_steps_by_table(options, facts, figures, lines, tmp_path, monkeypat
     with run.claimed({"config": config.of_run(), "data": FACTS | facts}):
         for name in figures:
             (run.directory / name).touch()
-        assert results.next_steps(run, config).split("\n") == lines
+        assert reports.next_steps(run, config).split("\n") == lines
 
 
 def test_table_by_hand():
@@ -222,7 +222,7 @@ def test_table_by_hand():
     before = report()
     del before["units"]
     assert " | -85.54 | — | " in results.table([before])
-    assert "active" not in results.summary(before)
+    assert "active" not in reports.summary(before)
 
 
 def test_densities_are_labelled_and_stand_apart():
@@ -232,16 +232,16 @@ def test_densities_are_labelled_and_stand_apart():
     assert binary == f"{HEAD}\n{ROW}"
     assert " | test log density p(x) | " in real.splitlines()[0]
     assert real.splitlines()[2].startswith("| mine | `iwae_elbo` gaussian | 1 | 5 |")
-    assert results.summary(density).startswith("test log density p(x) = -88.13 ± 0.23")
+    assert reports.summary(density).startswith("test log density p(x) = -88.13 ± 0.23")
     assert results.table([density]) == real
-    part = results.summary(report(missing=True))
+    part = reports.summary(report(missing=True))
     assert part.startswith("test log p(x observed) = -88.13 ± 0.23 nats")
 
 
 def test_bits_per_dimension_are_told():
     levels = report(dataset="mine", likelihood="discretized_logistic")
     levels["test"] = levels["test"] | {"bits_per_dimension": 2.0921}
-    assert "\n2.0921 bits per dimension\n" in results.summary(levels)
+    assert "\n2.0921 bits per dimension\n" in reports.summary(levels)
     assert "10,000 images), 2.092 bits per dimension | — |" in results.table([levels])
 
 
@@ -487,7 +487,7 @@ def test_summary_tells_annealing_and_its_certificate():
             "gap_error": 0.0119,
         },
     }
-    lines = results.summary(scored).splitlines()
+    lines = reports.summary(scored).splitlines()
     assert (
         "by annealing (16 chains, 500 temperatures), 100 images: -87.10 ± 2.01; "
         "difference from importance sampling: +0.295 ± 0.045"
@@ -503,7 +503,7 @@ def test_summary_tells_the_jackknife():
         "1": {"log_likelihood": -88.0149, "standard_error": 0.2364},
         "2": {"log_likelihood": -87.9951, "standard_error": 0.2371},
     }
-    line = results.summary(scored).splitlines()[1:3]
+    line = reports.summary(scored).splitlines()[1:3]
     want = "log p(x) by the jackknife of order 1: -88.01 ± 0.24  2: -88.00 ± 0.24"
     assert want in line
 
@@ -516,12 +516,12 @@ def refined(*args, **config):
 
 def test_scores_by_another_proposal_are_told_and_kept_apart():
     plain, other = fast(-86.0, seed=1), refined(-85.0, seed=2)
-    lines = results.summary(other).splitlines()
+    lines = reports.summary(other).splitlines()
     assert "(5000 samples of the proposal refined, 10000 images)" in lines[0]
     assert any(line.startswith("ELBO of the proposal refined = ") for line in lines)
-    assert "the paper" in results.summary(plain)
-    assert "the paper" not in results.summary(other)
-    assert "proposal" not in results.summary(plain)
+    assert "the paper" in reports.summary(plain)
+    assert "the paper" not in reports.summary(other)
+    assert "proposal" not in reports.summary(plain)
     row, own = results.table([plain, other]).splitlines()[2:]
     assert "proposal" not in row
     assert "(k = 5000, 10,000 images, proposal refined) | — |" in own
@@ -541,16 +541,16 @@ def with_tails(share, median=0.4567):
 
 @pytest.mark.parametrize(("median", "text"), [(0.4567, "0.46"), (None, "—")])
 def test_summary_tells_the_tails_of_the_weights(median, text):
-    lines = results.summary(with_tails(0.1, median)).splitlines()
+    lines = reports.summary(with_tails(0.1, median)).splitlines()
     assert f"Pareto k-hat: median {text}, above 0.7 for 10.0% of the images" in lines
-    assert "warning" not in results.summary(with_tails(0.1))
-    assert "Pareto" not in results.summary(report())
+    assert "warning" not in reports.summary(with_tails(0.1))
+    assert "Pareto" not in reports.summary(report())
 
 
 def test_many_long_tails_are_warned_of():
     warned = [
         line
-        for line in results.summary(with_tails(0.234)).splitlines()
+        for line in reports.summary(with_tails(0.234)).splitlines()
         if line.startswith("warning")
     ]
     assert warned == [
