@@ -16,7 +16,7 @@ import scipy.stats
 import tensorflow as tf
 
 from iwae_tf import data, rules
-from iwae_tf.data import datasets, observations, pipeline
+from iwae_tf.data import datasets, observations, pipeline, values
 from iwae_tf.data.memory import aligned, is_aligned
 from iwae_tf.errors import UsageError
 from iwae_tf.runs import experiment
@@ -170,7 +170,7 @@ def test_binarized_digits_test_set_has_its_golden_sha256():
 def test_test_set_made_in_slices_is_that_made_at_once(mode, shape, monkeypatch):
     x = np.random.default_rng(4).integers(0, 256, shape, dtype=np.uint8)
     at_once = data.binarize(x, mode, data.TEST_SEED)
-    monkeypatch.setattr(pipeline, "_SLICE", 70)
+    monkeypatch.setattr(values, "_SLICE", 70)
     images = observations.Images("noise", x, x, None, None)
     np.testing.assert_array_equal(data.sets_of(images, mode).x_test, at_once)
 
@@ -351,7 +351,7 @@ def test_sha256_by_hashlib():
 @pytest.mark.parametrize("shape", [(11, 5, 3, 1), (4, 9), (2, 100), (3,), (0, 3)])
 @pytest.mark.parametrize("dtype", [np.uint8, np.float64, ">f4"])
 def test_sha256_made_in_slices_is_that_of_the_whole(shape, dtype, monkeypatch):
-    monkeypatch.setattr(pipeline, "_SLICE", 70)
+    monkeypatch.setattr(values, "_SLICE", 70)
     x = np.random.default_rng(5).integers(0, 256, shape).astype(dtype)
     whole = repr(shape).encode() + x.astype("<f4").tobytes()
     assert data.sha256(x) == hashlib.sha256(whole).hexdigest()
