@@ -14,7 +14,7 @@ import tensorflow_probability as tfp
 
 from iwae_tf import randomness
 from iwae_tf.errors import UsageError
-from iwae_tf.models import likelihoods, warps
+from iwae_tf.models import bernoulli, likelihoods, warps
 from iwae_tf.models.masks import MaskModel
 from iwae_tf.models.networks import MLP, LocScale, on_rows
 from iwae_tf.models.parts import Part, check_one_a_layer
@@ -303,7 +303,7 @@ class Chain(Generator):
         if self._is_linear_bernoulli:
             features = self.pixels(beside(zs[0], context))
             head = map(tf.convert_to_tensor, self.pixel_logits.variables)
-            return likelihoods.linear_bernoulli_log_prob(x, features, *head, observed)
+            return bernoulli.linear_bernoulli_log_prob(x, features, *head, observed)
         parameters = self.parameters(zs, context)
         log_px = self.likelihood.log_prob(x, parameters, observed)
         if self.mask_model is not None:
@@ -485,7 +485,7 @@ class WarpedBernoulli(Chain):
         if self.missing:
             is_missing = tf.math.is_nan(x)
             sign = tf.where(is_missing, 1.0, sign)
-        log_px = likelihoods.log_average_sigmoid(
+        log_px = bernoulli.log_average_sigmoid(
             tuple(w[..., tf.newaxis] for w in weights),
             tuple(sign * warps.at(upright, place) for place in places),
         )

@@ -14,7 +14,7 @@ import keras
 import tensorflow as tf
 
 from iwae_tf.errors import UsageError
-from iwae_tf.models.likelihoods import bernoulli_log_prob
+from iwae_tf.models.bernoulli import bernoulli_log_prob
 from iwae_tf.models.networks import MLP
 from iwae_tf.models.parts import Part
 
