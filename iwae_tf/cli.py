@@ -221,7 +221,7 @@ def _run(function, options):
     # TensorFlow warns if a process with many models traces many functions.
     standard_logging.getLogger("tensorflow").setLevel("ERROR")
     try:
-        with signals.handled_by(signals.interrupt):
+        with signals.handled_by(signals.interrupt), signals.none_lost():
             function(options)
     except UsageError as error:
         _fail(error)

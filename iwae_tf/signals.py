@@ -22,6 +22,9 @@ class Interrupted(KeyboardInterrupt):
         self.signum = signum
 
 
+_raised: list[int] = []  # the signals for which `interrupt` has raised an error
+
+
 def interrupt(signum: int, frame=None) -> None:
     """A handler that raises an error for the signal.
 
@@ -29,7 +32,28 @@ def interrupt(signum: int, frame=None) -> None:
       KeyboardInterrupt: for Ctrl-C.
       Interrupted: for another signal.
     """
+    _raised.append(signum)
     raise KeyboardInterrupt if signum == signal.SIGINT else Interrupted(signum)
+
+
+@contextlib.contextmanager
+def none_lost() -> Iterator[None]:
+    """The context of code that may drop or replace the error of `interrupt`.
+
+    Libraries in C do so where they call Python and take an error of it for an answer.
+
+    Raises:
+      KeyboardInterrupt: if the context ends otherwise after a signal.
+    """
+    before = len(_raised)
+    try:
+        yield
+    except Exception:
+        if len(_raised) > before:
+            interrupt(_raised[-1])
+        raise
+    if len(_raised) > before:
+        interrupt(_raised[-1])
 
 
 @contextlib.contextmanager
@@ -53,6 +77,8 @@ def handled_by(handler: Callable) -> Iterator[None]:
         error = unraisable.exc_value
         if isinstance(error, KeyboardInterrupt):
             signum = getattr(error, "signum", signal.SIGINT)
+            with contextlib.suppress(ValueError):
+                _raised.remove(signum)  # It is raised anew.
             # A `threading.Thread` takes locks that the main thread may hold here.
             _thread.start_new_thread(_send_later, (signum,))
         else:

@@ -13,6 +13,7 @@ import pytest
 
 import iwae_tf
 from iwae_tf import cli
+from iwae_tf.errors import UsageError
 from iwae_tf.runs.config import GROUPS, Config, help_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -240,6 +241,19 @@ def test_signal_ends_a_command_with_the_status_that_shells_expect(name):
         cli._run(lambda config: signal.raise_signal(signum), Config(dataset="digits"))
     assert end.value.code == 128 + signum
     assert signal.getsignal(signum) is before
+
+
+def test_signal_that_becomes_another_error_ends_a_command_as_a_signal(capsys):
+    def function(config):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise UsageError("run_dir: must be readable") from None
+
+    with pytest.raises(SystemExit) as end:
+        cli._run(function, Config(dataset="digits"))
+    assert end.value.code == 128 + signal.SIGTERM
+    assert capsys.readouterr().err == ""
 
 
 # A command that does nothing but what is put in the place of the dots.

@@ -31,6 +31,32 @@ def test_signal_within_the_callback_of_a_weak_reference_is_not_lost(
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize(
+    "signum, kind",
+    [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, signals.Interrupted)],
+)
+@pytest.mark.parametrize("other", [SystemError, None])
+def test_signal_whose_error_a_library_drops_or_replaces_is_not_lost(
+    signum, kind, other
+):
+    def library():
+        try:
+            signal.raise_signal(signum)
+        except KeyboardInterrupt:
+            if other:
+                raise other from None
+
+    former = signal.signal(signum, signal.default_int_handler)
+    try:
+        with signals.handled_by(signals.interrupt):
+            with pytest.raises(kind), signals.none_lost():
+                library()
+            with pytest.raises(ValueError), signals.none_lost():
+                raise ValueError  # which no signal has caused
+    finally:
+        signal.signal(signum, former)
+
+
 def test_other_errors_that_python_drops_are_shown(monkeypatch):
     seen, thing = [], Thing()
     monkeypatch.setattr(sys, "unraisablehook", seen.append)

@@ -147,9 +147,10 @@ class Checkpoints(keras.callbacks.Callback):
     def _read(self, model, path):
         """Loads a checkpoint; returns the error if it is not whole, else None."""
         try:
-            content = path.read_bytes()
-            self._check(model, path, content)
-            model.load_weights(_Memory(content))
+            with signals.none_lost():
+                content = path.read_bytes()
+                self._check(model, path, content)
+                model.load_weights(_Memory(content))
         except Exception as error:  # HDF5, zlib, Keras, ...: many kinds
             return error
         self._whole = path

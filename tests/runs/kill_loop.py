@@ -162,7 +162,8 @@ def main(directory, kills=20, terms=10, seed=None):
             chosen = signals.pop()
             os.kill(child, chosen)
             status = wait(child)
-            assert status in (-chosen, 128 + chosen, 0), (status, own)
+            told = f"{own}, {status}: {Path(f'{own}.err').read_text()}"
+            assert status in (-chosen, 128 + chosen, 0), told
             stopped[phase, chosen.name] += 1
         status = wait(start(command, own))
         errors = Path(f"{own}.err").read_text()

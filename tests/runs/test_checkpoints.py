@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from small_runs import Stop, assert_same, images, small, state
 
-from iwae_tf import files
+from iwae_tf import files, signals
 from iwae_tf.errors import UsageError
 from iwae_tf.models import zoo
 from iwae_tf.runs import experiment
@@ -55,6 +55,25 @@ def test_restore_gives_back_weights_slots_and_step(saved, model):
     assert checkpoints.restore(model) == 120
     assert_same(state(model), states[120])
     assert int(model.optimizer.iterations) == 120
+
+
+def test_signal_while_a_checkpoint_is_read_does_not_count_as_damage(
+    saved, model, monkeypatch
+):
+    def load_weights(path):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise SystemError from None  # as a library does that calls Python from C
+
+    checkpoints, _ = saved
+    monkeypatch.setattr(model, "load_weights", load_weights)
+    former = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with signals.handled_by(signals.interrupt), pytest.raises(signals.Interrupted):
+            checkpoints.restore(model)
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 def test_restore_into_another_process_model(saved):
