@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+import types
 from collections.abc import Callable, Iterator
 
 
@@ -22,18 +23,49 @@ class Interrupted(KeyboardInterrupt):
         self.signum = signum
 
 
+# TensorFlow calls Python from C++, where an error at a place that expects none ends the
+# process by a segmentation fault, or becomes another error.
+_DELICATE = ("tensorflow", "keras")
+_PATIENCE = 10.0  # seconds
+
 _raised: list[int] = []  # the signals for which `interrupt` has raised an error
+_waiting_since: float | None = None
 
 
-def interrupt(signum: int, frame=None) -> None:
+def interrupt(signum: int, frame: types.FrameType | None = None) -> None:
     """A handler that raises an error for the signal.
+
+    While code of TensorFlow or Keras runs, it waits until that returns to its caller,
+    for ten seconds at most.
+
+    Args:
+      signum: the number of the signal.
+      frame: the code that the signal has stopped; None raises at once.
 
     Raises:
       KeyboardInterrupt: for Ctrl-C.
       Interrupted: for another signal.
     """
+    global _waiting_since
+    if _is_delicate(frame):
+        now = time.monotonic()
+        _waiting_since = _waiting_since or now
+        if now - _waiting_since < _PATIENCE:
+            _send_again(signum)
+            return
+    _waiting_since = None
     _raised.append(signum)
     raise KeyboardInterrupt if signum == signal.SIGINT else Interrupted(signum)
+
+
+def _is_delicate(frame):
+    """Whether TensorFlow or Keras runs at a frame, and calls none of this package."""
+    while frame is not None:
+        package = (frame.f_globals.get("__name__") or "").partition(".")[0]
+        if package in _DELICATE or package == "iwae_tf":
+            return package in _DELICATE
+        frame = frame.f_back
+    return False
 
 
 @contextlib.contextmanager
@@ -79,8 +111,7 @@ def handled_by(handler: Callable) -> Iterator[None]:
             signum = getattr(error, "signum", signal.SIGINT)
             with contextlib.suppress(ValueError):
                 _raised.remove(signum)  # It is raised anew.
-            # A `threading.Thread` takes locks that the main thread may hold here.
-            _thread.start_new_thread(_send_later, (signum,))
+            _send_again(signum)
         else:
             show(unraisable)
 
@@ -97,6 +128,11 @@ def handled_by(handler: Callable) -> Iterator[None]:
             signal.signal(signum, former)
         if sys.unraisablehook is send_again_or_show:
             sys.unraisablehook = show
+
+
+def _send_again(signum):
+    # A `threading.Thread` takes locks that the main thread may hold here.
+    _thread.start_new_thread(_send_later, (signum,))
 
 
 def _send_later(signum):

@@ -7,15 +7,51 @@ import pytest
 
 from iwae_tf import signals
 
+KINDS = [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, signals.Interrupted)]
+
 
 class Thing:
     pass
 
 
-@pytest.mark.parametrize(
-    "signum, kind",
-    [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, signals.Interrupted)],
-)
+@pytest.mark.parametrize("package", ["tensorflow", "keras"])
+@pytest.mark.parametrize("signum, kind", KINDS)
+def test_signal_waits_until_tensorflow_returns(signum, kind, package):
+    own = {"__name__": f"{package}.python.ops", "signal": signal, "done": []}
+    exec(
+        "def run(signum, between):\n"
+        "    between(signum)\n"  # as where C++ calls Python
+        "    done.append(signum)\n",
+        own,
+    )
+    former = signal.signal(signum, signal.default_int_handler)
+    try:
+        with pytest.raises(kind), signals.handled_by(signals.interrupt):
+            own["run"](signum, signal.raise_signal)
+            for _ in range(100):
+                time.sleep(0.01)
+    finally:
+        signal.signal(signum, former)
+    assert own["done"] == [signum]
+
+
+def test_signal_does_not_wait_for_tensorflow_for_ever(monkeypatch):
+    own = {"__name__": "tensorflow", "sleep": time.sleep}
+    exec("def run():\n    while True: sleep(0.01)\n", own)
+    monkeypatch.setattr(signals, "_PATIENCE", 0.1)
+    former = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with (
+            pytest.raises(signals.Interrupted),
+            signals.handled_by(signals.interrupt),
+        ):
+            signals._send_again(signal.SIGTERM)
+            own["run"]()
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
+@pytest.mark.parametrize("signum, kind", KINDS)
 def test_signal_within_the_callback_of_a_weak_reference_is_not_lost(
     signum, kind, capsys
 ):
@@ -31,10 +67,7 @@ def test_signal_within_the_callback_of_a_weak_reference_is_not_lost(
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize(
-    "signum, kind",
-    [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, signals.Interrupted)],
-)
+@pytest.mark.parametrize("signum, kind", KINDS)
 @pytest.mark.parametrize("other", [SystemError, None])
 def test_signal_whose_error_a_library_drops_or_replaces_is_not_lost(
     signum, kind, other

@@ -218,7 +218,7 @@ class Checkpoints(keras.callbacks.Callback):
 
         def note(signum, frame):
             if self._signal is not None:
-                signals.interrupt(signum)
+                signals.interrupt(signum, frame)
             self._signal = signum
 
         with signals.handled_by(note):
