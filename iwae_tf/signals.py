@@ -23,49 +23,52 @@ class Interrupted(KeyboardInterrupt):
         self.signum = signum
 
 
-# TensorFlow calls Python from C++, where an error at a place that expects none ends the
-# process by a segmentation fault, or becomes another error.
+# They call Python from C++, where an error that nothing expects ends the process by a
+# segmentation fault, or becomes another error.
 _DELICATE = ("tensorflow", "keras")
-_PATIENCE = 10.0  # seconds
 
 _raised: list[int] = []  # the signals for which `interrupt` has raised an error
-_waiting_since: float | None = None
 
 
 def interrupt(signum: int, frame: types.FrameType | None = None) -> None:
     """A handler that raises an error for the signal.
 
-    While code of TensorFlow or Keras runs, it waits until that returns to its caller,
-    for ten seconds at most.
+    While TensorFlow or Keras run, the error is raised when they return to their caller.
 
     Args:
       signum: the number of the signal.
-      frame: the code that the signal has stopped; None raises at once.
+      frame: what the signal has stopped; None raises the error at once.
 
     Raises:
       KeyboardInterrupt: for Ctrl-C.
       Interrupted: for another signal.
     """
-    global _waiting_since
-    if _is_delicate(frame):
-        now = time.monotonic()
-        _waiting_since = _waiting_since or now
-        if now - _waiting_since < _PATIENCE:
-            _send_again(signum)
-            return
-    _waiting_since = None
+    caller = _caller_of_delicate(frame)
+    if caller is not None and sys.gettrace() is None:
+
+        def stop(*event):
+            sys.settrace(None)
+            caller.f_trace = None
+            interrupt(signum)
+
+        caller.f_trace = stop
+        sys.settrace(lambda *event: None)
+        return
     _raised.append(signum)
     raise KeyboardInterrupt if signum == signal.SIGINT else Interrupted(signum)
 
 
-def _is_delicate(frame):
-    """Whether TensorFlow or Keras runs at a frame, and calls none of this package."""
+def _caller_of_delicate(frame):
+    """The frame to which TensorFlow or Keras returns; None if neither runs."""
+    is_delicate = False
     while frame is not None:
         package = (frame.f_globals.get("__name__") or "").partition(".")[0]
-        if package in _DELICATE or package == "iwae_tf":
-            return package in _DELICATE
+        if package in _DELICATE:
+            is_delicate = True
+        elif package not in sys.stdlib_module_names:
+            return frame if is_delicate else None
         frame = frame.f_back
-    return False
+    return None
 
 
 @contextlib.contextmanager
