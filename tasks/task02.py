@@ -40,7 +40,7 @@ def main(task):
             runs[k, objective] = task.run(measure, objective=objective, n_samples=k)
     for key, run in runs.items():
         variances = list(run.kept("variance-*.json", files.read_json).values())
-        runs[key] = run.report, run.metrics(), variances
+        runs[key] = run.report, run.curve("test_bound"), variances
     task.finish(table(runs), sheet(runs, task.title))
 
 
@@ -50,11 +50,8 @@ def sheet(runs, title):
     for k in dict.fromkeys(k for k, _ in runs):
         curves, spread = {}, {}
         for objective in ESTIMATORS:
-            _, metrics, measured = runs[k, objective]
-            curves[names.objective(objective)] = (
-                [int(row["epoch"]) for row in metrics],
-                [float(row["test_bound"]) for row in metrics],
-            )
+            _, curve, measured = runs[k, objective]
+            curves[names.objective(objective)] = curve
             spread[names.objective(objective)] = (
                 [point["epoch"] for point in measured],
                 [point[objective] for point in measured],

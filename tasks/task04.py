@@ -57,15 +57,13 @@ def samples(run, images):
     Without labels, the rows are for the contexts of evenly spaced test images.
     """
     names, contexts = rows_of(run.report["data"], images)
-    seed = run.figure_seed(2)
-    grid = [
-        run.model.sample(N_NOISES, seed, np.repeat(context[None], N_NOISES, axis=0))
-        for context in contexts
-    ]
-    means = np.stack([mean for _, mean in grid])
+    seed, rows = run.figure_seed(2), {}
+    for name, context in zip(names, contexts, strict=True):
+        contexts_of_row = np.repeat(context[None], N_NOISES, axis=0)
+        _, rows[name] = run.model.sample(N_NOISES, seed, contexts_of_row)
     prior = "p(z|y)" if run.config.conditional_prior else "p(z)"
     title = f"mean images E[x|z, y], z from {prior}, the same noise in each column"
-    return plots.Block(title, names, means)
+    return plots.Block(title, rows)
 
 
 def rows_of(facts, images):

@@ -14,10 +14,7 @@ import iwae_tf
 from iwae_tf import cli, files, plots
 from iwae_tf.runs import reports, results
 
-N_IMAGES = 10
 N_UNITS = 4
-VALUES = np.linspace(-2, 2, 9)
-N_DRAWS = 1000  # number of draws from q, for the posterior mean
 N_MEASURED = 2000  # number of test images by which units are chosen
 
 
@@ -28,51 +25,32 @@ def main(task):
         task.run(objective=objective, n_samples=k)
         for objective, k in (("vae_elbo", 1), ("vae_elbo", many), ("iwae_elbo", many))
     ]
-    x = task.x_test[iwae_tf.data.spread(len(task.x_test), N_IMAGES)]
-    names = task.labels(runs)
-    pictures, traversals, rows = [x], [], []
-    for name, run in zip(names, runs, strict=True):
+    for run in runs:
         task.require(run, not run.config.conditional, "a run without labels")
-        pictures.append(run.model.reconstruct(x, run.figure_seed(1)).numpy())
-        traversals.append(traverse(run, name, task.x_test))
-        test = run.report["test"]
-        rows.append(
-            (
-                files.escaped(name),
-                f"{test['elbo']:.2f}",
-                reports.estimate(run.report),
-                reports.active_units(run.report),
-            )
+    runs = dict(zip(task.labels(runs), runs, strict=True))
+    reconstructions, _ = task.pictures(runs)
+    blocks = [reconstructions, *(traverse(task, *named) for named in runs.items())]
+    rows = [
+        (
+            files.escaped(name),
+            f"{run.report['test']['elbo']:.2f}",
+            reports.estimate(run.report),
+            reports.active_units(run.report),
         )
-    blocks = [
-        plots.Block(
-            "test images x and reconstructions E[x|z], z ~ q(z|x)",
-            ["x", *names],
-            np.stack(pictures),
-        ),
-        *traversals,
+        for name, run in runs.items()
     ]
     header = "objective | test ELBO | test log p(x) | active units"
     table = results.markdown(header, "---|--:|---|--:", rows)
     task.finish(table, plots.image_table(blocks, task.title))
 
 
-def traverse(run, name, x_test):
+def traverse(task, name, run):
     """A row of images for each of the units with the narrowest posteriors."""
-    layer = iwae_tf.units.statistics(run.model, x_test[:N_MEASURED])[0]
+    layer = iwae_tf.units.statistics(run.model, task.x_test[:N_MEASURED])[0]
     narrowest = np.argsort(layer.variance)[:N_UNITS]
-    draws = run.model.draw(x_test[:1], N_DRAWS, run.figure_seed(3))
-    zs = iwae_tf.inspection.snis_mean(draws)
-    images = [
-        iwae_tf.inspection.traverse(run.model, zs, int(unit), VALUES)[:, 0]
-        for unit in narrowest
-    ]
-    return plots.Block(
-        f"{name}: the units of the least posterior variance, from −2 to 2",
-        [f"unit {unit}, variance {layer.variance[unit]:.3f}" for unit in narrowest],
-        np.stack(images),
-        [f"{value:g}".replace("-", "\N{MINUS SIGN}") for value in VALUES],
-    )
+    units = {f"unit {i}, variance {layer.variance[i]:.3f}": i for i in narrowest}
+    title = f"{name}: the units of the least posterior variance, from −2 to 2"
+    return task.traversal(run, title, units)
 
 
 if __name__ == "__main__":

@@ -55,10 +55,8 @@ def sheet(runs, title):
     for (objective, m, k), run in runs.items():
         mixed = MIXTURE if objective == "combination" else None
         m, k = (BUDGET, 1) if objective == "vae_elbo" else (m, k)
-        curves[f"{names.objective(objective, mixed)}, m = {m}, k = {k}"] = (
-            [int(row["epoch"]) for row in run.metrics()],
-            [float(row["test_iwae_elbo"]) for row in run.metrics()],
-        )
+        name = f"{names.objective(objective, mixed)}, m = {m}, k = {k}"
+        curves[name] = run.curve("test_iwae_elbo")
     panels = [
         plots.Panel(
             f"{family}: m groups of k",

@@ -14,7 +14,7 @@ import numpy as np
 
 import iwae_tf
 from iwae_tf import cli, plots, rules
-from iwae_tf.runs import names, reports, results
+from iwae_tf.runs import reports, results
 
 MODELS = {"vae60": "no transformer", "tvae_affine": "affine", "tvae_tps": "spline"}
 # Each model, and how many of its posterior means go through tanh.
@@ -27,35 +27,40 @@ PUBLISHED = {
 }
 N_IMAGES = 10
 N_UNITS = 6
-VALUES = np.linspace(-2, 2, 9)
-N_DRAWS = 1000  # number of draws from q, for the posterior mean
 N_MEASURED = 2000  # number of test images by which units are chosen
 
 
 def main(task):
     """Trains 15 models; writes a figure, one for each transformer, and a table."""
     many = 3 if task.is_smoke else 5
-    runs = {
-        (m, n, o, k): task.run(model=m, n_bounded=n, objective=o, n_samples=k)
+    runs = task.given or [
+        task.run(model=m, n_bounded=n, objective=o, n_samples=k)
         for o, k in (("vae_elbo", 1), ("iwae_elbo", many), ("vae_elbo", many))
         for m, n in NETWORKS
-    }
-    last = {model: runs[model, 0, "iwae_elbo", many] for model in MODELS}
+    ]
+    last = {}
+    for run in runs:
+        config = run.config
+        is_fit = config.model in MODELS and not config.conditional
+        task.require(run, is_fit, f"without labels, and of {', '.join(MODELS)}")
+        if task.given or (config.objective == "iwae_elbo" and not config.n_bounded):
+            last[config.model] = run
     x = task.x_test[iwae_tf.data.spread(len(task.x_test), N_IMAGES)]
     drawn, sampled = {}, {}
     for m, run in last.items():
         drawn[m] = [z[0] for z in run.model.draw(x, 1, run.figure_seed(1)).zs]
         sampled[m] = run.model.generator.sample_latents(N_IMAGES, run.figure_seed(2))
-    pages = {f"-{m}": traversals(last[m], task.x_test) for m in rules.WARPED}
-    pages[""] = [
-        block("x, means of z, u ~ q(z, u|x)", {"x": x} | pictures(last, drawn)),
-        block("means of samples", pictures(last, sampled)),
+    for model, run in last.items():
+        if model in rules.WARPED:
+            page = plots.image_table(traversals(task, run), run.title)
+            plots.save(page, task.path(f"-{model}.png"))
+    blocks = [
+        plots.Block("x, means of z, u ~ q(z, u|x)", {"x": x} | pictures(last, drawn)),
+        plots.Block("means of samples", pictures(last, sampled)),
     ]
-    for suffix, blocks in pages.items():
-        networks = names.model(suffix[1:]) if suffix else "spatial transformers"
-        title = f"{task.title} · IWAE, k = {many} · {networks}"
-        plots.save(plots.image_table(blocks, title), task.path(f"{suffix}.png"))
-    task.finish(table(runs, task.images.name == "mnist"))
+    of_all = "" if task.given else f" · IWAE, k = {many} · spatial transformers"
+    figure = plots.image_table(blocks, f"{task.title}{of_all}")
+    task.finish(table(runs, task.images.name == "mnist"), figure)
 
 
 def pictures(runs, latents):
@@ -70,39 +75,27 @@ def pictures(runs, latents):
     return rows
 
 
-def traversals(run, x_test):
+def traversals(task, run):
     """A row of images for each unit of the placing, and for some of the others."""
     n_placing = run.model.generator.n_placing
-    layer = iwae_tf.units.statistics(run.model, x_test[:N_MEASURED])[0]
-    placing = len(layer.variance) - n_placing + np.arange(n_placing)
-    others = np.argsort(layer.variance[:-n_placing])[:N_UNITS]
-    draws = run.model.draw(x_test[:1], N_DRAWS, run.figure_seed(3))
-    zs = iwae_tf.inspection.snis_mean(draws)
-
-    def moved(letter, units, first=0):
-        traverse = iwae_tf.inspection.traverse
-        return {
-            f"{letter}{unit - first}": traverse(run.model, zs, int(unit), VALUES)[:, 0]
-            for unit in units
-        }
-
-    columns = [f"{value:g}".replace("-", "\N{MINUS SIGN}") for value in VALUES]
-    of_placing, of_image = moved("u", placing, placing[0]), moved("z", others)
+    layer = iwae_tf.units.statistics(run.model, task.x_test[:N_MEASURED])[0]
+    first = len(layer.variance) - n_placing
+    placing = {f"u{i}": first + i for i in range(n_placing)}
+    others = {f"z{i}": i for i in np.argsort(layer.variance[:first])[:N_UNITS]}
     return [
-        block("each latent of the placing, the others held", of_placing, columns),
-        block("the surest latents of the image, the placing held", of_image, columns),
+        task.traversal(run, "each latent of the placing, the others held", placing),
+        task.traversal(
+            run, "the surest latents of the image, the placing held", others
+        ),
     ]
-
-
-def block(title, rows, columns=None):
-    """Named rows of images."""
-    return plots.Block(title, list(rows), np.stack(list(rows.values())), columns)
 
 
 def table(runs, is_mnist):
     """Reconstruction, ELBO and likelihood, beside published values."""
     rows = []
-    for (model, n_bounded, objective, k), run in runs.items():
+    for run in runs:
+        model, n_bounded = run.config.model, run.config.n_bounded
+        objective, k = run.config.objective, run.config.n_samples
         test, known = run.report["test"], PUBLISHED.get((objective, k), {})
         published = known.get(model) if is_mnist and not n_bounded else None
         rows.append(
@@ -126,4 +119,11 @@ def table(runs, is_mnist):
 
 
 if __name__ == "__main__":
-    cli.task(main, __file__, epochs=50, batch_size=128, schedule="constant")
+    cli.task(
+        main,
+        __file__,
+        epochs=50,
+        batch_size=128,
+        schedule="constant",
+        run_dir="runs of the networks above, without labels.",
+    )

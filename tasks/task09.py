@@ -9,14 +9,10 @@ out.
     python tasks/task09.py [--model resnet --feature_maps 8] [--epochs 50] [--smoke]
 """
 
-import numpy as np
-
-import iwae_tf
 from iwae_tf import cli, plots, rules
 from iwae_tf.runs import names, reports, results
 
 N_FLOWS = (0, 8)
-N_IMAGES = 10
 PARTS = {"train": "training", "test": "test (at most 500)"}  # titles of panels
 # MNIST, the residual network with 64 maps and a flow of 8 steps, ELBO and log p(x) by
 # 1,000 samples: github.com/karstenkreis/flow_vae.
@@ -26,54 +22,55 @@ SMOKE_AIS = {"ais_images": 4, "ais_chains": 2, "ais_temperatures": 4}
 
 def main(task):
     """Trains both models; writes curves, images and a table."""
-    is_annealed = task.config.scorer == "ais"
-    options, runs = {}, {}
-    if task.is_smoke:
-        options = {"n_latent": (8,)} | (SMOKE_AIS if is_annealed else {})
-    for n_flows in N_FLOWS:
-        of_flow = {} if n_flows else dict.fromkeys(rules.FLOWS)
-        runs[names.flows(n_flows, None) if n_flows else "no flow"] = task.run(
-            objective="vae_elbo", n_samples=1, n_flows=n_flows, **of_flow, **options
+    if task.given:
+        runs = dict(zip(task.labels(task.given), task.given, strict=True))
+        title = task.title
+    else:
+        runs = train(task)
+        title = f"{task.title} · VAE, {names.networks(task.config)}"
+    for run in runs.values():
+        task.require(run, not run.config.conditional, "a run without labels")
+    page = plots.image_table(task.pictures(runs), title)
+    plots.save(page, task.path("-images.png"))
+    task.finish(table(runs, task), curves(runs, title), title)
+
+
+def train(task):
+    """Trains both models, one after the other."""
+    options = {"n_latent": (8,)} if task.is_smoke else {}
+    if task.is_smoke and task.config.scorer == "ais":
+        options |= SMOKE_AIS
+    return {
+        names.flows(n, None) if n else "no flow": task.run(
+            objective="vae_elbo",
+            n_samples=1,
+            n_flows=n,
+            **({} if n else dict.fromkeys(rules.FLOWS)),
+            **options,
         )
-    x = task.x_test[iwae_tf.data.spread(len(task.x_test), N_IMAGES)]
-    reconstructions, samples = {"x": x}, {}
-    for name, run in runs.items():
-        reconstructions[name] = run.model.reconstruct(x, run.figure_seed(1)).numpy()
-        samples[name] = run.model.sample(N_IMAGES, run.figure_seed(2))[1].numpy()
-    blocks = [
-        plots.Block(title, list(rows), np.stack(list(rows.values())))
-        for title, rows in (
-            ("test images x, and means for one z ~ q(z|x)", reconstructions),
-            ("means of samples", samples),
-        )
-    ]
-    title = f"{task.title} · VAE, {names.networks(task.config)}"
-    plots.save(plots.image_table(blocks, title), task.path("-images.png"))
-    is_published = task.images.name == "mnist" and task.config.model == "resnet"
-    task.finish(table(runs, is_annealed, is_published), curves(runs, title), title)
+        for n in N_FLOWS
+    }
 
 
 def curves(runs, title):
     """The ELBO of training and test images after every epoch."""
     panels = []
     for part, called in PARTS.items():
-        lines = {
-            name: (
-                [int(row["epoch"]) for row in run.metrics()],
-                [float(row[f"{part}_vae_elbo"]) for row in run.metrics()],
-            )
-            for name, run in runs.items()
-        }
+        lines = {name: run.curve(f"{part}_vae_elbo") for name, run in runs.items()}
         label = "ELBO (nats per image)"
         panels.append(plots.Panel(called, "epoch", label, lines))
     return plots.line_sheet([panels], title)
 
 
-def table(runs, is_annealed, is_published):
+def table(runs, task):
     """Bounds and estimates of log p(x), nats."""
+    is_annealed = task.config.scorer == "ais" and all(
+        "ais" in run.report for run in runs.values()
+    )
     rows = {name: columns(run, is_annealed) for name, run in runs.items()}
     test = next(iter(runs.values())).report["test"]
-    if is_published:
+    is_resnet = all(run.config.model == "resnet" for run in runs.values())
+    if task.images.name == "mnist" and is_resnet:
         elbo, log_px = (f"{value:.2f}" for value in PUBLISHED)
         name = "published: 64 maps, 8 flow steps"
         rows[name] = {"test ELBO": elbo, scored(test): log_px}
@@ -127,4 +124,5 @@ if __name__ == "__main__":
         ais_images=100,
         ais_chains=16,
         ais_temperatures=500,
+        run_dir="runs to compare, without labels.",
     )

@@ -116,7 +116,7 @@ def block(run, pattern, x, truth, k):
     rows |= {"mean imputed": mean, "x, whole": truth[chosen]}
     title = f"{WORDS[pattern]} missing (blue), IWAE, k = {k}"
     shown = plots.missing_in_blue(np.stack(list(rows.values())))
-    return plots.Block(title, list(rows), shown)
+    return plots.Block(title, dict(zip(rows, shown, strict=True)))
 
 
 if __name__ == "__main__":

@@ -107,9 +107,7 @@ def block(run, images, title):
         "samples x ~ p(x|z)": samples.numpy(),
         "their means E[x|z]": means.numpy(),
     }
-    return plots.Block(
-        f"{images.name}, {title}", list(rows), np.stack(list(rows.values()))
-    )
+    return plots.Block(f"{images.name}, {title}", rows)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,6 @@ arXiv:1406.2751).
     python tasks/task17.py [--epochs 50] [--stochastic_layers 3] [--smoke]
 """
 
-import numpy as np
-
-import iwae_tf
 from iwae_tf import cli, plots
 from iwae_tf.runs import names, reports, results
 from iwae_tf.runs.progress import clock
@@ -50,7 +47,9 @@ def main(task):
     )
     table = results.markdown(header, "---|--:|--:|--:|---|---|--:", rows)
     title = names.line(task.title, names.networks(run.config))
-    plots.save(images(runs, task.x_test, title), task.path("-images.png"))
+    named = {f"{names.objective(o)}, k = {k}": run for (o, k), run in runs.items()}
+    page = plots.image_table(task.pictures(named, N_IMAGES), title)
+    plots.save(page, task.path("-images.png"))
     task.finish(table, curves(runs, title), title)
 
 
@@ -59,33 +58,12 @@ def curves(runs, title):
     panels = []
     for k in dict.fromkeys(k for _, k in runs):
         lines = {
-            names.objective(objective): (
-                [int(row["epoch"]) for row in runs[objective, k].metrics()],
-                [float(row["test_iwae_elbo"]) for row in runs[objective, k].metrics()],
-            )
+            names.objective(objective): runs[objective, k].curve("test_iwae_elbo")
             for objective in OBJECTIVES
         }
         label = "test bound of k samples (nats per image)"
         panels.append(plots.Panel(f"k = {k}", "epoch", label, lines))
     return plots.line_sheet([panels], title)
-
-
-def images(runs, x_test, title):
-    """Reconstructions of test images, and the means of samples of every model."""
-    x = x_test[iwae_tf.data.spread(len(x_test), N_IMAGES)]
-    reconstructions, samples = {"x": x}, {}
-    for (objective, k), run in runs.items():
-        name = f"{names.objective(objective)}, k = {k}"
-        reconstructions[name] = run.model.reconstruct(x, run.figure_seed(1)).numpy()
-        samples[name] = run.model.sample(N_IMAGES, run.figure_seed(2))[1].numpy()
-    blocks = [
-        plots.Block(of_block, list(rows), np.stack(list(rows.values())))
-        for of_block, rows in (
-            ("test images x, and E[x|z] for one z ~ q(z|x)", reconstructions),
-            ("means of samples, z ~ p(z)", samples),
-        )
-    ]
-    return plots.image_table(blocks, title)
 
 
 if __name__ == "__main__":

@@ -220,7 +220,27 @@ def test_smoke_makes_a_figure_and_a_table_and_a_second_start_trains_nothing(
             assert report["init"]["run"] == run.name
             # Growing samples are another budget for each split of it.
             assert not report["config"]["grow_samples"]
+    if name == "task08":  # with one of those that it has trained
+        (run,) = directory.glob("digits-iwae_elbo-tvae_tps-constant-*/")
+        given = ("--smoke", f"--run_dir={run}", "--task_dir=given")
+        assert start(name, *given, cwd=tmp_path).returncode == 0
+        assert (tmp_path / "given" / f"{name}.md").read_text().splitlines()[4:] == [
+            line for line in lines if line.startswith("| `tvae_tps` | — | `iwae_elbo`")
+        ]
+        page = f"{name}-tvae_tps.png"
+        assert {path.name for path in (tmp_path / "given").glob("*.png")} == {
+            page,
+            f"{name}.png",
+        }
+        both = (Image.open(where / page) for where in (directory, tmp_path / "given"))
+        np.testing.assert_array_equal(*both)
     if name == "task09":
+        runs = ",".join(str(path) for path in sorted(directory.glob("digits-*/")))
+        given = ("--smoke", f"--run_dir={runs}", "--task_dir=given")
+        assert start(name, *given, cwd=tmp_path).returncode == 0
+        again = (tmp_path / "given" / f"{name}.md").read_text().splitlines()[4:]
+        of_runs = [line.split(" | ")[1:] for line in lines]
+        assert sorted(line.split(" | ")[1:] for line in again) == sorted(of_runs)
         again = start(name, "--smoke", "--scorer=importance", cwd=tmp_path)
         assert again.stdout.count("finished earlier") == 2
         short = (directory / f"{name}.md").read_text()

@@ -4,7 +4,7 @@ Every image pixel becomes a square of the same size.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -174,14 +174,13 @@ class Block(NamedTuple):
 
     Attributes:
       title: the title above the images; may be empty.
-      row_names: the names to the left of the images, one per row.
-      images: `[rows, columns, height, width, channels]`, values in 0..1.
+      rows: for each row, by the name to its left, images `[columns, height, width,
+        channels]` with values in 0..1.
       column_names: short names above the columns, one per column; None for no names.
     """
 
     title: str
-    row_names: Sequence[str]
-    images: np.ndarray
+    rows: Mapping[str, np.ndarray]
     column_names: Sequence[str] | None = None
 
 
@@ -198,13 +197,14 @@ def image_table(blocks: Sequence[Block], title: str) -> Figure:
           too long for their place are written smaller.
 
     Raises:
-      ValueError: If there are no blocks, or one has no images, images that break a
-          rule of `montage`, or names that are not one per row or column.
+      ValueError: If there are no blocks, or one has no images, rows of different
+          shapes, images that break a rule of `montage`, or names that are not one per
+          column.
     """
     if not len(blocks):
         raise ValueError("blocks must hold at least one block, got 0 blocks")
     panels = [_table(f"of block {i}", block) for i, block in enumerate(blocks)]
-    names = [name for block in blocks for name in block.row_names]
+    names = [name for block in blocks for name in block.rows]
     points = text_size(names, 9, 0.4 * WIDTH)
     labels = math.ceil(text_width(names, points)) + MARGIN
     width = max(panel.shape[1] for panel in panels)
@@ -212,7 +212,7 @@ def image_table(blocks: Sequence[Block], title: str) -> Figure:
     scale = max(
         1, min((WIDTH - 2 * MARGIN - labels) // width, 3 * WIDTH // 2 // height)
     )
-    row = min(np.shape(block.images)[2] + 1 for block in blocks) * scale
+    row = min(_size(block)[0] + 1 for block in blocks) * scale
     points = min(points, 0.8 * row * 72 / DPI)
     heads = [_head(block) for block in blocks]
     gaps = 2 * MARGIN * (len(blocks) - 1) - _TITLE
@@ -244,20 +244,24 @@ def _scale(width: int, height: int, room: int) -> int:
 
 
 def _table(name: str, block: Block) -> np.ndarray:
+    shapes = {np.shape(row) for row in block.rows.values()}
+    if len(shapes) != 1:
+        raise ValueError(f"rows {name} must have one shape, got {sorted(shapes)}")
     axes = "rows, columns, height, width, channels"
-    images = check_images(f"images {name}", block.images, axes)
-    for kind, names, n in zip(
-        ("row", "column"),
-        (block.row_names, block.column_names),
-        images.shape,
-        strict=False,
-    ):
-        if names is not None and len(names) != n:
-            raise ValueError(
-                f"{kind}_names {name} must be one per {kind}, got {len(names)} names"
-                f" for {n} {kind}s"
-            )
-    return montage(images.reshape(-1, *images.shape[2:]), images.shape[1])
+    images = check_images(f"rows {name}", np.stack(list(block.rows.values())), axes)
+    names, n = block.column_names, images.shape[1]
+    if names is not None and len(names) != n:
+        raise ValueError(
+            f"column_names {name} must be one per column, got {len(names)} names for "
+            f"{n} columns"
+        )
+    return montage(images.reshape(-1, *images.shape[2:]), n)
+
+
+def _size(block: Block) -> tuple[int, int]:
+    """Height and width of the images of a block."""
+    height, width = np.shape(next(iter(block.rows.values())))[1:3]
+    return height, width
 
 
 def _head(block: Block) -> int:
@@ -266,8 +270,8 @@ def _head(block: Block) -> int:
 
 
 def _name(axes: Axes, block: Block, points: float, scale: int, room: float) -> None:
-    height, width = np.array(np.shape(block.images)[2:4]) + 1
-    for i, name in enumerate(block.row_names):
+    height, width = np.array(_size(block)) + 1
+    for i, name in enumerate(block.rows):
         name_row(axes, name, i * height + (height - 2) / 2, points)
     columns = () if block.column_names is None else block.column_names
     above = {"textcoords": "offset points", "va": "bottom"}

@@ -282,6 +282,15 @@ class Run:
             )
         return rows
 
+    def curve(self, column: str) -> tuple[list[int], list[float]]:
+        """A column of `metrics.csv` against epochs, for a `plots.Panel`.
+
+        Raises:
+          UsageError: if rows are missing.
+        """
+        rows = self.metrics()
+        return [int(row["epoch"]) for row in rows], [float(row[column]) for row in rows]
+
     def rows(self, last_step: int | None = None) -> list[dict[str, str]]:
         """The rows of `metrics.csv` that are whole.
 

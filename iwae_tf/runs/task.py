@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +12,12 @@ from iwae_tf import data, plots
 from iwae_tf.data import datasets
 from iwae_tf.errors import UsageError
 from iwae_tf.files import escaped
+from iwae_tf.measures import inspection
 from iwae_tf.runs import devices, experiment, names
 from iwae_tf.runs.config import Config
 from iwae_tf.runs.run import Run
+
+_N_DRAWS = 1000  # number of draws from q, for the posterior mean
 
 
 class ShareDone(Exception):
@@ -194,6 +197,42 @@ class Task:
             f"seed {self.config.seed}",
             start or "",
         )
+
+    def pictures(self, runs: Mapping[str, Run], n: int = 10) -> list[plots.Block]:
+        """Reconstructions of test images and samples by runs, without labels.
+
+        Args:
+          runs: finished runs, by the names of their rows.
+          n: number of images in a row.
+        """
+        x = self.x_test[data.spread(len(self.x_test), n)]
+        reconstructions, samples = {"x": x}, {}
+        for name, run in runs.items():
+            reconstructions[name] = run.model.reconstruct(x, run.figure_seed(1)).numpy()
+            samples[name] = run.model.sample(n, run.figure_seed(2))[1].numpy()
+        return [
+            plots.Block("test images x, E[x|z] for one z ~ q(z|x)", reconstructions),
+            plots.Block("means of samples, z ~ p(z)", samples),
+        ]
+
+    def traversal(self, run: Run, title: str, units: Mapping[str, int]) -> plots.Block:
+        """Mean images as one unit at a time moves from -2 to 2.
+
+        The others stay at the posterior mean of the first test image.
+
+        Args:
+          run: a finished run, without labels.
+          title: the title of the block.
+          units: units of the lowest layer, by the names of their rows.
+        """
+        draws = run.model.draw(self.x_test[:1], _N_DRAWS, run.figure_seed(3))
+        zs, values = inspection.snis_mean(draws), np.linspace(-2, 2, 9)
+        rows = {
+            name: inspection.traverse(run.model, zs, int(unit), values)[:, 0]
+            for name, unit in units.items()
+        }
+        columns = [f"{value:g}".replace("-", "\N{MINUS SIGN}") for value in values]
+        return plots.Block(title, rows, columns)
 
     def path(self, suffix: str) -> Path:
         """The path of a file of the task: its name with a suffix such as `.png`."""

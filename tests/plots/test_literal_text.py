@@ -18,7 +18,7 @@ def sheet_of_curves(name):
 
 
 def table_of_images(name):
-    block = plots.Block(name, [name] * 2, binary(6, 8, 8).reshape(2, 3, 8, 8, 1))
+    block = plots.Block(name, {name: binary(3, 8, 8), f"{name}: 2": binary(3, 8, 8)})
     return plots.image_table([block._replace(column_names=[name] * 3)], name)
 
 

@@ -732,6 +732,10 @@ def test_line_sheet_without_a_point_is_drawn(tmp_path):
 # Tables of images --------------------------------------------------------------------
 
 
+def named(names, images):
+    return dict(zip(names, images, strict=True))
+
+
 def names_of(axes):
     return {text.get_text(): text for text in axes.texts}
 
@@ -742,8 +746,8 @@ def test_image_table_has_every_pixel_of_every_image(size, n_columns, tmp_path):
     first = rng.integers(0, 6, (3, n_columns, size, size, 1)) / 5
     second = rng.integers(0, 6, (2, 2, size, size, 1)) / 5
     blocks = [
-        plots.Block("three", ["a", "b", "IWAE, k = 10 (−86.12)"], first),
-        plots.Block("two", ["c", "d"], second, ["left", "right"]),
+        plots.Block("three", named(["a", "b", "IWAE, k = 10 (−86.12)"], first)),
+        plots.Block("two", named("cd", second), ["left", "right"]),
     ]
     figure = plots.image_table(blocks, TITLE)
     plots.save(figure, tmp_path / "a.png")
@@ -769,7 +773,8 @@ def test_image_table_has_every_pixel_of_every_image(size, n_columns, tmp_path):
 
 def test_image_table_names_rows_and_columns_in_their_middle():
     images = binary(6, 4, 5).reshape(2, 3, 4, 5, 1)
-    block = plots.Block("block", ["r0", "r1"], images, np.array(["c0", "c1", "c2"]))
+    columns = np.array(["c0", "c1", "c2"])
+    block = plots.Block("block", named(["r0", "r1"], images), columns)
     figure = plots.image_table([block], TITLE)
     names = names_of(figure.axes[0])
     to_data = figure.axes[0].transData.inverted()
@@ -798,23 +803,24 @@ def test_image_table_names_rows_and_columns_in_their_middle():
 )
 def test_no_text_of_a_table_meets_another(rows, columns, size, length, title):
     images = binary(rows * columns, size, size).reshape(rows, columns, size, size, 1)
-    names = ["m" * length] * rows
+    names = [" " * i + "m" * length for i in range(rows)]
     blocks = [
-        plots.Block("", names, images),
-        plots.Block(title, names, images, ["m" * min(length, 5)] * columns),
-        plots.Block("short", names[:2], images[:2, :1]),
+        plots.Block("", named(names, images)),
+        plots.Block(title, named(names, images), ["m" * min(length, 5)] * columns),
+        plots.Block("short", named(names[:2], images[:2, :1])),
     ]
     for shown in (blocks[:1], blocks[1:2], blocks):
         figure = plots.image_table(shown, title)
         texts = drawn_texts(figure)
         expected = sum(
-            len(b.row_names) + len(b.column_names or ()) + bool(b.title) for b in shown
+            len(b.rows) + len(b.column_names or ()) + bool(b.title) for b in shown
         )
         assert len(texts) == expected + 1
         check_page(figure, texts, figure.axes)
 
 
 BLOCK = np.zeros((2, 3, 4, 4, 1))
+AB = named("ab", BLOCK)
 
 
 @pytest.mark.parametrize(
@@ -822,20 +828,24 @@ BLOCK = np.zeros((2, 3, 4, 4, 1))
     [
         ([], "blocks must hold at least one block, got 0 blocks"),
         (
-            [plots.Block("", ["a"], BLOCK[0])],
-            r"images of block 0 must be a non-empty \[rows, .* got shape \(3, 4",
+            [plots.Block("", {"a": BLOCK[0, 0]})],
+            r"rows of block 0 must be a non-empty \[rows, .* got shape \(1, 4",
         ),
         (
-            [plots.Block("", ["a", "b"], BLOCK), plots.Block("", ["a"], BLOCK)],
-            "row_names of block 1 must be one per row, got 1 names for 2 rows",
+            [plots.Block("", AB), plots.Block("", AB | {"c": BLOCK[0, :1]})],
+            r"rows of block 1 must have one shape, got \[\(1, 4, 4, 1\), \(3, ",
         ),
         (
-            [plots.Block("", ["a", "b"], BLOCK, ["c"])],
+            [plots.Block("", {})],
+            r"rows of block 0 must have one shape, got \[\]",
+        ),
+        (
+            [plots.Block("", AB, ["c"])],
             "column_names of block 0 must be one per column, got 1 names for 3 columns",
         ),
         (
-            [plots.Block("", ["a", "b"], np.full_like(BLOCK, 2, int))],
-            "images of block 0 must be in 0..1, got a maximum of 2",
+            [plots.Block("", {"a": np.full_like(BLOCK[0], 2, int)})],
+            "rows of block 0 must be in 0..1, got a maximum of 2",
         ),
     ],
 )
