@@ -23,17 +23,15 @@ class Interrupted(KeyboardInterrupt):
         self.signum = signum
 
 
-# They call Python from C++, where an error that nothing expects ends the process by a
-# segmentation fault, or becomes another error.
-_DELICATE = ("tensorflow", "keras")
-
 _raised: list[int] = []  # the signals for which `interrupt` has raised an error
 
 
 def interrupt(signum: int, frame: types.FrameType | None = None) -> None:
     """A handler that raises an error for the signal.
 
-    While TensorFlow or Keras run, the error is raised when they return to their caller.
+    While TensorFlow runs, the error is raised when it returns to its caller. It calls
+    Python from C++, where an error that nothing expects ends the process by a
+    segmentation fault, or becomes another error.
 
     Args:
       signum: the number of the signal.
@@ -43,7 +41,7 @@ def interrupt(signum: int, frame: types.FrameType | None = None) -> None:
       KeyboardInterrupt: for Ctrl-C.
       Interrupted: for another signal.
     """
-    caller = _caller_of_delicate(frame)
+    caller = _caller_of_tensorflow(frame)
     if caller is not None and sys.gettrace() is None:
 
         def stop(*event):
@@ -58,15 +56,18 @@ def interrupt(signum: int, frame: types.FrameType | None = None) -> None:
     raise KeyboardInterrupt if signum == signal.SIGINT else Interrupted(signum)
 
 
-def _caller_of_delicate(frame):
-    """The frame to which TensorFlow or Keras returns; None if neither runs."""
-    is_delicate = False
+def _caller_of_tensorflow(frame):
+    """The frame to which TensorFlow returns; None if it does not run.
+
+    It may have called Keras, as where it converts a variable.
+    """
+    runs = False
     while frame is not None:
         package = (frame.f_globals.get("__name__") or "").partition(".")[0]
-        if package in _DELICATE:
-            is_delicate = True
-        elif package not in sys.stdlib_module_names:
-            return frame if is_delicate else None
+        if package == "tensorflow":
+            runs = True
+        elif package not in sys.stdlib_module_names and (runs or package != "keras"):
+            return frame if runs else None
         frame = frame.f_back
     return None
 

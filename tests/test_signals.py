@@ -14,30 +14,48 @@ class Thing:
     pass
 
 
-@pytest.mark.parametrize("package", ["tensorflow", "keras"])
+def function_of(package, source):
+    """A function as if a module of the package had it, and what it has done."""
+    own = {"__name__": f"{package}.module", "done": []}
+    exec(source, own)
+    return own["run"], own["done"]
+
+
+LOOP = "def run(call, *args):\n    for _ in range(9):\n        call(*args)\n"
+RUN = "def run(call, *args):\n    call(*args)\n    done.append(1)\n"
+
+
 @pytest.mark.parametrize("signum, kind", KINDS)
-def test_signal_waits_until_tensorflow_returns(signum, kind, package):
-    own = {"__name__": f"{package}.python.ops", "signal": signal, "done": []}
-    exec(
-        "def run(signum, between):\n"
-        "    between(signum)\n"  # as where C++ calls Python
-        "    done.append(signum)\n",
-        own,
-    )
+@pytest.mark.parametrize("between", ["keras", "abc", "tensorflow"])
+def test_signal_waits_until_tensorflow_returns(signum, kind, between):
+    outer, done = function_of("tensorflow", RUN)
+    inner, done_inside = function_of(between, RUN)
     former = signal.signal(signum, signal.default_int_handler)
     try:
         with pytest.raises(kind), signals.handled_by(signals.interrupt):
-            own["run"](signum, signal.raise_signal)
-            own["done"].append("its caller went on")
+            outer(inner, signal.raise_signal, signum)
+            done.append("its caller went on")
     finally:
         signal.signal(signum, former)
-    assert own["done"] == [signum]
+    assert (done_inside, done) == ([1], [1])
     assert sys.gettrace() is None
 
 
+@pytest.mark.parametrize("signum, kind", KINDS)
+def test_signal_does_not_wait_for_the_loops_of_keras(signum, kind):
+    step, steps = function_of("tensorflow", RUN)
+    fit, _ = function_of("keras", LOOP)
+    former = signal.signal(signum, signal.default_int_handler)
+    try:
+        with pytest.raises(kind), signals.handled_by(signals.interrupt):
+            fit(step, signal.raise_signal, signum)
+    finally:
+        signal.signal(signum, former)
+    assert steps == [1]
+
+
 def test_signal_does_not_wait_where_something_else_traces(monkeypatch):
-    own = {"__name__": "tensorflow", "signal": signal, "done": []}
-    exec("def run(signum):\n    signal.raise_signal(signum)\n    done.append(1)\n", own)
+    run, done = function_of("tensorflow", RUN)
     monkeypatch.setattr(sys, "gettrace", lambda: print)
     former = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -45,10 +63,10 @@ def test_signal_does_not_wait_where_something_else_traces(monkeypatch):
             pytest.raises(signals.Interrupted),
             signals.handled_by(signals.interrupt),
         ):
-            own["run"](signal.SIGTERM)
+            run(signal.raise_signal, signal.SIGTERM)
     finally:
         signal.signal(signal.SIGTERM, former)
-    assert own["done"] == []
+    assert done == []
 
 
 @pytest.mark.parametrize("signum, kind", KINDS)
