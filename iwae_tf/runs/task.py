@@ -211,7 +211,9 @@ class Task:
             reconstructions[name] = run.model.reconstruct(x, run.figure_seed(1)).numpy()
             samples[name] = run.model.sample(n, run.figure_seed(2))[1].numpy()
         return [
-            plots.Block("test images x, E[x|z] for one z ~ q(z|x)", reconstructions),
+            plots.Block(
+                "test images x, and E[x|z] for one z ~ q(z|x)", reconstructions
+            ),
             plots.Block("means of samples, z ~ p(z)", samples),
         ]
 
