@@ -173,12 +173,14 @@ def test_every_trained_model_is_named_and_small():
 @pytest.mark.slow  # on real MNIST
 @pytest.mark.parametrize("name", BUNDLED)
 def test_trained_model_scores_on_its_test_images_as_its_report_says(name):
-    report = json.loads((pretrained.run_of(name).directory / "report.json").read_text())
+    run = pretrained.run_of(name)
+    report = run.report
     try:
         images = datasets.load(report["data"]["name"], offline=True)
     except UsageError:
         pytest.skip(f"{report['data']['name']} is not prepared on this machine")
-    x = data.sets_of(images, report["config"]["binarization"]).x_test[::20]
-    got = evaluation.log_likelihood(experiment.load(name), x, 50)
+    sets = data.sets_of(images, **run.config.of_sets())
+    context = sets.context_test[::20] if run.config.conditional else None
+    got = evaluation.log_likelihood(run.model, sets.x_test[::20], 50, context=context)
     error = got.mean - report["test"]["bounds"]["50"]
     assert abs(error) < 5 * got.standard_error
