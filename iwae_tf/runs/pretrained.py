@@ -31,6 +31,9 @@ SHA256 = {
     "mnist_iwae_2l_z42_k5": (
         "10d442c14ad9ff85c0a5a26e7ed7332a1f2c585470330ba52cd041b19827b094"
     ),
+    "mnist_iwae_tvae_affine_k5": (
+        "0e6ed913ab37bbc82e0746ecca7d995434a68d3244066c967066b7fda4d4fb0c"
+    ),
 }
 
 
