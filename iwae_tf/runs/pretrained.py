@@ -34,6 +34,9 @@ SHA256 = {
     "mnist_iwae_tvae_affine_k5": (
         "0e6ed913ab37bbc82e0746ecca7d995434a68d3244066c967066b7fda4d4fb0c"
     ),
+    "mnist_iwae_1l_z100_k5_given_y": (
+        "c5ac1367162260c59fc3000fbb34fb35c562962b01eb4795b268afd0d448da07"
+    ),
 }
 
 
