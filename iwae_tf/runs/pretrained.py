@@ -37,6 +37,9 @@ SHA256 = {
     "mnist_iwae_1l_z100_k5_given_y": (
         "c5ac1367162260c59fc3000fbb34fb35c562962b01eb4795b268afd0d448da07"
     ),
+    "mnist_vae_1l_f4_k1": (
+        "436bc595f80f4c9dd60cafeca409df4021f20251e15f22e90cef02aeff850f64"
+    ),
 }
 
 
