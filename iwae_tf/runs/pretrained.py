@@ -40,6 +40,9 @@ SHA256 = {
     "mnist_vae_1l_f4_k1": (
         "436bc595f80f4c9dd60cafeca409df4021f20251e15f22e90cef02aeff850f64"
     ),
+    "mnist_dreg_1l_z100_k5": (
+        "c733b3d621125c4e3a5d5e410089bbf9840f0fcd8cbf64f4ac986ad7dfdbbda7"
+    ),
 }
 
 
