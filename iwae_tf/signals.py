@@ -115,7 +115,8 @@ def handled_by(handler: Callable) -> Iterator[None]:
             signum = getattr(error, "signum", signal.SIGINT)
             with contextlib.suppress(ValueError):
                 _raised.remove(signum)  # It is raised anew.
-            _send_again(signum)
+            # A `threading.Thread` takes locks that the main thread may hold here.
+            _thread.start_new_thread(_send_later, (signum,))
         else:
             show(unraisable)
 
@@ -132,11 +133,6 @@ def handled_by(handler: Callable) -> Iterator[None]:
             signal.signal(signum, former)
         if sys.unraisablehook is send_again_or_show:
             sys.unraisablehook = show
-
-
-def _send_again(signum):
-    # A `threading.Thread` takes locks that the main thread may hold here.
-    _thread.start_new_thread(_send_later, (signum,))
 
 
 def _send_later(signum):
